@@ -1,0 +1,46 @@
+"""Every conversion of a ratio into a count. Rounding is decided here and nowhere else."""
+
+from __future__ import annotations
+
+from numbers import Real
+
+
+def check_ratio(name: str, value: float, *, above_zero: bool = False) -> None:
+    """Raise TypeError or ValueError unless `value` is a number in [0, 1] (in (0, 1] if `above_zero`)."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: expected a number")
+    if not (0.0 <= value <= 1.0) or (above_zero and value == 0.0):
+        raise ValueError(f"{name}={value!r}: expected a number in {'(' if above_zero else '['}0, 1]")
+
+
+def kept_per_frame(k: float, per_frame: int) -> int:
+    """Tokens a compared frame keeps in temporal merging: int((1 - K) * N) in double, as the released code counts.
+
+    K is the share removed. K = .7 and N = 196 give 58; K = 0 gives N; K = 1 gives 0. Source: DyCoke, section 3.2.
+    """
+    check_ratio("k", k)
+    return int((1 - k) * per_frame)
+
+
+def windows_count(frames: int, per_frame: int, k: float) -> int:
+    """Tokens temporal merging keeps of T frames of N: one whole frame in each window of 4 (the tail's too)."""
+    whole = -(-frames // 4)
+    return whole * per_frame + (frames - whole) * kept_per_frame(k, per_frame)
+
+
+def official_count(frames: int, per_frame: int, k: float) -> int:
+    """Tokens the released temporal merging keeps: an odd last frame vanishes, the last window's third frame stays."""
+    paired = frames // 2 * 2
+    whole = frames // 2 - official_windows(frames)
+    return whole * per_frame + (paired - whole) * kept_per_frame(k, per_frame)
+
+
+def official_windows(frames: int) -> int:
+    """Windows whose third frame the released code compares with the first: those that start before frame T - 4."""
+    return -(-max(frames - 4, 0) // 4)
+
+
+def from_keep(keep: float, total: int) -> int:
+    """Count for a share `keep` in (0, 1] of `total`: nearest integer (ties to even), at least 1, at most `total`."""
+    check_ratio("keep", keep, above_zero=True)
+    return min(total, max(1, round(keep * total)))

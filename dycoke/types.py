@@ -1,0 +1,131 @@
+"""The objects that cross the seams: visual tokens, what is left of them, and the three stages of a plan.
+
+Letters in shapes: T frames, N tokens a frame, D width of the language model, M tokens kept, B batch rows, S sequence
+slots. Every count is an integer; ratios live in a method's options only (`dycoke.budget` turns one into the other).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Positions = Literal["packed", "original"]
+POSITIONS: tuple[str, ...] = ("packed", "original")
+
+
+@dataclass(frozen=True, slots=True)
+class VisualTokens:
+    """One video of one request, as an adapter hands it to a compressor.
+
+    embeds [T, N, D] projected and pooled tokens; grid (rows, cols) of a frame with rows * cols == N;
+    saliency [T, N] fp32 attention each token receives in the vision tower; keys [T, N, Dk] head-mean vision keys;
+    query [Q, D] embedded question. The last three are None unless the compressor's `needs` names them.
+    Raises ValueError if the shapes disagree.
+    """
+
+    embeds: Tensor
+    grid: tuple[int, int]
+    saliency: Tensor | None = None
+    keys: Tensor | None = None
+    query: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.embeds.ndim != 3:
+            raise ValueError(f"embeds: expected [T, N, D], got shape {tuple(self.embeds.shape)}")
+        rows, cols = self.grid
+        if rows * cols != self.embeds.shape[1] or min(self.embeds.shape[:2]) < 1:
+            raise ValueError(
+                f"embeds {tuple(self.embeds.shape)} do not fit a grid of {rows} x {cols} tokens a frame "
+                "(at least one frame and one token are needed)"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """What a compressor returns: embeds [M, D], and the unique slots t * N + n they stand at, index [M] int64."""
+
+    embeds: Tensor
+    index: Tensor
+
+
+@runtime_checkable
+class Compressor(Protocol):
+    """Stage 1, before the language model.
+
+    needs: subset of {"saliency", "keys", "query"}; the adapter computes only these.
+    positions: "packed" renumbers RoPE positions, "original" leaves each kept token its own (the index must ascend).
+    raster: True if the index ascends; layouts with newlines inside a video refuse a compressor that reorders.
+    """
+
+    needs: ClassVar[frozenset[str]]
+    positions: Positions
+
+    @property
+    def raster(self) -> bool: ...
+
+    def compress(self, video: VisualTokens) -> Compressed: ...
+
+    def count(self, frames: int, per_frame: int) -> int | None:
+        """Tokens `compress` will return for T frames of N tokens; None where that depends on the content."""
+        ...
+
+
+@runtime_checkable
+class LayerPruner(Protocol):
+    """Stage 2, once, in prefill, on entry to decoder layer `layer`.
+
+    prune: hidden [B, S, D], visual [B, S] bool, scores [B, S] of the last row of layer - 1
+    -> index [B, S'] of the slots that go on, and their mask [B, S'].
+    """
+
+    layer: int
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class DecodePolicy(Protocol):
+    """Stage 3, every decoded token: tensors only, no host reads, static shapes.
+
+    first_layer: layers below see the whole cache; layer first_layer - 1 is the observer.
+    start: visual [B, S] bool -> state; step: attn [B, S] of the observer (head mean) updates the state in place.
+    """
+
+    first_layer: int
+
+    def budget(self, visual: int) -> int: ...
+
+    def start(self, visual: Tensor) -> Any: ...
+
+    def step(self, state: Any, attn: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """At most three small objects, one for each place where visual tokens can be removed."""
+
+    before: Compressor | None = None
+    inside: LayerPruner | None = None
+    decode: DecodePolicy | None = None
+
+    def __post_init__(self) -> None:
+        for name, protocol in (("before", Compressor), ("inside", LayerPruner), ("decode", DecodePolicy)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, protocol):
+                raise TypeError(f"Plan.{name}: {value!r} is no {protocol.__name__}")
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A registered method: a frozen dataclass whose fields are its options, and the plan they stand for."""
+
+    def plan(self) -> Plan: ...
+
+
+def check_positions(value: str) -> None:
+    """Raise ValueError unless `value` names a way to number the positions."""
+    if value not in POSITIONS:
+        raise ValueError(f"positions={value!r}: expected one of {', '.join(POSITIONS)}")

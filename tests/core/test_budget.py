@@ -1,0 +1,47 @@
+"""Counts of the paper and of the released code, and the door of every ratio."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dycoke import budget
+
+GOLDEN = json.loads((Path(__file__).parent / "golden_ttm_official.json").read_text())["counts"]
+
+
+@pytest.mark.parametrize("k,kept", [(0.7, 58), (0.5, 98), (0.3, 137), (0.9, 19), (1.0, 0), (0.0, 196)])
+def test_kept_per_frame_floors_in_double(k, kept):
+    assert budget.kept_per_frame(k, 196) == kept
+
+
+@pytest.mark.parametrize("t,count", [(1, 196), (2, 254), (3, 312), (4, 370), (5, 566), (32, 2960), (33, 3156)])
+def test_windows_count(t, count):
+    assert budget.windows_count(t, 196, 0.7) == count
+
+
+@pytest.mark.parametrize("t", GOLDEN)
+def test_official_count_is_what_the_released_code_returned(t):
+    for k, count in GOLDEN[t].items():
+        assert budget.official_count(int(t), 196, float(k)) == count
+
+
+@pytest.mark.parametrize(
+    "keep,total,count", [(1.0, 7, 7), (0.5, 7, 4), (0.475, 6272, 2979), (1e-9, 10, 1), (0.99, 1, 1)]
+)
+def test_from_keep(keep, total, count):
+    assert budget.from_keep(keep, total) == count
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.01, float("nan"), float("inf")])
+def test_ratio_out_of_range(value):
+    with pytest.raises(ValueError, match=r"k=.*expected a number in \[0, 1\]"):
+        budget.check_ratio("k", value)
+
+
+def test_ratio_of_another_type_or_zero():
+    for value in ("0.5", None, True):
+        with pytest.raises(TypeError, match="expected a number"):
+            budget.check_ratio("k", value)
+    with pytest.raises(ValueError, match=r"keep=0: expected a number in \(0, 1\]"):
+        budget.check_ratio("keep", 0, above_zero=True)
