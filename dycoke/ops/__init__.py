@@ -1,0 +1,1 @@
+"""Tensor operations: a plain torch reference each, and a Triton kernel beside it with the same signature."""

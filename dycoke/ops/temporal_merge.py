@@ -1,0 +1,123 @@
+"""Temporal token merging: which tokens of each compared frame stay, and the kept rows.
+
+The torch reference is the definition; on CUDA `temporal_merge` runs `temporal_merge_triton`, unless gradients flow.
+Neither reads anything back to the host: the output length follows from the shapes alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from dycoke.budget import official_windows
+
+WINDOW = 4
+EPS = 1e-12  # keeps an all-zero token's similarity at 0 instead of NaN
+
+
+def temporal_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """Kept tokens [M, D] and their slots [M] int64, in raster order, of frames [T, N, D]; `keep` per compared frame.
+
+    Frame 0 of each window of four stays whole; frames 1 and 2 keep their `keep` least similar tokens against frame 0,
+    frame 3 against frame 2 as it came in. A tail of one to three frames follows the same rule. Similarity is the
+    cosine at the same place, in fp32; ties go to the lower slot. Raises ValueError unless 0 <= keep <= N.
+    Source: DyCoke, section 3.2.
+    """
+    check_merge(embeds, keep)
+    if embeds.is_cuda and not (torch.is_grad_enabled() and embeds.requires_grad):
+        from dycoke.ops.temporal_merge_triton import temporal_merge_triton  # Triton only where there is a GPU
+
+        return temporal_merge_triton(embeds, keep)
+    return temporal_merge_torch(embeds, keep)
+
+
+def temporal_merge_torch(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """The reference of `temporal_merge`, on any device."""
+    check_merge(embeds, keep)
+    least_similar = window_similarity(embeds).argsort(dim=1, stable=True)[:, :keep].sort(dim=1).values
+    index = window_slots(least_similar, embeds.shape[0], embeds.shape[1])
+    return embeds.flatten(0, 1).index_select(0, index), index
+
+
+def window_similarity(embeds: Tensor) -> Tensor:
+    """Similarity of every token of the compared frames, in frame order: [T, N, D] -> [T - ceil(T / 4), N] fp32."""
+    frames, per_frame, dim = embeds.shape
+    whole = frames // WINDOW * WINDOW
+    windows = embeds[:whole].reshape(-1, WINDOW, per_frame, dim)
+    against_first = _cosine(windows[:, 1:3], windows[:, :1])  # [W, 2, N]
+    against_third = _cosine(windows[:, 3:], windows[:, 2:3])  # [W, 1, N]
+    tail = embeds[whole:]  # at most three frames: all of them but the first are compared with the first
+    return torch.cat(
+        [torch.cat([against_first, against_third], dim=1).flatten(0, 1), _cosine(tail[1:], tail[:1])], dim=0
+    )
+
+
+def window_slots(within: Tensor, frames: int, per_frame: int) -> Tensor:
+    """Slots of whole frames and of the tokens `within` [T - ceil(T / 4), keep] of the compared ones, in frame order."""
+    device = within.device
+    windows, tail = divmod(frames, WINDOW)
+    compared = windows * (WINDOW - 1)
+    row = torch.arange(per_frame, device=device)
+    start = torch.arange(windows, device=device)[:, None] * (WINDOW * per_frame)  # [W, 1]
+    offset = torch.arange(1, WINDOW, device=device)[:, None] * per_frame  # [3, 1]
+    inside = (within[:compared].view(windows, WINDOW - 1, within.shape[1]) + offset).flatten(1)
+    parts = [torch.cat([row.expand(windows, -1), inside], dim=1).add(start).flatten()]
+    if tail:
+        last = windows * WINDOW * per_frame
+        parts += [row + last, (within[compared:] + offset[: tail - 1] + last).flatten()]
+    return torch.cat(parts)
+
+
+def released_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """What the released code keeps of frames [T, N, D]: tokens [M, D] and slots [M], in its order.
+
+    Every odd frame is pruned against the even one before it, frame i + 2 against frame i for i = 0, 4, ... < T - 4;
+    survivors come in order of ascending similarity, and an odd last frame is lost. Similarity has the input's dtype.
+    Raises ValueError for T <= 4, where that code crashes. Source: KD-TAO/DyCoke@dd74634, llava/model/llava_arch.py.
+    """
+    check_merge(embeds, keep)
+    frames, per_frame, _ = embeds.shape
+    if frames <= WINDOW:
+        raise ValueError(
+            f"variant='official' needs at least 5 frames, got {frames}: the released code crashes on 1 to 4; "
+            "accepted: more frames, or variant='paper'"
+        )
+    pairs, windows = frames // 2, official_windows(frames)
+    left, right = embeds[0 : 2 * pairs : 2], embeds[1 : 2 * pairs : 2]
+    # The released code normalises before the cosine in this pass only; bit-exactness asks for the same.
+    odd = cosine_similarity(normalize(left, dim=-1), normalize(right, dim=-1), dim=-1)  # [pairs, N]
+    third = cosine_similarity(embeds[0 : 4 * windows : 4], embeds[2 : 4 * windows : 4], dim=-1)  # [windows, N]
+    odd, third = (s.topk(keep, dim=1, largest=False).indices for s in (odd, third))
+
+    row = torch.arange(per_frame, device=embeds.device)
+    frame = torch.arange(2 * pairs, device=embeds.device)[:, None] * per_frame  # [2 * pairs, 1]
+    pair = odd + frame[1::2]
+    split = 2 * windows
+    body = torch.cat(
+        [
+            row + frame[0 : 2 * split : 4],
+            pair[0:split:2],
+            third + frame[2 : 2 * split : 4],
+            pair[1:split:2],
+        ],
+        dim=1,
+    )
+    tail = torch.cat([row + frame[2 * split :: 2], pair[split:]], dim=1)
+    index = torch.cat([body.flatten(), tail.flatten()])
+    return embeds.flatten(0, 1).index_select(0, index), index
+
+
+def _cosine(tokens: Tensor, reference: Tensor) -> Tensor:
+    """Cosine over the last axis in fp32, whatever the input's dtype; broadcasts."""
+    tokens, reference = tokens.float(), reference.float()
+    scale = tokens.norm(dim=-1) * reference.norm(dim=-1)
+    return (tokens * reference).sum(-1) / scale.clamp_min(EPS)
+
+
+def check_merge(embeds: Tensor, keep: int) -> None:
+    """Raise ValueError unless embeds are [T, N, D] with T >= 1 and 0 <= keep <= N."""
+    if embeds.ndim != 3 or embeds.shape[0] < 1:
+        raise ValueError(f"embeds: expected [T, N, D] with T >= 1, got shape {tuple(embeds.shape)}")
+    if not 0 <= keep <= embeds.shape[1]:
+        raise ValueError(f"keep={keep}: expected 0 to {embeds.shape[1]} tokens of a frame")
