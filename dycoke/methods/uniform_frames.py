@@ -1,0 +1,43 @@
+"""Fewer frames: what a user would do without any method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from dycoke import budget
+from dycoke.registry import register
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+
+
+@register("uniform_frames", source="floor of the comparisons; DyCoke, Table 6 (equal FLOPs)")
+@dataclass(frozen=True)
+class UniformFrames:
+    """Keep whole frames at even spacing, the first one always."""
+
+    keep: float = field(default=0.5, metadata={"help": "share of the frames kept, in (0, 1]; at least one"})
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    raster: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        budget.check_ratio("keep", self.keep, above_zero=True)
+        check_positions(self.positions)
+
+    def plan(self) -> Plan:
+        return Plan(before=self)
+
+    def compress(self, video: VisualTokens) -> Compressed:
+        frames, per_frame = video.embeds.shape[:2]
+        kept = budget.from_keep(self.keep, frames)
+        device = video.embeds.device
+        # Frame floor(i * T / kept): integers throughout, so that no rounding can repeat or skip a frame.
+        chosen = torch.arange(kept, device=device) * frames // kept
+        index = (chosen[:, None] * per_frame + torch.arange(per_frame, device=device)).flatten()
+        return Compressed(video.embeds.index_select(0, chosen).flatten(0, 1), index)
+
+    def count(self, frames: int, per_frame: int) -> int:
+        return budget.from_keep(self.keep, frames) * per_frame
