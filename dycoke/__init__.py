@@ -1,0 +1,19 @@
+"""DyCoke: training-free visual-token compression for video language models."""
+
+from dycoke import methods as _methods  # noqa: F401  registers every method
+from dycoke.attach import Run, apply, attach, remove
+from dycoke.registry import available, build, register
+from dycoke.types import Compressed, Plan, VisualTokens
+
+__all__ = [
+    "Compressed",
+    "Plan",
+    "Run",
+    "VisualTokens",
+    "apply",
+    "attach",
+    "available",
+    "build",
+    "register",
+    "remove",
+]

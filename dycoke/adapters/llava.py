@@ -1,0 +1,57 @@
+"""Adapter of our `llava` package: compression between pooling and newline packing, through its `video_seam`."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dycoke.adapters.base import StageOne
+
+_NEWLINES_INSIDE = ("grid", "frame")
+
+
+class LlavaAdapter(StageOne):
+    """LlavaQwenForCausalLM and LlavaLlamaForCausalLM; the `VideoSeam` of the model it is installed on."""
+
+    def hook(self, model: nn.Module, undo: ExitStack) -> None:
+        inner = model.get_model()
+        model.video_seam = self
+        undo.callback(_leave, weakref.ref(model))
+        self.time_vision(model.get_vision_tower(), inner.mm_projector, undo)
+        self.follow(inner, undo)
+
+    def video(self, frames: Tensor, grid: tuple[int, int], newline: str, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Compress one video [T, N, D]; see `llava.model.seam`.
+
+        Raises ValueError if the compressor reorders tokens and the layout has newlines inside the video.
+        """
+        if newline in _NEWLINES_INSIDE and not self.compressor.raster:
+            raise ValueError(
+                f"{self.compressor!r} emits tokens out of raster order, but mm_newline_position={newline!r} puts "
+                "newlines between them; accepted: one_token or no_token, or a compressor in raster order"
+            )
+        kept = self.compress(frames, grid)
+        return kept.embeds, kept.index
+
+    def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+        """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
+        return positions if self.compressor.positions == "original" else None
+
+    def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Add a mask where positions have gaps: without one transformers takes a gap for a packed sample's border."""
+        if self.compressor.positions == "original" and kwargs.get("attention_mask") is None:
+            embeds = kwargs["inputs_embeds"]
+            return {**kwargs, "attention_mask": embeds.new_ones(embeds.shape[:2], dtype=torch.long)}
+        return kwargs
+
+
+def _leave(model: weakref.ref) -> None:
+    if model() is not None:
+        del model().video_seam
+
+
+ADAPTER = LlavaAdapter

@@ -1,0 +1,87 @@
+"""Put a method on a model and take it off again. Nothing else in the project touches a model.
+
+with dycoke.attach(model, dycoke.build("dycoke", k=0.7)) as run:
+    out = model.generate(**inputs)      # the stock call
+print(run.report)
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from dycoke.adapters import adapter_for
+from dycoke.registry import name_of
+from dycoke.report import Recorder, Report
+from dycoke.types import Method, Plan
+
+
+class Run:
+    """A method on a model: `report` tells what the latest request cost, `remove` takes the method off."""
+
+    def __init__(self, name: str, recorder: Recorder, undo: ExitStack) -> None:
+        self.name = name
+        self._recorder = recorder
+        self._undo = undo
+
+    @property
+    def report(self) -> Report:
+        """Tokens, milliseconds and peak bytes by stage of the latest request. Raises RuntimeError before the first."""
+        return self._recorder.report
+
+    def remove(self) -> None:
+        """Give the model back as it was. Removing twice does nothing."""
+        self._undo.close()
+
+
+# Weak keys: a model that goes away takes its entry along. A Run holds no strong reference to its model.
+_runs: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
+
+
+def apply(model: nn.Module, method: Method | Plan) -> Run:
+    """Put a method (or a plan) on a model until `remove(model)`.
+
+    Raises TypeError if `method` is neither, ValueError if the model's family has no adapter (naming those that have),
+    the model carries a method already, or the adapter lacks something the plan needs.
+    """
+    name, plan = _resolve(method)
+    if model in _runs:
+        raise ValueError(f"{type(model).__name__} carries the method {_runs[model].name!r} already; remove it first")
+    adapter = adapter_for(model)
+    devices = sorted({p.device for p in model.parameters()}, key=str)
+    recorder = Recorder(name, devices)
+    with ExitStack() as undo:
+        adapter.install(plan, recorder, undo)
+        run = Run(name, recorder, undo.pop_all())
+    _runs[model] = run
+    weak = weakref.ref(model)
+    run._undo.callback(lambda: _runs.pop(weak(), None))
+    return run
+
+
+def remove(model: nn.Module) -> None:
+    """Take the method off a model. Raises ValueError if it carries none."""
+    if model not in _runs:
+        raise ValueError(f"{type(model).__name__} carries no method")
+    _runs[model].remove()
+
+
+@contextmanager
+def attach(model: nn.Module, method: Method | Plan) -> Iterator[Run]:
+    """`apply` for the length of a block; the model is given back at its end, also by an exception."""
+    run = apply(model, method)
+    try:
+        yield run
+    finally:
+        run.remove()
+
+
+def _resolve(method: Method | Plan) -> tuple[str, Plan]:
+    if isinstance(method, Plan):
+        return "plan", method
+    if isinstance(method, Method) and not isinstance(method, type):
+        return name_of(method), method.plan()
+    raise TypeError(f"expected a method from dycoke.build(...) or a dycoke.Plan, got {method!r}")

@@ -1,0 +1,197 @@
+"""What a request cost: tokens, milliseconds and peak bytes of each stage.
+
+CUDA stages are timed by events and resolved when the report is read, so that measuring adds no sync to a request.
+Peak bytes are the CUDA allocator's; on a CPU-only model they are the process's peak resident set, where Linux
+lets a process reset it, and None elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+STAGES = ("vision", "compress", "prefill", "decode")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """tokens: visual tokens made (vision) or kept (compress), sequence tokens read (prefill), tokens made (decode).
+
+    ms: wall time, None if the stage did not run; peak_bytes: highest memory while it ran, None where unknown.
+    """
+
+    tokens: int
+    ms: float | None
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One request. `decode` runs from the end of prefill to the last decoded token, the loop's own time included."""
+
+    method: str
+    frames: int
+    stages: dict[str, Stage]
+
+    @property
+    def visual_kept(self) -> float | None:
+        """Share of the visual tokens of videos that reached the language model, None without a video."""
+        made = self.stages["vision"].tokens
+        return self.stages["compress"].tokens / made if made else None
+
+    @property
+    def decode_ms_per_token(self) -> float | None:
+        decode = self.stages["decode"]
+        return decode.ms / decode.tokens if decode.ms is not None and decode.tokens else None
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Stage, tokens, ms and peak MiB as text, for a table."""
+        return [
+            (
+                name,
+                str(stage.tokens),
+                "-" if stage.ms is None else f"{stage.ms:.1f}",
+                "-" if stage.peak_bytes is None else f"{stage.peak_bytes / 2**20:.0f}",
+            )
+            for name, stage in self.stages.items()
+        ]
+
+    def __str__(self) -> str:
+        head = f"{self.method}: {self.frames} frames\n{'stage':<10}{'tokens':>8}{'ms':>10}{'peak MiB':>10}"
+        return "\n".join([head, *(f"{n:<10}{t:>8}{ms:>10}{mib:>10}" for n, t, ms, mib in self.rows())])
+
+
+@dataclass
+class _Request:
+    """Marks of one request; dies when the next one starts."""
+
+    frames: int = 0
+    made: int = 0
+    kept: int = 0
+    sequence: int | Tensor = 0
+    steps: int = 0
+    rows: int = 0
+    spans: dict[str, list[tuple[object, object]]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    peaks: dict[str, int] = field(default_factory=dict)
+    last: object = None  # mark of the latest decoded token
+
+
+class Recorder:
+    """Collects the marks of the current request; adapters call it, `report` reads it.
+
+    devices: where the model's weights are; decides between CUDA events and the host clock.
+    """
+
+    def __init__(self, method: str, devices: list[torch.device]) -> None:
+        self.method = method
+        self._cuda = [d for d in devices if d.type == "cuda"]
+        self._request: _Request | None = None
+        self._open: dict[str, object] = {}
+
+    def start(self, stage: str) -> None:
+        """Mark the start of vision, compress or prefill; the first stage after a prefill starts a new request."""
+        if self._request is None or self._request.spans["prefill"]:
+            self._request, self._open = _Request(), {}
+        self._reset_peak()
+        self._open[stage] = self._mark()
+
+    def stop(self, stage: str) -> None:
+        """Mark the end of a started stage."""
+        begin = self._open.pop(stage, None)
+        if begin is None:
+            return
+        self._request.spans[stage].append((begin, self._mark()))
+        self._keep_peak(stage)
+
+    def discard(self) -> None:
+        """Forget the current request: it failed before it reached the language model."""
+        self._request, self._open = None, {}
+
+    def video(self, frames: int, made: int, kept: int) -> None:
+        """Add a compressed video: frames, visual tokens before and after."""
+        self._request.frames += frames
+        self._request.made += made
+        self._request.kept += kept
+
+    def prefilled(self, sequence: int | Tensor, rows: int) -> None:
+        """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows."""
+        self.stop("prefill")
+        self._request.sequence, self._request.rows = sequence, rows
+        self._reset_peak()
+
+    def decoded(self) -> None:
+        """A decode step has been queued."""
+        self._request.steps += 1
+        self._request.last = self._mark()
+
+    @property
+    def report(self) -> Report:
+        """The latest request. Raises RuntimeError if none has reached the language model yet."""
+        request = self._request
+        if request is None or not request.spans["prefill"]:
+            raise RuntimeError("no report yet: call model.generate or model.forward inside the attached block first")
+        if request.steps:
+            request.spans["decode"] = [(request.spans["prefill"][-1][1], request.last)]
+            self._keep_peak("decode")
+        for device in self._cuda:
+            torch.cuda.synchronize(device)
+        sequence = request.sequence if isinstance(request.sequence, int) else int(request.sequence.sum())
+        tokens = (request.made, request.kept, sequence, request.steps * request.rows)
+        return Report(
+            self.method,
+            request.frames,
+            {
+                name: Stage(count, self._elapsed(request.spans[name]), request.peaks.get(name))
+                for name, count in zip(STAGES, tokens, strict=True)
+            },
+        )
+
+    def _mark(self) -> object:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._cuda[0]))
+        return event
+
+    def _elapsed(self, spans: list[tuple[object, object]]) -> float | None:
+        if not spans:
+            return None
+        if self._cuda:
+            return sum(begin.elapsed_time(end) for begin, end in spans)
+        return sum(end - begin for begin, end in spans) * 1e3
+
+    def _reset_peak(self) -> None:
+        for device in self._cuda:
+            torch.cuda.reset_peak_memory_stats(device)
+        if not self._cuda:
+            _reset_resident_peak()
+
+    def _keep_peak(self, stage: str) -> None:
+        peak = sum(torch.cuda.max_memory_allocated(d) for d in self._cuda) if self._cuda else _resident_peak()
+        if peak is not None:
+            self._request.peaks[stage] = max(peak, self._request.peaks.get(stage, 0))
+
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def _reset_resident_peak() -> None:
+    """Reset the process's peak resident set ("5" is the kernel's word for it); nothing happens where it can't be."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:
+        return
+
+
+def _resident_peak() -> int | None:
+    """Peak resident set in bytes since the last reset, None off Linux."""
+    try:
+        lines = _STATUS.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
