@@ -1,0 +1,1 @@
+"""Vision towers: SigLIP and CLIP."""

@@ -1,0 +1,1 @@
+"""The projector between vision tower and language model."""

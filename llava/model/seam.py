@@ -1,0 +1,33 @@
+"""The one place where another package may step into a model of this one: between pooling and newline packing.
+
+`model.video_seam` is None unless something is attached; with None nothing here is ever called.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class VideoSeam(Protocol):
+    """What an attached compressor answers. Both methods must keep their tensors on the device they came on."""
+
+    def video(self, frames: Tensor, grid: tuple[int, int], newline: str, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the tokens of one video; called once per video entry of a batch, in prompt order.
+
+        frames [T, N, D] are the pooled, projected tokens, N = rows * cols, and grid = (rows, cols). newline is the
+        layout they will be packed in: "one_token", "grid", "frame" or "no_token" (also "no_token" for merge type
+        "flat" and for a model without a newline vector). text [Q, D] are the embedded text tokens of the prompt
+        row the video stands in.
+        Returns embeds [M, D] and index [M] int64: the unique slot t * N + n of each token.
+        """
+        ...
+
+    def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+        """Choose the position ids of a packed batch; called once per batch.
+
+        visual [B, S] bool is True at tokens of a video or an image, False at text and newlines. positions [B, S]
+        int64 holds the place each token has in the uncompressed, unpadded sequence, 0 at padding. mask [B, S]
+        bool is True at real tokens.
+        Returns position ids [B, S], or None for the usual consecutive ones.
+        """
+        ...
