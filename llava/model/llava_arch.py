@@ -1,0 +1,235 @@
+"""The multimodal parts shared by the language models: tower, projector, newline, packing, generation."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.errors import Unsupported
+from llava.mm_utils import check_image_tokens
+from llava.model.checkpoint import file_name
+from llava.model.layout import pool_frames
+from llava.model.multimodal_encoder.builder import build_vision_tower
+from llava.model.multimodal_encoder.towers import VisionTower
+from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.packing import PromptRow, read_rows, splice
+from llava.model.seam import VideoSeam
+from llava.model.visual import build_blocks, image_entries
+
+
+class LlavaMetaModel:
+    """Mixin that gives a decoder-only transformer its vision tower, projector and image_newline.
+
+    The tower is built here, to be filled from the checkpoint, unless config.delay_load is true.
+    """
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__(config)
+        if getattr(config, "mm_vision_tower", None) is None:
+            raise ValueError("config.mm_vision_tower is None: expected the name or folder of a vision tower")
+        if getattr(config, "add_faster_video", False):
+            raise Unsupported("add_faster_video is not supported: no published model uses it")
+        self.vision_tower = build_vision_tower(config, delay_load=getattr(config, "delay_load", False))
+        self.mm_projector = build_vision_projector(config)
+        newline = None
+        if "unpad" in getattr(config, "mm_patch_merge_type", "flat"):
+            newline = nn.Parameter(torch.randn(config.hidden_size) * config.hidden_size**-0.5)
+        self.register_parameter("image_newline", newline)
+
+    def get_vision_tower(self) -> VisionTower:
+        return self.vision_tower
+
+
+class LlavaMetaForCausalLM:
+    """Mixin that lets a causal language model read images and videos.
+
+    `video_seam` is None, or what an attached compressor has put on the instance (see llava.model.seam).
+    """
+
+    video_seam: VideoSeam | None = None
+
+    def get_model(self) -> LlavaMetaModel:
+        return self.model
+
+    def get_vision_tower(self) -> VisionTower:
+        return self.model.vision_tower
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Encode and project images [N, 3, S, S] of any float type to tokens [N, P, D]."""
+        features = self.get_vision_tower()(images.to(self.get_vision_tower().dtype))
+        return self.model.mm_projector(features)
+
+    def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:
+        """Pool frames [T, P, D] as config.mm_spatial_pool_mode says, which is read at every call."""
+        side = self.get_vision_tower().num_patches_per_side
+        mode = getattr(self.config, "mm_spatial_pool_mode", "average")
+        return pool_frames(image_feature, side, mode, stride)[0]
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Tensor | Sequence[Tensor] | None,
+        modalities: Sequence[str] | str = ("image",),
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        padding_side: str | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
+        """Replace the <image> placeholders of a batch by visual tokens, as LLaVA-NeXT does.
+
+        input_ids, attention_mask, labels [B, L]; images a list (or 5-D tensor) with one entry for each image or
+        video, or a 4-D tensor of plain images; modalities[i] is "video" if entry i is one; image_sizes[i] =
+        (width, height). Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, S, D],
+        labels); what came in as None stays None, except position ids chosen by an attached seam. Without images,
+        or with a single token a row, everything comes back unchanged and inputs_embeds is None.
+        padding_side overrides config.tokenizer_padding_side. Raises ValueError or TypeError on inputs that do not
+        fit together.
+        """
+        if images is None or input_ids.shape[1] == 1:
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        entries = image_entries(images)
+        rows = read_rows(input_ids, attention_mask, labels, len(entries))
+        texts = self._embed_texts(rows)
+        text_of = {entry: text for row, text in zip(rows, texts, strict=True) for entry in row.entries}
+        blocks = build_blocks(self, entries, images, modalities, image_sizes, text_of)
+        packed = splice(rows, texts, blocks, *self._packing_options(padding_side))
+        if position_ids is not None:
+            position_ids = packed.consecutive()
+        if self.video_seam is not None:
+            chosen = self.video_seam.packed(packed.visual, packed.positions, packed.mask)
+            position_ids = position_ids if chosen is None else chosen
+        mask = None if attention_mask is None else packed.mask.to(attention_mask.dtype)
+        return None, position_ids, mask, past_key_values, packed.embeds, packed.labels
+
+    def _embed_texts(self, rows: Sequence[PromptRow]) -> list[Tensor]:
+        embeds = self.get_input_embeddings()(torch.cat([row.text_ids for row in rows]))
+        return list(embeds.split([row.text_ids.shape[0] for row in rows]))
+
+    def _packing_options(self, padding_side: str | None) -> tuple[int | None, str]:
+        if padding_side is None:
+            padding_side = getattr(self.config, "tokenizer_padding_side", "right")
+        return getattr(self.config, "tokenizer_model_max_length", None), padding_side
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        images: Tensor | Sequence[Tensor] | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        modalities: Sequence[str] | str = ("image",),
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ):
+        """Run the language model on ids, images and videos, or on inputs_embeds [B, S, D] as they are.
+
+        Takes and returns what the language model of transformers does; logits and labels count packed tokens.
+        """
+        if inputs_embeds is None:
+            if images is None:
+                refuse_placeholders(input_ids)
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
+                self.prepare_inputs_labels_for_multimodal(
+                    input_ids,
+                    position_ids,
+                    attention_mask,
+                    past_key_values,
+                    labels,
+                    images,
+                    modalities,
+                    image_sizes,
+                )
+            )
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        images: Tensor | Sequence[Tensor] | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        modalities: Sequence[str] | str = ("image",),
+        *,
+        strict: bool = False,
+        **kwargs: Any,
+    ):
+        """Answer a batch of prompts; returns the new ids [B, n] only.
+
+        inputs (or input_ids) [B, L] int64 with -200 where an image or video stands; the other arguments are those
+        of prepare_inputs_labels_for_multimodal and of transformers' generate. Several rows are padded on the left,
+        whatever the config says. With strict=True the number of placeholders must equal that of images.
+        Raises ValueError on inputs that do not fit together, NotImplementedError on inputs_embeds.
+        """
+        if "inputs_embeds" in kwargs:
+            raise Unsupported("generate takes inputs (token ids) and images, not inputs_embeds")
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if input_ids is None:
+            raise ValueError("generate needs inputs: token ids of shape [B, L]")
+        if strict:
+            check_image_tokens(input_ids, 0 if images is None else len(images))
+        position_ids = kwargs.pop("position_ids", None)
+        attention_mask = kwargs.pop("attention_mask", None)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if images is None:
+            refuse_placeholders(input_ids)
+            rows = read_rows(input_ids, attention_mask, None, 0)
+            packed = splice(rows, self._embed_texts(rows), [], None, "left")
+            embeds, mask = packed.embeds, packed.mask.to(attention_mask.dtype)
+            position_ids = None if position_ids is None else packed.consecutive()
+        else:
+            _, position_ids, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
+                input_ids,
+                position_ids,
+                attention_mask,
+                None,
+                None,
+                images,
+                modalities,
+                image_sizes,
+                padding_side="left",
+            )
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids
+        return super().generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write config and weights under LLaVA-NeXT's tensor names; other arguments are those of transformers."""
+        tensors = self.state_dict() if state_dict is None else state_dict
+        tensors = {file_name(name): tensor for name, tensor in tensors.items()}
+        # transformers would rename back only what it renamed itself when loading.
+        kwargs["save_original_format"] = False
+        super().save_pretrained(save_directory, is_main_process, tensors, **kwargs)
+
+
+def refuse_placeholders(input_ids: Tensor | None) -> None:
+    """Raise ValueError if a prompt without images has an <image> placeholder."""
+    if input_ids is not None and input_ids.shape[1] > 1 and bool((input_ids == IMAGE_TOKEN_INDEX).any()):
+        raise ValueError("a prompt has an <image> token, but images is None")

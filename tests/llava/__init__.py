@@ -1,0 +1,1 @@
+"""Tests of the llava package, and builders of tiny checkpoints for all tests."""
