@@ -26,8 +26,8 @@ def build_image_processor(family: str, vision_config: PretrainedConfig, *folders
             break
     else:
         size = {"shortest_edge": side} if family == "clip" else square
-        processor = processor_class(size=size)
-    if processor.crop_size is None:  # SigLIP has none, but anyres tiling reads the tile size from it
+        processor = processor_class(size=size, crop_size=square)
+    if processor.crop_size is None:  # SigLIP's files have none, but anyres tiling reads the tile size from it
         processor = processor_class.from_dict({**processor.to_dict(), "crop_size": square})
     return processor
 
