@@ -113,7 +113,7 @@ class StageOne:
             return
         cache = output.past_key_values
         self._cache = None if cache is None else weakref.ref(cache)
-        rows, length = kwargs["inputs_embeds"].shape[:2]
+        rows, length = output.last_hidden_state.shape[:2]
         real = real_tokens(kwargs.get("attention_mask"), length)
         self.recorder.prefilled(rows * length if real is None else real, rows)
 

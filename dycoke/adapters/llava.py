@@ -43,9 +43,9 @@ class LlavaAdapter(StageOne):
 
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Add a mask where positions have gaps: without one transformers takes a gap for a packed sample's border."""
-        if self.compressor.positions == "original" and kwargs.get("attention_mask") is None:
-            embeds = kwargs["inputs_embeds"]
-            return {**kwargs, "attention_mask": embeds.new_ones(embeds.shape[:2], dtype=torch.long)}
+        positions = kwargs.get("position_ids")
+        if self.compressor.positions == "original" and positions is not None and kwargs.get("attention_mask") is None:
+            return {**kwargs, "attention_mask": torch.ones_like(positions)}
         return kwargs
 
 

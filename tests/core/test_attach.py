@@ -1,0 +1,213 @@
+"""Attaching leaves no trace: hooks, attributes and attention names as before, also after an exception."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+import dycoke
+from dycoke.types import Compressed
+from tests.core.subjects import PROMPTS, SUBJECTS, Clip, greedy
+
+NAMES = ["llava", "hf"]
+
+
+def fingerprint(model: nn.Module) -> dict:
+    """Hooks and attributes of every module, attention names, and the methods an instance may shadow."""
+    hooks = [key for key in vars(nn.Module()) if key.endswith("hooks")]
+    state = {}
+    for name, module in model.named_modules():
+        state[name] = (
+            {key: len(getattr(module, key)) for key in hooks},
+            {key: id(value) for key, value in vars(module).items() if not key.startswith("_")},
+            getattr(getattr(module, "config", None), "_attn_implementation", None),
+        )
+    return state
+
+
+@pytest.fixture(params=NAMES)
+def subject(request):
+    subject = SUBJECTS[request.param]()
+    greedy(subject, PROMPTS["one_video"])  # transformers installs hooks of its own in the first forward pass
+    return subject
+
+
+def test_the_block_gives_the_model_back(subject):
+    before, ids = fingerprint(subject.model), greedy(subject, PROMPTS["one_video"])
+    with dycoke.attach(subject.model, dycoke.build("dycoke")):
+        assert fingerprint(subject.model) != before
+        assert not torch.equal(greedy(subject, PROMPTS["one_video"]), ids)
+    assert fingerprint(subject.model) == before
+    assert torch.equal(greedy(subject, PROMPTS["one_video"]), ids)
+
+
+def test_an_exception_gives_the_model_back(subject):
+    before = fingerprint(subject.model)
+    with pytest.raises(KeyError), dycoke.attach(subject.model, dycoke.build("dycoke")):
+        raise KeyError("user code")
+    assert fingerprint(subject.model) == before
+
+
+def test_a_failing_method_gives_the_model_back_and_leaks_no_request(subject):
+    """The released variant refuses 4 frames in the middle of a forward pass."""
+    before = fingerprint(subject.model)
+    short = [[5, Clip(4), 7]]
+    with dycoke.attach(subject.model, dycoke.build("dycoke", variant="official")) as run:
+        with pytest.raises(ValueError, match="at least 5 frames, got 4"):
+            greedy(subject, short)
+        with pytest.raises(RuntimeError, match="no report yet"):
+            _ = run.report
+        greedy(subject, PROMPTS["one_video"])
+        assert run.report.frames == 8
+    assert fingerprint(subject.model) == before
+
+
+def test_apply_and_remove(subject):
+    before = fingerprint(subject.model)
+    run = dycoke.apply(subject.model, dycoke.build("full"))
+    with pytest.raises(ValueError, match="carries the method 'full' already"):
+        dycoke.apply(subject.model, dycoke.build("dycoke"))
+    dycoke.remove(subject.model)
+    run.remove()  # twice does nothing
+    assert fingerprint(subject.model) == before
+    with pytest.raises(ValueError, match="carries no method"):
+        dycoke.remove(subject.model)
+    with dycoke.attach(subject.model, dycoke.build("full")):
+        dycoke.remove(subject.model)  # leaving early must not fail at the end of the block
+    assert fingerprint(subject.model) == before
+
+
+def test_attaching_keeps_no_model_alive(subject):
+    dycoke.apply(subject.model, dycoke.build("dycoke"))
+    model = weakref.ref(subject.model)
+    del subject.model
+    gc.collect()
+    assert model() is None
+
+
+def test_two_models_carry_two_methods():
+    first, second = SUBJECTS["llava"](), SUBJECTS["llava"]()
+    alone = greedy(second, PROMPTS["one_video"])
+    with dycoke.attach(first.model, dycoke.build("dycoke")) as one:
+        assert torch.equal(greedy(second, PROMPTS["one_video"]), alone)
+        with dycoke.attach(second.model, dycoke.build("full")) as two:
+            greedy(first, PROMPTS["one_video"])
+            greedy(second, PROMPTS["one_video"])
+            assert (one.report.visual_kept, two.report.visual_kept) == (56 / 128, 1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_does_not_leak_between_requests(name):
+    """Requests of other lengths in between change nothing."""
+    subject = SUBJECTS[name]()
+    order = ["one_video", "two_videos", "text", "batch", "one_video", "text", "batch", "two_videos"]
+    with dycoke.attach(subject.model, dycoke.build("dycoke", positions="original")):
+        together = [greedy(subject, PROMPTS[key]) for key in order]
+    for key, ids in zip(order, together, strict=True):
+        with dycoke.attach(subject.model, dycoke.build("dycoke", positions="original")):
+            assert torch.equal(greedy(subject, PROMPTS[key]), ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("positions", ["packed", "original"])
+def test_a_batch_answers_as_its_rows_alone(name, positions):
+    subject = SUBJECTS[name]()
+    with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions)):
+        together = greedy(subject, PROMPTS["batch"])
+        alone = torch.cat([greedy(subject, [row]) for row in PROMPTS["batch"]])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("positions", ["packed", "original"])
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}])
+def test_every_cache_gives_the_same_answer(name, positions, options):
+    subject = SUBJECTS[name]()
+    with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions)):
+        want = greedy(subject, PROMPTS["batch"])
+        assert torch.equal(greedy(subject, PROMPTS["batch"], **options), want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("positions", ["packed", "original"])
+def test_beams_of_one_row_are_those_of_the_batch(name, positions):
+    subject, beams = SUBJECTS[name](), {"num_beams": 3, "num_return_sequences": 2}
+    with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions)):
+        together = greedy(subject, PROMPTS["batch"], **beams)
+        alone = torch.cat([greedy(subject, [row], **beams) for row in PROMPTS["batch"]])
+    assert torch.equal(together, alone)
+
+
+def test_no_adapter_names_the_supported_families():
+    with pytest.raises(ValueError, match=r"no adapter for Linear; supported: .*LlavaOnevisionForConditionalGeneration"):
+        dycoke.apply(nn.Linear(2, 2), dycoke.build("full"))
+
+
+@pytest.mark.parametrize("method", ["dycoke", None, dycoke.methods.DyCoke])
+def test_attach_takes_a_method_or_a_plan(method):
+    with pytest.raises(TypeError, match="expected a method"):
+        dycoke.apply(SUBJECTS["llava"]().model, method)
+
+
+class Fake:
+    """A compressor that announces one token more than it returns."""
+
+    needs = frozenset()
+    positions = "packed"
+    raster = True
+
+    def compress(self, video):
+        return Compressed(video.embeds[0], torch.arange(video.embeds.shape[1]))
+
+    def count(self, frames, per_frame):
+        return per_frame + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_plan_the_adapter_cannot_serve(name):
+    subject = SUBJECTS[name]()
+    before = fingerprint(subject.model)
+    needy, reordering = Fake(), Fake()
+    needy.needs = frozenset({"saliency"})
+    reordering.raster, reordering.positions = False, "original"
+    pruner = type("Pruner", (), {"layer": 2, "prune": lambda *a: None})()
+    for plan, error in [
+        (dycoke.Plan(), "empty plan"),
+        (dycoke.Plan(before=needy), "needs saliency"),
+        (dycoke.Plan(before=reordering), "needs tokens in raster order"),
+        (dycoke.Plan(inside=pruner), "has a stage 'inside'"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            dycoke.apply(subject.model, plan)
+    with dycoke.attach(subject.model, dycoke.Plan(before=Fake())), pytest.raises(ValueError, match=r"expected (10|17)"):
+        greedy(subject, PROMPTS["one_video"])
+    assert fingerprint(subject.model).keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", ["llava_grid", "llava_frame"])
+def test_newlines_inside_a_video_refuse_reordered_tokens(name):
+    subject = SUBJECTS[name]()
+    method = dycoke.build("dycoke", variant="official")
+    with dycoke.attach(subject.model, method), pytest.raises(ValueError, match="out of raster order"):
+        greedy(subject, PROMPTS["one_video"])
+
+
+def test_hf_refuses_what_it_cannot_honour():
+    subject = SUBJECTS["hf"]()
+    inputs = subject.inputs(PROMPTS["one_video"])
+    ids = inputs["input_ids"]
+    with dycoke.attach(subject.model, dycoke.build("dycoke")):
+        with pytest.raises(ValueError, match="labels="):
+            subject.model(**inputs, labels=ids)
+        with pytest.raises(ValueError, match="logits_to_keep="):
+            subject.model(**inputs, logits_to_keep=torch.tensor([3]))
+        with pytest.raises(ValueError, match="needs input_ids"):
+            subject.model(inputs_embeds=torch.zeros(1, 4, 32))
+        cache = subject.model(**inputs).past_key_values
+        subject.model(input_ids=torch.tensor([[5, 6]]))  # another request, so that the cache above is not its own
+        with pytest.raises(ValueError, match="of another request"):
+            subject.model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+        with pytest.raises(ValueError, match=r"18 <video> ids in a row: expected T \* 9 \+ 1"):
+            subject.model(input_ids=torch.cat([ids[:, :20], ids[:, -3:]], dim=1))

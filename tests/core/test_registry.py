@@ -1,0 +1,95 @@
+"""Methods by name, strict options, and the door of types."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import dycoke
+from dycoke import registry
+from dycoke.types import VisualTokens
+
+
+def test_unknown_method_names_the_registered_ones():
+    with pytest.raises(
+        ValueError, match=r"unknown method 'dycok'; available: dycoke, full, random_drop, uniform_frames"
+    ):
+        dycoke.build("dycok")
+
+
+def test_unknown_option_names_the_accepted_ones():
+    with pytest.raises(TypeError, match=re.escape("dycoke: unknown option 'kk'; accepts: k, positions, variant")):
+        dycoke.build("dycoke", kk=0.7)
+    with pytest.raises(TypeError, match="full: unknown option 'k'; accepts: no options"):
+        dycoke.build("full", k=0.7)
+
+
+@pytest.mark.parametrize(
+    "name,options,error",
+    [
+        ("dycoke", {"k": 1.5}, r"k=1\.5: expected a number in \[0, 1\]"),
+        ("dycoke", {"k": -0.1}, r"k=-0\.1"),
+        ("dycoke", {"k": float("nan")}, "k=nan"),
+        ("dycoke", {"variant": "fast"}, "variant='fast': expected one of paper, official"),
+        ("dycoke", {"positions": "kept"}, "positions='kept': expected one of packed, original"),
+        ("dycoke", {"variant": "official", "positions": "original"}, "original positions must ascend"),
+        ("random_drop", {"keep": 0}, r"keep=0: expected a number in \(0, 1\]"),
+        ("random_drop", {"seed": -1}, "seed=-1"),
+        ("uniform_frames", {"keep": 1.1}, r"keep=1\.1"),
+        ("uniform_frames", {"positions": ""}, "positions=''"),
+    ],
+)
+def test_option_out_of_range(name, options, error):
+    with pytest.raises(ValueError, match=error):
+        dycoke.build(name, **options)
+
+
+@pytest.mark.parametrize("value", ["0.7", None, True])
+def test_option_of_another_type(value):
+    with pytest.raises(TypeError, match="expected a number"):
+        dycoke.build("dycoke", k=value)
+
+
+def test_register_refuses_a_taken_name_and_a_mutable_class():
+    with pytest.raises(ValueError, match="'full' is registered already"):
+        registry.register("full", source="x")(type("Other", (), {}))
+
+    @dataclass
+    class Mutable:
+        def plan(self):
+            return dycoke.Plan()
+
+    with pytest.raises(TypeError, match="must be a frozen dataclass"):
+        registry.register("mutable", source="x")(Mutable)
+    assert "mutable" not in dycoke.available()
+
+
+def test_a_new_method_is_one_decorated_class(monkeypatch):
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+
+    @dycoke.register("first_half", source="this test", paper="https://example.org")
+    @dataclass(frozen=True)
+    class FirstHalf:
+        """Keep the first half of the frames."""
+
+        def plan(self):
+            return dycoke.Plan()
+
+    assert "first_half" in dycoke.available()
+    assert isinstance(dycoke.build("first_half"), FirstHalf)
+    assert registry.entry("first_half").summary == "Keep the first half of the frames."
+    assert registry.name_of(FirstHalf()) == "first_half"
+
+
+def test_visual_tokens_check_their_shape():
+    with pytest.raises(ValueError, match="expected \\[T, N, D\\]"):
+        VisualTokens(torch.zeros(9, 4), (3, 3))
+    for embeds, grid in ((torch.zeros(2, 9, 4), (2, 4)), (torch.zeros(0, 9, 4), (3, 3))):
+        with pytest.raises(ValueError, match="do not fit a grid"):
+            VisualTokens(embeds, grid)
+
+
+def test_plan_checks_its_stages():
+    with pytest.raises(TypeError, match=r"Plan.before: 3 is no Compressor"):
+        dycoke.Plan(before=3)

@@ -1,0 +1,54 @@
+"""The report says what was really done."""
+
+import pytest
+
+import dycoke
+from tests.core.subjects import PROMPTS, SUBJECTS, forward, greedy
+
+
+@pytest.mark.parametrize("name", ["llava", "hf"])
+def test_tokens_by_stage(name):
+    subject = SUBJECTS[name]()
+    per_frame = subject.grid[0] * subject.grid[1]
+    with dycoke.attach(subject.model, dycoke.build("dycoke", k=0.7)) as run:
+        with pytest.raises(RuntimeError, match="no report yet"):
+            _ = run.report
+        greedy(subject, PROMPTS["one_video"], eos_token_id=None)
+        report = run.report
+    kept = 2 * per_frame + 6 * int((1 - 0.7) * per_frame)
+    tokens = {stage: value.tokens for stage, value in report.stages.items()}
+    assert tokens == {
+        "vision": 8 * per_frame,
+        "compress": kept,
+        "prefill": kept + 5 + 1,  # five text tokens and the newline
+        "decode": 5,  # the first of six tokens comes from prefill
+    }
+    assert report.frames == 8 and report.method == "dycoke"
+    assert report.visual_kept == kept / (8 * per_frame)
+    assert all(stage.ms > 0 for stage in report.stages.values())
+    assert report.decode_ms_per_token == report.stages["decode"].ms / 5
+    assert "dycoke: 8 frames" in str(report) and str(kept) in str(report)
+
+
+@pytest.mark.parametrize("name", ["llava", "hf"])
+def test_each_request_has_its_own_report(name):
+    subject = SUBJECTS[name]()
+    per_frame = subject.grid[0] * subject.grid[1]
+    with dycoke.attach(subject.model, dycoke.build("full")) as run:
+        greedy(subject, PROMPTS["batch"])
+        assert run.report.stages["vision"].tokens == 4 * 8 * per_frame
+        assert run.report.stages["prefill"].tokens == 4 * (8 * per_frame + 1) + 5 + 7 + 3 + 2
+        greedy(subject, PROMPTS["text"])
+        report = run.report
+        assert report.stages["vision"].tokens == 0 and report.stages["vision"].ms is None
+        assert report.stages["prefill"].tokens == 4 and report.visual_kept is None
+        forward(subject, PROMPTS["one_video"])
+        assert run.report.stages["decode"].tokens == 0 and run.report.decode_ms_per_token is None
+
+
+def test_peak_is_measured_on_linux():
+    subject = SUBJECTS["llava"]()
+    with dycoke.attach(subject.model, dycoke.build("full")) as run:
+        greedy(subject, PROMPTS["one_video"])
+        peaks = [stage.peak_bytes for stage in run.report.stages.values()]
+    assert all(peak is not None and peak > 10 * 2**20 for peak in peaks)
