@@ -11,7 +11,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.errors import Unsupported
-from llava.model.checkpoint import TOWER_PREFIX, check_tensors, local_folder, tensor_shapes
+from llava.model.checkpoint import TOWER_PREFIX, check_tensors, local_folder, tensor_shapes, tower_folder
 from llava.model.model_config import (
     build_config,
     context_length,
@@ -145,6 +145,8 @@ def _load_model(
     """Load the weights after checking every tensor's name and shape against the model's."""
     shapes = tensor_shapes(folder)
     config.delay_load = not any(name.startswith(TOWER_PREFIX) for name in shapes)
+    if config.delay_load:
+        tower_folder(config.mm_vision_tower)  # an absent tower is an error before the language model is read
     with torch.device("meta"):
         skeleton = model_class(copy.deepcopy(config))
     check_tensors(skeleton, shapes, str(folder))

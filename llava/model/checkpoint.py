@@ -132,24 +132,24 @@ def _enumerate(kind: str, names: list[str]) -> str:
     return f"{len(names)} {kind} ({listed}{', ...' if len(names) > NAMED else ''})"
 
 
-def load_tower_weights(encoder: nn.Module, name: str) -> None:
-    """Fill a vision encoder from the checkpoint `name`: a local folder, or a hub repository.
+def load_tower_weights(encoder: nn.Module, folder: Path) -> None:
+    """Fill a vision encoder from the folder of a SigLIP or CLIP checkpoint.
 
-    Text and pooling tensors and layers beyond the encoder's are left out. Raises FileNotFoundError if the
-    checkpoint cannot be found, ValueError if a tensor is missing or has another shape.
+    Text and pooling tensors and layers beyond the encoder's are left out. Raises FileNotFoundError if there are no
+    weights, ValueError if a tensor is missing or has another shape.
     """
-    folder = _tower_folder(name)
     wanted = encoder.state_dict()
     tensors = {}
     for key, tensor in read_tensors(folder):
         plain = key.removeprefix("vision_model.")
         if plain in wanted:
             tensors[plain] = tensor
-    check_tensors(encoder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, name)
+    check_tensors(encoder, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, str(folder))
     encoder.load_state_dict(tensors)
 
 
-def _tower_folder(name: str) -> Path:
+def tower_folder(name: str) -> Path:
+    """Return the folder of a tower that lies apart from its checkpoint. Raises FileNotFoundError if there is none."""
     try:
         return local_folder(name)
     except FileNotFoundError as error:

@@ -122,9 +122,7 @@ def _video_cases() -> dict[str, Case]:
         "ov_vid32": Case("ov", ONE, lambda processor, config: ([frames(32)], None), ["video"]),
         "ov_two_vid": Case("ov", TWO, _given(two), ["video", "video"]),
         "ov_two_vid_one_mod": Case("ov", TWO, _given(two), ["video"]),
-        "ov_img_then_vid": Case(
-            "ov", TWO, _given([pixels(), frames(3, seed=1)], [(384, 384)] * 2), ["image", "video"]
-        ),
+        "ov_img_then_vid": Case("ov", TWO, _given([pixels(), frames(3, seed=1)], [(384, 384)] * 2), ["image", "video"]),
         "ov_truncate": Case("ov", ONE, _four_frames, ["video"], {"tokenizer_model_max_length": 300}),
         "ov_noattn": Case("ov", ONE, _four_frames, ["video"], with_mask=False),
         "vid_vid4_native": Case("vid", ONE, _four_frames, ["video"]),

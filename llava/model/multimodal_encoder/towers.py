@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PretrainedConfig, SiglipVisionModel
 
-from llava.model.checkpoint import load_tower_weights
+from llava.model.checkpoint import load_tower_weights, tower_folder
 from llava.model.multimodal_encoder.processors import build_image_processor
 from llava.model.multimodal_encoder.vision_config import tower_config
 
@@ -59,8 +59,9 @@ class VisionTower(nn.Module):
         """
         if self.is_loaded:
             return
+        folder = tower_folder(self.vision_tower_name)
         encoder = self.model_class(self.config)
-        load_tower_weights(encoder, self.vision_tower_name)
+        load_tower_weights(encoder, folder)
         self.vision_tower = encoder.to(device=device, dtype=dtype).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
