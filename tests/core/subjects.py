@@ -56,6 +56,7 @@ class LlavaSubject:
     """Our llava package; newline is the layout of a video's tokens."""
 
     side, grid = 112, (4, 4)
+    returns_prompt = False
 
     def __init__(self, newline: str = "one_token", family: str = "qwen") -> None:
         if family == "llama":
@@ -89,6 +90,7 @@ class HFSubject:
     """transformers' LlavaOnevisionForConditionalGeneration, its videos all of one length in a batch."""
 
     side, grid = 24, (3, 3)
+    returns_prompt = True
 
     def __init__(self) -> None:
         vision = SiglipVisionConfig(
@@ -171,7 +173,7 @@ def greedy_with_logits(subject, prompts: list[list], **kwargs) -> tuple[Tensor, 
     inputs = subject.inputs(prompts)
     options = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [HF_VIDEO, HF_IMAGE], **kwargs}
     out = subject.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
-    start = inputs["input_ids"].shape[1] if isinstance(subject, HFSubject) else 0
+    start = inputs["input_ids"].shape[1] if subject.returns_prompt else 0
     return out.sequences[:, start:], out.logits
 
 

@@ -1,0 +1,71 @@
+"""What only a GPU can show. Skipped without one."""
+
+import pytest
+import torch
+
+import dycoke
+from dycoke.ops.temporal_merge import temporal_merge, temporal_merge_torch
+from tests.core.subjects import PROMPTS, SUBJECTS, greedy
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+class OnGPU:
+    """A subject whose model and inputs are on the GPU."""
+
+    def __init__(self, name: str) -> None:
+        self._subject = SUBJECTS[name]()
+        self.model = self._subject.model.cuda()
+        self.grid, self.returns_prompt = self._subject.grid, self._subject.returns_prompt
+
+    def inputs(self, prompts):
+        return {key: _cuda(value) for key, value in self._subject.inputs(prompts).items()}
+
+
+def _cuda(value):
+    if isinstance(value, torch.Tensor):
+        return value.cuda()
+    return [_cuda(v) for v in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("merge", [temporal_merge, temporal_merge_torch])
+@pytest.mark.parametrize("frames", [1, 6, 32])
+def test_merging_never_waits_for_the_device(merge, frames):
+    x = torch.randn(frames, 196, 512, device="cuda", dtype=torch.bfloat16)
+    merge(x, 58)  # the first call compiles
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        merge(x, 58)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_merging_in_a_graph_equals_the_reference():
+    x = torch.randn(32, 196, 3584, device="cuda", dtype=torch.bfloat16)
+    temporal_merge(x, 58)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        embeds, index = temporal_merge(x, 58)
+    x.copy_(torch.randn_like(x))  # a graph must follow what is in its input, not what was captured
+    embeds.fill_(float("nan"))
+    index.fill_(-1)
+    graph.replay()
+    want, slots = temporal_merge_torch(x, 58)
+    same = index == slots
+    assert same.float().mean() > 0.999  # near-ties may change places: the sums run in another order
+    assert torch.equal(embeds[same], want[same])
+    assert torch.equal(embeds, x.flatten(0, 1)[index])
+
+
+@pytest.mark.parametrize("name", ["llava", "hf"])
+def test_full_is_the_untouched_model_and_the_report_is_complete(name):
+    subject = OnGPU(name)
+    ids = greedy(subject, PROMPTS["batch"])
+    with dycoke.attach(subject.model, dycoke.build("full")) as run:
+        assert torch.equal(greedy(subject, PROMPTS["batch"]), ids)
+    stages = run.report.stages
+    assert all(stage.ms > 0 and stage.peak_bytes > 0 for stage in stages.values())
+    with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
+        greedy(subject, PROMPTS["batch"])
+    assert run.report.stages["compress"].tokens < stages["compress"].tokens
