@@ -1,0 +1,106 @@
+"""The keywords by which `load_pretrained_model` and lmms-eval's --model_args choose a method for a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dycoke.attach import Run, apply
+from dycoke.options import parse_method, parse_value
+from dycoke.registry import build
+
+logger = logging.getLogger(__name__)
+
+PAPER = {"k": 0.7, "variant": "paper"}
+_PASSED_ON = {"dycoke_k": "k", "dycoke_variant": "variant"}
+_LATER = ("dycoke_l", "dycoke_p")
+_TOKENS = "dycoke_num_tokens_per_frame"
+_WAYS = ("dycoke", "method", "plan")
+
+
+def apply_loader_options(model: nn.Module, options: Mapping[str, Any]) -> Run | None:
+    """Put the method that loader keywords describe on a llava model; None if they ask for none (dycoke=False).
+
+    dycoke=True is the paper: k=0.7, variant "paper"; dycoke_k and dycoke_variant change it, and
+    dycoke_num_tokens_per_frame is compared with the model's own layout. method is a registered name, "name,k=0.5", or
+    a name beside a dict method_options; plan is a Plan or a method. image_token_start_index is accepted and ignored:
+    visual tokens are found without it. Texts as lmms-eval passes them ("True", "0.7") are read as their values.
+    Raises ValueError for unknown or contradictory keywords and for values out of range, TypeError for an unknown
+    option of a method.
+    """
+    options = {name: parse_value(value) if _is_text(name, value) else value for name, value in options.items()}
+    if options.pop("image_token_start_index", None) is not None:
+        logger.warning("image_token_start_index is ignored: visual tokens are found by their place in the prompt")
+    asked = _asked(options)
+    ours = {name: value for name, value in options.items() if name.startswith("dycoke_")}
+    if ours and asked != "dycoke":
+        raise ValueError(f"{', '.join(sorted(ours))} given without dycoke=True; add it, or leave them out")
+    if options.get("method_options") is not None and asked != "method":
+        raise ValueError("method_options given without method=...; name the method they belong to")
+    if asked is None:
+        return None
+    if asked == "plan":
+        return apply(model, options["plan"])
+    if asked == "method":
+        return apply(model, _named(options["method"], options.get("method_options")))
+    return apply(model, build("dycoke", **_paper_options(model, ours)))
+
+
+def _is_text(name: str, value: Any) -> bool:
+    return isinstance(value, str) and (name.startswith("dycoke") or name == "image_token_start_index")
+
+
+def _asked(options: Mapping[str, Any]) -> str | None:
+    """Which of the three ways names the method, after checking that only one does and that every key is known."""
+    accepted = (*_WAYS, "method_options", *_PASSED_ON, *_LATER, _TOKENS, "image_token_start_index")
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise ValueError(f"unknown option {', '.join(unknown)}; accepts: {', '.join(accepted)}")
+    if not isinstance(options.get("dycoke"), bool | None):
+        raise ValueError(f"dycoke={options['dycoke']!r}: expected True or False")
+    ways = [name for name in _WAYS if options.get(name) is not None and options[name] is not False]
+    if len(ways) > 1:
+        raise ValueError(f"{' and '.join(ways)} given; each of them chooses a method: leave one")
+    return ways[0] if ways else None
+
+
+def _named(method: Any, extra: Any) -> Any:
+    if not isinstance(method, str):
+        raise ValueError(f"method={method!r}: expected a name, such as 'dycoke' or 'dycoke,k=0.5'; objects go to plan=")
+    if extra is not None and not isinstance(extra, Mapping):
+        raise ValueError(f"method_options={extra!r}: expected a dict of options")
+    name, options = parse_method(method)
+    twice = sorted(set(options) & set(extra or {}))
+    if twice:
+        raise ValueError(f"{', '.join(twice)} given in method={method!r} and in method_options; leave one")
+    return build(name, **options, **(extra or {}))
+
+
+def _paper_options(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    later = [name for name in _LATER if given.get(name) is not None]
+    if later:
+        raise ValueError(
+            f"{', '.join(later)}: dynamic pruning while decoding (stage 2 of the paper) is not in this version of the "
+            "library; leave it out to run temporal merging (stage 1) alone"
+        )
+    if given.get(_TOKENS) is not None:
+        _check_tokens(model, given[_TOKENS])
+    chosen = {option: given[name] for name, option in _PASSED_ON.items() if given.get(name) is not None}
+    return PAPER | chosen
+
+
+def _check_tokens(model: nn.Module, expected: Any) -> None:
+    """Raise ValueError unless the model's tower and pooling make `expected` tokens of a frame."""
+    side = model.get_vision_tower().num_patches_per_side
+    # One channel of zeros through the model's own pooling: the count then has no second definition.
+    per_frame = model.get_2dPool(torch.zeros(1, side * side, 1)).shape[1]
+    if expected != per_frame:
+        mode = getattr(model.config, "mm_spatial_pool_mode", "average")
+        raise ValueError(
+            f"{_TOKENS}={expected!r}: this model makes {per_frame} tokens of a frame "
+            f"({side} x {side} patches, mm_spatial_pool_mode={mode!r}); pass {per_frame} or leave it out"
+        )

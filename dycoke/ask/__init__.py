@@ -1,0 +1,1 @@
+"""Answer a question about a video file: read frames, load a model of either family, generate, report."""

@@ -1,0 +1,92 @@
+"""A loaded model that can be asked about a video, whichever of the two checkpoint formats it came in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = ("auto", "cpu", "cuda")
+
+# Architecture in config.json -> module that loads it.
+_LOADERS = {
+    "LlavaQwenForCausalLM": "dycoke.ask.llava_chat",
+    "LlavaLlamaForCausalLM": "dycoke.ask.llava_chat",
+    "LlavaOnevisionForConditionalGeneration": "dycoke.ask.hf_chat",
+}
+
+
+class Chat(Protocol):
+    """A model, its tokenizer, and how its family writes a prompt with one video."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    placeholders: tuple[str, ...]
+
+    def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
+        """Keyword arguments of `model.generate` for frames [T, H, W, 3] uint8 and a question."""
+        ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model goes: device "cpu" or "cuda", and its dtype."""
+
+    device: str
+    dtype: torch.dtype
+
+
+def placement(device: str, dtype: str) -> Placement:
+    """Resolve "auto": the GPU where there is one; bfloat16 on a GPU, float32 on a CPU.
+
+    Raises ValueError for another name, or for "cuda" on a machine without a GPU.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': this machine has no usable GPU; accepted: auto, cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    automatic = torch.bfloat16 if device == "cuda" else torch.float32
+    return Placement(device, DTYPES.get(dtype, automatic))
+
+
+def load_chat(name: str, where: Placement) -> Chat:
+    """Load a checkpoint: a local folder or a hub repository, of the architecture its config.json names.
+
+    Raises FileNotFoundError if there is none, ValueError if it is damaged, lacks tensors or is of another family.
+    """
+    config_file = _config_file(name)
+    try:
+        config = json.loads(config_file.read_text())
+        architecture = (config.get("architectures") or [None])[0]
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{name}: its config.json holds no JSON object") from error
+    if architecture not in _LOADERS:
+        raise ValueError(f"{name} is a model of architecture {architecture}; supported: {', '.join(_LOADERS)}")
+    return import_module(_LOADERS[architecture]).load(name, where)
+
+
+def _config_file(name: str) -> Path:
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{name} is no model folder: it has no config.json")
+        return folder / "config.json"
+    if folder.exists():
+        raise ValueError(f"{name} is a file; expected a model folder or the name of a hub repository")
+    try:
+        return Path(hf_hub_download(name, "config.json"))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"{name} is no local folder, and the hub gives no config.json for it") from error

@@ -1,0 +1,66 @@
+"""Checkpoints in LLaVA-NeXT format, through our `llava` package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from dycoke.ask.chat import Placement
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.conversation import conv_templates
+from llava.mm_utils import get_model_name_from_path, tokenizer_image_token
+from llava.model import LlavaQwenForCausalLM
+from llava.model.builder import load_pretrained_model
+
+
+@dataclass(frozen=True)
+class LlavaChat:
+    """LlavaQwenForCausalLM or LlavaLlamaForCausalLM, with the conversation template its family was trained on."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    image_processor: Any
+    template: str
+
+    placeholders: ClassVar[tuple[str, ...]] = (DEFAULT_IMAGE_TOKEN,)
+
+    def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
+        conversation = conv_templates[self.template].copy()
+        conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{question}")
+        conversation.append_message(conversation.roles[1], None)
+        ids = tokenizer_image_token(conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX, "pt")
+        ids = ids[None].to(self.model.device)
+        pixels = self.image_processor.preprocess(frames, return_tensors="pt")["pixel_values"]
+        return {
+            "inputs": ids,
+            "attention_mask": torch.ones_like(ids),
+            "images": [pixels.to(self.model.device, self.model.dtype)],
+            "modalities": ["video"],
+            "strict": True,
+            "eos_token_id": self._ends(),
+        }
+
+    def _ends(self) -> list[int]:
+        """Ids that end an answer: the tokenizer's end of a turn, and what the checkpoint adds to it."""
+        given = self.model.generation_config.eos_token_id
+        given = given if isinstance(given, list) else [given]
+        return sorted({self.tokenizer.eos_token_id, *given} - {None})
+
+
+def load(name: str, where: Placement) -> LlavaChat:
+    """Load a LLaVA-NeXT checkpoint; raises as `load_pretrained_model` does."""
+    tokenizer, model, image_processor, _ = load_pretrained_model(
+        name,
+        None,
+        get_model_name_from_path(name),
+        device_map=where.device,
+        torch_dtype=where.dtype,
+        attn_implementation="sdpa",
+    )
+    template = "qwen_1_5" if isinstance(model, LlavaQwenForCausalLM) else "vicuna_v1"
+    return LlavaChat(model, tokenizer, image_processor, template)

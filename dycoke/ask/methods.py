@@ -1,0 +1,54 @@
+"""The methods a command line asks for, with the options that belong to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dycoke.options import parse_options
+from dycoke.registry import available, build, entry
+from dycoke.types import Method
+
+
+def chosen_methods(
+    method: str | None, compare: str | None, k: float | None, options: Sequence[str]
+) -> dict[str, Method]:
+    """Methods by name: the one asked for (dycoke by default), or those of compare="full,dycoke", in that order.
+
+    k is short for the option k=... When several methods are compared, each takes the options it has.
+    Raises ValueError for unknown names, options none of the methods has, and values out of range.
+    """
+    if method is not None and compare is not None:
+        raise ValueError(f"--method {method} and --compare {compare}: give one of them")
+    names = [name.strip() for name in compare.split(",")] if compare is not None else [method or "dycoke"]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--compare {compare}: a method is named twice")
+    accepted = {name: set(entry(name).options) for name in names}
+    values = parse_options(options)
+    if k is not None:
+        _check_shorthand(accepted, values)
+        values["k"] = k
+    if len(names) > 1:
+        _check_used(accepted, values)
+    try:
+        return {name: build(name, **(values if len(names) == 1 else _own(values, accepted[name]))) for name in names}
+    except TypeError as error:  # an unknown option, or a value of a wrong type
+        raise ValueError(str(error)) from error
+
+
+def _own(values: dict, accepted: set[str]) -> dict:
+    return {option: value for option, value in values.items() if option in accepted}
+
+
+def _check_shorthand(accepted: dict[str, set[str]], values: dict) -> None:
+    if "k" in values:
+        raise ValueError(f"--k and --option k={values['k']}: give one of them")
+    if not any("k" in options for options in accepted.values()):
+        having = ", ".join(name for name in available() if "k" in entry(name).options)
+        raise ValueError(f"--k: {', '.join(accepted)} has no option k; methods that have it: {having}")
+
+
+def _check_used(accepted: dict[str, set[str]], values: dict) -> None:
+    unused = sorted(set(values) - set().union(*accepted.values()))
+    if unused:
+        known = "; ".join(f"{name}: {', '.join(sorted(options)) or 'no options'}" for name, options in accepted.items())
+        raise ValueError(f"unknown option {', '.join(unused)}; accepted are {known}")

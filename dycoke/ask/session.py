@@ -1,0 +1,105 @@
+"""`dycoke ask` from its arguments to what is on the screen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from dycoke.ask.answer import answer, check_question, warm_up
+from dycoke.ask.chat import load_chat, placement
+from dycoke.ask.methods import chosen_methods
+from dycoke.ask.tables import comparison_table, report_table
+from dycoke.ask.video import read_frames
+from dycoke.nano import MODEL_PATH
+from llava.constants import DEFAULT_IMAGE_TOKEN
+
+_NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The arguments of `dycoke ask`; see its help."""
+
+    video: str
+    question: str
+    frames: int
+    method: str | None
+    compare: str | None
+    k: float | None
+    options: Sequence[str]
+    model: str | None
+    max_new_tokens: int
+    device: str
+    dtype: str
+
+
+def ask(asked: Asked, out: Console, progress: Console) -> None:
+    """Print the streamed answer and its report, or several methods side by side.
+
+    What is cheap to refuse is refused first, the model is loaded last. Raises ValueError and OSError on bad input.
+    """
+    check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
+    methods = chosen_methods(asked.method, asked.compare, asked.k, asked.options)
+    where = placement(asked.device, asked.dtype)
+    if asked.max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={asked.max_new_tokens}: expected at least 1")
+    with _quiet():
+        with progress.status(f"reading {asked.frames} frames of {asked.video}"):
+            frames = read_frames(asked.video, asked.frames)
+        name = str(MODEL_PATH) if asked.model is None else asked.model
+        with progress.status(f"loading {name} on {where.device}"):
+            chat = load_chat(name, where)
+            check_question(asked.question, chat.placeholders)
+            request = chat.request(frames, asked.question)
+        if asked.compare is None:
+            _stream(chat, methods, request, asked.max_new_tokens, out, progress)
+        else:
+            _compare(chat, methods, request, asked.max_new_tokens, out, progress)
+
+
+def _stream(chat, methods, request, max_new_tokens, out, progress) -> None:
+    (method,) = methods.values()
+    with progress.status("encoding the video") as status:
+
+        def show(text: str) -> None:
+            status.stop()  # before the first piece; stopping twice does nothing
+            out.file.write(text)
+            out.file.flush()
+
+        done = answer(chat, method, request, max_new_tokens, show)
+    out.file.write("\n")
+    out.print(report_table(done.report))
+
+
+def _compare(chat, methods, request, max_new_tokens, out, progress) -> None:
+    answers = []
+    with progress.status("") as status:
+        for name, method in methods.items():
+            status.update(f"{name}: warming up")
+            warm_up(chat, method, request)
+        for name, method in methods.items():
+            status.update(f"{name}: answering")
+            answers.append(answer(chat, method, request, max_new_tokens))
+    out.print(comparison_table(answers))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence other libraries' bars and warnings; our own warnings stay."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=_NOISY)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,73 @@
+"""Reports and the method list as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from dycoke.ask.answer import Answer
+from dycoke.registry import available, entry
+from dycoke.report import Report
+
+
+def report_table(report: Report) -> Table:
+    """Stages of one request: tokens, milliseconds and peak memory."""
+    kept = _share(report)
+    table = Table(title=f"{report.method}: {report.frames} frames, {kept} of the visual tokens kept", box=box.SIMPLE)
+    table.add_column("stage")
+    for column in ("tokens", "ms", "peak MiB"):
+        table.add_column(column, justify="right")
+    for row in report.rows():
+        table.add_row(*row)
+    return table
+
+
+def comparison_table(answers: Sequence[Answer]) -> Table:
+    """Answers of several methods side by side, and what each cost."""
+    table = Table(box=box.SIMPLE)
+    table.add_column("")
+    for item in answers:
+        table.add_column(item.report.method, overflow="fold")
+    reports = [item.report for item in answers]
+    table.add_row("answer", *(Text(item.text) for item in answers), end_section=True)
+    for label, values in (
+        ("visual tokens", [str(r.stages["compress"].tokens) for r in reports]),
+        ("share kept", [_share(r) for r in reports]),
+        ("prompt tokens", [str(r.stages["prefill"].tokens) for r in reports]),
+        ("vision ms", [_ms(r.stages["vision"].ms) for r in reports]),
+        ("compress ms", [_ms(r.stages["compress"].ms) for r in reports]),
+        ("prefill ms", [_ms(r.stages["prefill"].ms) for r in reports]),
+        ("decode ms/token", [_ms(r.decode_ms_per_token) for r in reports]),
+        ("peak MiB", [_peak(r) for r in reports]),
+    ):
+        table.add_row(label, *values)
+    return table
+
+
+def methods_table() -> Table:
+    """Every registered method: what it does, its options with defaults, its source and paper."""
+    table = Table(box=box.SIMPLE, show_lines=True)
+    for column in ("method", "what it does", "options", "source"):
+        table.add_column(column, overflow="fold")
+    for name in available():
+        row = entry(name)
+        options = "\n".join(f"{option} = {default}: {text}" for option, (default, text) in row.options.items())
+        source = f"{row.source}\n{row.paper}" if row.paper else row.source
+        table.add_row(name, Text(row.summary), Text(options or "none"), Text(source))
+    return table
+
+
+def _share(report: Report) -> str:
+    return "-" if report.visual_kept is None else f"{report.visual_kept:.1%}"
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _peak(report: Report) -> str:
+    known = [stage.peak_bytes for stage in report.stages.values() if stage.peak_bytes is not None]
+    return f"{max(known) / 2**20:.0f}" if known else "-"

@@ -1,0 +1,1 @@
+"""Benchmarks: how long an operation takes, against the bytes it has to move."""

@@ -1,0 +1,56 @@
+"""What a figure needs beside it: the command, the commit, the versions and the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def circumstances() -> dict[str, Any]:
+    """Command, commit (None outside a git checkout), whether files differ from it, versions and device."""
+    status = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "command": shlex.join(["dycoke", *sys.argv[1:]]),
+        "commit": _git("rev-parse", "HEAD"),
+        "modified": None if status is None else bool(status),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "triton": _installed("triton"),
+            "cuda": torch.version.cuda,
+        },
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
+    }
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Write a record as JSON, by rename: a file that exists is complete."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,124 @@
+"""The command `dycoke`: ask about a video, list the methods, measure the kernels."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dycoke.version import __version__
+
+BAD_INPUT = 2
+
+# Typer brings its own copy of click's exceptions, older releases use click's: take the class it really raises.
+_CommandLineError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="dycoke",
+    help="Training-free token compression for video language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Benchmarks of single operations.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 and one line on stderr for input it cannot take.
+
+    This is the one place where an error becomes a line. Errors that are no ValueError or OSError are bugs and keep
+    their traceback, and --traceback keeps it for every error.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return app(args=arguments, prog_name="dycoke", standalone_mode=False) or 0
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has left; Python would complain about it at exit
+        return 1
+    except _CommandLineError as error:
+        message = error.format_message()
+    except (ValueError, OSError) as error:
+        if "--traceback" in arguments:
+            raise
+        message = str(error)
+    print(f"dycoke: {' '.join(message.split())}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"dycoke {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")] = False,
+) -> None:
+    """Training-free token compression for video language models."""
+
+
+@app.command()
+def ask(
+    video: Annotated[str, typer.Argument(help="Video file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    frames: Annotated[int, typer.Option(help="Frames to read, evenly spaced from the first to the last.")] = 32,
+    method: Annotated[str | None, typer.Option(help="Method; see `dycoke methods`. [default: dycoke]")] = None,
+    compare: Annotated[str | None, typer.Option(help="Methods to run side by side, such as full,dycoke.")] = None,
+    k: Annotated[float | None, typer.Option("--k", help="Short for --option k=VALUE.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="Option of the method, name=value; repeatable.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint folder or hub repository. [default: the embedded model]")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.")
+    ] = "auto",
+) -> None:
+    """Answer a question about a video and report what it cost."""
+    progress = Console(stderr=True)
+    with progress.status("starting"):  # importing transformers takes seconds
+        from dycoke.ask.session import Asked
+        from dycoke.ask.session import ask as run
+
+    asked = Asked(video, question, frames, method, compare, k, option or [], model, max_new_tokens, device, dtype)
+    run(asked, Console(), progress)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods with their options, source and paper."""
+    from dycoke.ask.tables import methods_table
+
+    Console().print(methods_table())
+
+
+@bench.command()
+def compress(
+    frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 8 without a GPU]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens a frame N. [default: 196; 49 without a GPU]")] = None,
+    dim: Annotated[int | None, typer.Option(help="Width D. [default: 3584; 256 without a GPU]")] = None,
+    k: Annotated[float, typer.Option("--k", help="Share removed from every compared frame, in [0, 1].")] = 0.7,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    repeat: Annotated[int, typer.Option(help="Timed runs of each version.")] = 50,
+    json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
+) -> None:
+    """Time temporal merging: the torch reference, and on a GPU the Triton kernel."""
+    from dycoke.bench.compress import Setting, run
+
+    run(Setting.chosen(frames, tokens, dim, k, dtype, repeat), json, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

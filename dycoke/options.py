@@ -1,0 +1,36 @@
+"""Options of methods as text: "name=value" pairs, values in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+
+def parse_value(text: str) -> Any:
+    """The value a text stands for in YAML: 0.7 a number, true a bool, paper a string. Raises ValueError."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is no value in YAML: {error}") from error
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Options from texts "name=value". Raises ValueError for another form or a name given twice."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not (name and equals):
+            raise ValueError(f"option {pair!r}: expected name=value")
+        if name in options:
+            raise ValueError(f"option {name!r} is given twice: {options[name]!r} and {value!r}")
+        options[name] = parse_value(value)
+    return options
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options from "name,option=value,option=value". Raises ValueError as `parse_options` does."""
+    name, *pairs = text.split(",")
+    return name.strip(), parse_options(pairs)
