@@ -157,15 +157,13 @@ def _refuse_full_length(module: nn.Module, args: tuple, kwargs: dict[str, Any]) 
 
 
 def _content(real: Tensor | None, count: int, length: int) -> list[tuple[int, int]]:
-    """First slot and end of each row's content, without its padding on either side."""
+    """First slot and end of each row's content, without its padding: on the right if any row ends in it, else left."""
     if real is None:
         return [(0, length)] * count
-    flags = real.cpu()
-    spans = []
-    for row in flags:
-        where = row.nonzero()
-        spans.append((int(where[0]), int(where[-1]) + 1) if len(where) else (0, length))
-    return spans
+    where = [row.nonzero().flatten().tolist() or [0, length - 1] for row in real.cpu()]
+    if any(slots[-1] + 1 < length for slots in where):
+        return [(0, slots[-1] + 1) for slots in where]
+    return [(slots[0], length) for slots in where]
 
 
 def _videos(is_video: Tensor, per_frame: int) -> list[tuple[int, int]]:

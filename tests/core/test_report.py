@@ -35,7 +35,8 @@ def test_each_request_has_its_own_report(name):
     subject = SUBJECTS[name]()
     per_frame = subject.grid[0] * subject.grid[1]
     with dycoke.attach(subject.model, dycoke.build("full")) as run:
-        greedy(subject, PROMPTS["batch"])
+        greedy(subject, PROMPTS["batch"], eos_token_id=None)
+        assert run.report.stages["decode"].tokens == 4 * 5
         assert run.report.stages["vision"].tokens == 4 * 8 * per_frame
         assert run.report.stages["prefill"].tokens == 4 * (8 * per_frame + 1) + 5 + 7 + 3 + 2
         greedy(subject, PROMPTS["text"])
