@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TextStreamer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
 from dycoke.ask.chat import Chat
 from dycoke.attach import attach
@@ -15,6 +17,7 @@ from dycoke.report import Report
 from dycoke.types import Method
 
 WARM_UP_TOKENS = 2
+_INCOMPLETE = "\ufffd"  # what a tokenizer decodes part of a character to
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def answer(
             pad_token_id=chat.tokenizer.eos_token_id if pad is None else pad,
             streamer=streamer,
         )
-        return Answer("".join(streamer.pieces).strip(), run.report)
+        return Answer(streamer.text.strip(), run.report)
 
 
 def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
@@ -65,15 +68,31 @@ def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
     answer(chat, method, request, WARM_UP_TOKENS)
 
 
-class _Pieces(TextStreamer):
-    """Decodes token by token in the thread of `generate`, so that what fails there fails in the caller."""
+class _Pieces(BaseStreamer):
+    """Decodes every token as it comes, in the thread of `generate`, so that what fails there fails in the caller."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None] | None) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.pieces: list[str] = []
+        self._tokenizer = tokenizer
         self._on_text = on_text
+        self._ids: list[int] | None = None  # None until the prompt, which `generate` hands over first, has passed
+        self.text = ""
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.pieces.append(text)
-        if text and self._on_text is not None:
-            self._on_text(text)
+    def put(self, value: Tensor) -> None:
+        if self._ids is None:
+            self._ids = []
+            return
+        self._ids += value.flatten().tolist()
+        text = self._decode()
+        if not text.endswith(_INCOMPLETE):  # the rest of the character is in the next token
+            self._show(text)
+
+    def end(self) -> None:
+        self._show(self._decode())
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
+
+    def _show(self, text: str) -> None:
+        piece, self.text = text[len(self.text) :], text
+        if piece and self._on_text is not None:
+            self._on_text(piece)

@@ -85,8 +85,10 @@ def _box_size(file: BinaryIO, at: int, end: int) -> int | None:
     """Bytes of the box that starts at `at`, None if no box does. Source: ISO/IEC 14496-12, section 4.2."""
     file.seek(at)
     header = file.read(2 * _HEADER)
+    if len(header) < _HEADER:
+        return _HEADER  # cut within a header
     size, kind = int.from_bytes(header[:4], "big"), header[4:_HEADER]
-    if len(kind) < 4 or not (kind.isascii() and kind.decode("ascii", "replace").isprintable()):
+    if not (kind.isascii() and kind.decode("ascii").isprintable()):
         return None
     if size == 1:  # the size did not fit, and follows the type in 8 bytes
         size = int.from_bytes(header[_HEADER:], "big")

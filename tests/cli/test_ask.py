@@ -1,0 +1,135 @@
+"""Answers through the command, for both checkpoint formats."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+import dycoke.ask.session as session
+from dycoke.ask.answer import answer
+from dycoke.ask.chat import load_chat, placement
+from dycoke.ask.video import read_frames
+from dycoke.registry import build
+
+SMALL = ("--frames", 8, "--max-new-tokens", 6)
+
+
+@pytest.fixture(scope="module")
+def chats(checkpoint, hf_checkpoint):
+    where = placement("cpu", "float32")
+    return {"llava": load_chat(str(checkpoint), where), "hf": load_chat(str(hf_checkpoint), where)}
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_answer_and_report(dycoke, video, checkpoint, hf_checkpoint, kind):
+    model = {"llava": checkpoint, "hf": hf_checkpoint}[kind]
+    done = dycoke("ask", video, "What is it?", "--model", model, "--k", 0.5, *SMALL)
+    assert done.code == 0, done.err
+    assert done.err == ""
+    per_frame = {"llava": 16, "hf": 9}[kind]
+    kept = 2 * per_frame + 6 * (per_frame // 2)  # two windows of four: one whole frame, three halved
+    title, _, rows = done.out.partition("stage")
+    assert "dycoke: 8 frames" in title
+    assert rows.split("vision")[1].split()[0] == str(8 * per_frame)
+    assert rows.split("compress")[1].split()[0] == str(kept)
+    assert [word for word in ("vision", "compress", "prefill", "decode") if word in rows] == [
+        "vision",
+        "compress",
+        "prefill",
+        "decode",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_compare_shows_both_from_one_model(dycoke, video, checkpoint, hf_checkpoint, kind, monkeypatch):
+    loads = []
+    monkeypatch.setattr(session, "load_chat", lambda *a: loads.append(a) or load_chat(*a))
+    model = {"llava": checkpoint, "hf": hf_checkpoint}[kind]
+    done = dycoke("ask", video, "What is it?", "--model", model, "--compare", "full,dycoke", "--k", 0.5, *SMALL)
+    assert done.code == 0, done.err
+    assert len(loads) == 1
+    lines = {line[:20].strip(): line[20:].split() for line in done.out.splitlines() if line.strip()}
+    per_frame = {"llava": 16, "hf": 9}[kind]
+    assert lines["visual tokens"] == [str(8 * per_frame), str(2 * per_frame + 6 * (per_frame // 2))]
+    assert lines["share kept"][0] == "100.0%"
+    for row in ("prefill ms", "decode ms/token"):
+        assert all(float(value) > 0 for value in lines[row])
+    assert done.out.index("full") < done.out.index("dycoke")
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_pieces_come_while_generating(chats, video, kind):
+    """Each piece must arrive before the model runs its last step, or nothing was streamed."""
+    chat = chats[kind]
+    steps, seen = [], []
+    hook = chat.model.register_forward_hook(lambda *_: steps.append(1))
+    request = chat.request(read_frames(video, 8), "What is it?")
+    done = answer(chat, build("full"), request, 24, lambda text: seen.append((text, len(steps))))
+    hook.remove()
+    assert "".join(text for text, _ in seen).strip() == done.text != ""
+    assert len(seen) > 1
+    assert seen[0][1] < len(steps)
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_answer_is_greedy_generate(chats, video, kind):
+    chat = chats[kind]
+    request = chat.request(read_frames(video, 8), "What is it?")
+    ids = chat.model.generate(**request, max_new_tokens=12, do_sample=False)
+    new = ids if kind == "llava" else ids[:, request["input_ids"].shape[1] :]
+    expected = chat.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
+    assert answer(chat, build("full"), request, 12).text == expected
+
+
+def test_llava_prompt_is_the_template_with_one_video(chats, video):
+    chat = chats["llava"]
+    request = chat.request(read_frames(video, 5), "What is it?")
+    assert int((request["inputs"] == -200).sum()) == 1
+    before, after = "".join(chat.tokenizer.decode(part) for part in _split(request["inputs"][0])).split("user\n")
+    assert before == "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>"
+    assert after == "\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
+    assert request["images"][0].shape == (5, 3, 112, 112)
+    assert request["strict"] is True
+
+
+def test_ends_at_the_tokenizers_end_of_turn(chats, video, monkeypatch):
+    """A generation config without an end must not make the answer run on."""
+    chat = chats["llava"]
+    monkeypatch.setattr(chat.model.generation_config, "eos_token_id", None)
+    assert chat.request(read_frames(video, 2), "?")["eos_token_id"] == [chat.tokenizer.eos_token_id]
+
+
+def test_progress_of_other_libraries_is_silent_and_comes_back(dycoke, video, checkpoint):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    done = dycoke("ask", video, "What is it?", "--model", checkpoint, *SMALL)
+    assert (done.code, done.err) == (0, "")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_dtype_reaches_the_model(checkpoint):
+    chat = load_chat(str(checkpoint), placement("cpu", "bfloat16"))
+    assert {p.dtype for p in chat.model.parameters()} == {torch.bfloat16}
+
+
+def test_methods_needs_no_model_library_of_videos():
+    """The GPU benchmark runs where decord and av are not installed."""
+    import subprocess
+
+    code = (
+        "import sys\n"
+        "for name in ('decord', 'av', 'lmms_eval', 'yaml'):\n"
+        "    sys.modules[name] = None\n"
+        "from dycoke.cli import main\n"
+        "sys.exit(main(['bench', 'compress', '--repeat', '1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _split(ids):
+    place = int((ids == -200).nonzero())
+    return ids[:place], ids[place + 1 :]
