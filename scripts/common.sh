@@ -1,0 +1,72 @@
+# Shared by the scripts of this folder: the Python environment they run in. To be sourced, under bash.
+#
+# The environment is .venv in the repository root, or the folder DYCOKE_VENV names. It is made if it is missing,
+# brought up to date if setup.py or the pins have changed, and left in place.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# Print the first Python on PATH that is 3.11 or newer. Each is started: a name on PATH may be a launcher of nothing.
+find_python() {
+    local name
+    for name in python3.12 python3.11 python3 python; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+# with_progress LOG MESSAGE COMMAND...: run a command that takes long, saying every few seconds that it still does.
+# Its output goes to LOG, and is shown only if the command fails.
+with_progress() {
+    local log=$1 message=$2 pid step status=0
+    shift 2
+    local start=$SECONDS next=$((SECONDS + 2))
+    "$@" >"$log" 2>&1 &
+    pid=$!
+    trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
+    while kill -0 "$pid" 2>/dev/null; do
+        if ((SECONDS >= next)); then
+            step=$(grep -oE '^(Collecting|Downloading|Installing) [^ ]+' "$log" | tail -n 1) || step=starting
+            echo "$message ($((SECONDS - start)) s): $step" >&2
+            next=$((SECONDS + 15))
+        fi
+        sleep 0.2
+    done
+    wait "$pid" || status=$?
+    trap - INT TERM
+    if ((status != 0)); then
+        tail -n 20 "$log" >&2
+        fail "$message: failed; all of its output is in $log"
+    fi
+}
+
+# stamp_of PINS: what the environment has to match.
+stamp_of() {
+    echo "$ROOT"
+    cat "$ROOT/setup.py" "$ROOT/dycoke/version.py" ${1:+"$1"} | cksum
+}
+
+# prepare_environment DEFAULT_NAME [PINS]: set VENV to an environment with the package and its tools in it.
+prepare_environment() {
+    local pins=${2:-} python stamp
+    VENV=${DYCOKE_VENV:-$ROOT/$1}
+    stamp=$(stamp_of "$pins")
+    if [[ -x $VENV/bin/python && -f $VENV/dycoke.stamp && $(<"$VENV/dycoke.stamp") == "$stamp" ]]; then
+        return
+    fi
+    if [[ ! -x $VENV/bin/python ]]; then
+        python=$(find_python) || fail "no Python 3.11 or newer on PATH; install one (and its venv module) and try again"
+        echo "making $VENV with $python" >&2
+        "$python" -m venv "$VENV" >&2 || fail "$python -m venv does not work; on Debian and Ubuntu install python3-venv"
+    fi
+    with_progress "$VENV/install.log" "installing packages" \
+        "$VENV/bin/python" -m pip install --progress-bar off --editable "$ROOT[dev]" ${pins:+--constraint "$pins"}
+    echo "$stamp" >"$VENV/dycoke.stamp"
+}

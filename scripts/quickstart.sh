@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# From a fresh checkout to an answer: make the environment, then ask about a sample video with and without DyCoke.
+#
+#   bash scripts/quickstart.sh [arguments of `dycoke ask`]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+prepare_environment .venv

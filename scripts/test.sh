@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Check style and run the tests.
+#
+#   bash scripts/test.sh [--fast] [--oldest] [arguments of pytest]
+#
+# --fast leaves out the end-to-end tests; --oldest tests with the oldest supported releases, in .venv-oldest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+name=.venv pins="" arguments=()
+for argument in "$@"; do
+    case $argument in
+    --fast) arguments+=(-m "not slow") ;;
+    --oldest) name=.venv-oldest pins=$ROOT/scripts/oldest.txt ;;
+    -h | --help)
+        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit
+        ;;
+    *) arguments+=("$argument") ;;
+    esac
+done
+
+prepare_environment "$name" "$pins"
+cd "$ROOT"
+
+# Tests run in any case, so that one run says everything that is wrong.
+status=0
+"$VENV/bin/ruff" check . || status=1
+"$VENV/bin/ruff" format --check . || status=1
+((status == 0)) || echo "style: failed, see above" >&2
+"$VENV/bin/python" -m pytest "${arguments[@]}" || status=$?
+exit "$status"

@@ -1,0 +1,49 @@
+"""Package metadata. Build and tool settings are in pyproject.toml."""
+
+import runpy
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = runpy.run_path(str(ROOT / "dycoke" / "version.py"))["__version__"]
+
+REQUIRED = [
+    "torch>=2.11",  # tensors; brings Triton on Linux
+    "torchvision",  # transformers' processor of LLaVA-OneVision needs it for videos
+    "transformers>=5.17,<6",  # language models, towers, generation; both ends of the range are tested
+    "accelerate",  # placing a model on devices, and launching training
+    "safetensors",  # checkpoints
+    "huggingface-hub",  # checkpoints by name
+    "decord",  # frames of a video
+    "av",  # what kind of file it is, and writing mp4
+    "numpy",
+    "pillow",  # image processors
+    "pyyaml",  # values of options
+    "typer>=0.15",  # the command line
+    "rich",  # its tables and progress
+    # The Llama tokenizer reads tokenizer.model with sentencepiece, whose newest release needs this protobuf.
+    "sentencepiece",
+    "protobuf>=7.36",
+]
+EVALUATION = ["lmms-eval>=0.7,<0.8"]  # the harness; the package does not import it, its adapters are tested in it
+EXTRAS = {
+    "flash-attn": ["flash-attn"],  # a faster attention backend on GPUs; sdpa is used without it
+    "eval": EVALUATION,
+    "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff"],
+}
+
+setup(
+    name="dycoke",
+    version=VERSION,
+    description="Training-free token compression for video language models",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["dycoke", "dycoke.*", "llava", "llava.*"]),
+    package_data={"dycoke.nano": ["model/*", "samples/*"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["dycoke = dycoke.cli:main"]},
+)
