@@ -16,7 +16,7 @@ from llava.model.layout import pool_frames
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.towers import VisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
-from llava.model.packing import PromptRow, read_rows, splice
+from llava.model.packing import Packed, PromptRow, read_rows, splice
 from llava.model.seam import VideoSeam
 from llava.model.visual import build_blocks, image_entries
 
@@ -94,28 +94,43 @@ class LlavaMetaForCausalLM:
         """
         if images is None or input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
-        entries = image_entries(images)
+        packed, chosen = self._pack(input_ids, attention_mask, labels, images, modalities, image_sizes, padding_side)
+        mask = None if attention_mask is None else packed.mask.to(attention_mask.dtype)
+        if chosen is not None:
+            position_ids = chosen
+            if mask is None:  # without a mask transformers takes a gap in the positions for the start of a new sample
+                mask = packed.mask.long()
+        elif position_ids is not None:
+            position_ids = packed.consecutive()
+        return None, position_ids, mask, past_key_values, packed.embeds, packed.labels
+
+    def _pack(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        images: Tensor | Sequence[Tensor] | None,
+        modalities: Sequence[str] | str,
+        image_sizes: Sequence[tuple[int, int]] | None,
+        padding_side: str | None,
+    ) -> tuple[Packed, Tensor | None]:
+        """Return the packed batch, with or without images, and the position ids an attached seam chose."""
+        entries = [] if images is None else image_entries(images)
         rows = read_rows(input_ids, attention_mask, labels, len(entries))
         texts = self._embed_texts(rows)
         text_of = {entry: text for row, text in zip(rows, texts, strict=True) for entry in row.entries}
         blocks = build_blocks(self, entries, images, modalities, image_sizes, text_of)
-        packed = splice(rows, texts, blocks, *self._packing_options(padding_side))
-        if position_ids is not None:
-            position_ids = packed.consecutive()
-        if self.video_seam is not None:
-            chosen = self.video_seam.packed(packed.visual, packed.positions, packed.mask)
-            position_ids = position_ids if chosen is None else chosen
-        mask = None if attention_mask is None else packed.mask.to(attention_mask.dtype)
-        return None, position_ids, mask, past_key_values, packed.embeds, packed.labels
+        if padding_side is None:
+            padding_side = getattr(self.config, "tokenizer_padding_side", "right")
+        max_length = None if images is None else getattr(self.config, "tokenizer_model_max_length", None)
+        packed = splice(rows, texts, blocks, max_length, padding_side)
+        if self.video_seam is None or images is None:
+            return packed, None
+        return packed, self.video_seam.packed(packed.visual, packed.positions, packed.mask)
 
     def _embed_texts(self, rows: Sequence[PromptRow]) -> list[Tensor]:
         embeds = self.get_input_embeddings()(torch.cat([row.text_ids for row in rows]))
         return list(embeds.split([row.text_ids.shape[0] for row in rows]))
-
-    def _packing_options(self, padding_side: str | None) -> tuple[int | None, str]:
-        if padding_side is None:
-            padding_side = getattr(self.config, "tokenizer_padding_side", "right")
-        return getattr(self.config, "tokenizer_model_max_length", None), padding_side
 
     def forward(
         self,
@@ -137,7 +152,7 @@ class LlavaMetaForCausalLM:
         Takes and returns what the language model of transformers does; logits and labels count packed tokens.
         """
         if inputs_embeds is None:
-            if images is None:
+            if images is None and input_ids is not None and input_ids.shape[1] > 1:
                 refuse_placeholders(input_ids)
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(
@@ -188,31 +203,17 @@ class LlavaMetaForCausalLM:
             raise ValueError("generate needs inputs: token ids of shape [B, L]")
         if strict:
             check_image_tokens(input_ids, 0 if images is None else len(images))
-        position_ids = kwargs.pop("position_ids", None)
+        if images is None:
+            refuse_placeholders(input_ids)
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        if images is None:
-            refuse_placeholders(input_ids)
-            rows = read_rows(input_ids, attention_mask, None, 0)
-            packed = splice(rows, self._embed_texts(rows), [], None, "left")
-            embeds, mask = packed.embeds, packed.mask.to(attention_mask.dtype)
-            position_ids = None if position_ids is None else packed.consecutive()
-        else:
-            _, position_ids, mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
-                input_ids,
-                position_ids,
-                attention_mask,
-                None,
-                None,
-                images,
-                modalities,
-                image_sizes,
-                padding_side="left",
-            )
-        if position_ids is not None:
-            kwargs["position_ids"] = position_ids
-        return super().generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
+        packed, chosen = self._pack(input_ids, attention_mask, None, images, modalities, image_sizes, "left")
+        given = kwargs.pop("position_ids", None)
+        if chosen is not None or given is not None:
+            kwargs["position_ids"] = packed.consecutive() if chosen is None else chosen
+        mask = packed.mask.to(attention_mask.dtype)
+        return super().generate(inputs_embeds=packed.embeds, attention_mask=mask, **kwargs)
 
     def save_pretrained(
         self,
@@ -229,7 +230,7 @@ class LlavaMetaForCausalLM:
         super().save_pretrained(save_directory, is_main_process, tensors, **kwargs)
 
 
-def refuse_placeholders(input_ids: Tensor | None) -> None:
+def refuse_placeholders(input_ids: Tensor) -> None:
     """Raise ValueError if a prompt without images has an <image> placeholder."""
-    if input_ids is not None and input_ids.shape[1] > 1 and bool((input_ids == IMAGE_TOKEN_INDEX).any()):
+    if bool((input_ids == IMAGE_TOKEN_INDEX).any()):
         raise ValueError("a prompt has an <image> token, but images is None")

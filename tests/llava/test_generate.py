@@ -55,6 +55,14 @@ def test_text_alone_equals_the_plain_language_model(onevision):
     assert onevision.generate(ids, **OPTIONS).tolist() == plain.tolist()
 
 
+def test_a_prompt_of_one_token(onevision):
+    """Nothing but the video, as one row and as a row of a batch."""
+    alone = answer(onevision, [[-200]], [tiny.frames(2)])
+    assert alone != answer(onevision, [[-200]], [tiny.frames(2, seed=5)])
+    rows, mask = [[-200, 0], [11, -200]], torch.tensor([[1, 0], [1, 1]])
+    assert answer(onevision, rows, [tiny.frames(2), tiny.frames(1)], attention_mask=mask)[:1] == alone
+
+
 def test_only_new_ids_are_returned(onevision):
     assert len(answer(onevision, ONE, [tiny.frames(2)])[0]) == 8
 

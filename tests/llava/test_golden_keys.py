@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llava.model.model_config import MODELS
+from llava.model.model_config import MODELS, build_config
 from tests.llava import tiny
 from tests.llava.test_golden_packing import published_config
 
@@ -60,6 +60,18 @@ def test_a_file_with_exactly_these_keys_is_read_in_full(goldens_dir, load, tmp_p
 def test_a_saved_qwen_model_has_exactly_these_keys(goldens_dir, tmp_path, name):
     tiny.make_model(qwen_config(goldens_dir, name)).save_pretrained(tmp_path)
     assert saved_shapes(tmp_path) == key_shapes(goldens_dir, name)
+
+
+def test_the_published_7b_model_has_765_tensors(goldens_dir):
+    content = json.loads((goldens_dir / "config_ov7b.json").read_text())
+    with torch.device("meta"):
+        model = MODELS["LlavaQwenForCausalLM"](build_config(MODELS["LlavaQwenForCausalLM"], content, None))
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert len(shapes) == 339 + 1 + 4 + 421
+    tower = "model.vision_tower.vision_tower."
+    assert shapes[f"{tower}embeddings.position_embedding.weight"] == [729, 1152]
+    assert shapes[f"{tower}encoder.layers.25.mlp.fc1.weight"] == [4304, 1152]
+    assert shapes["model.mm_projector.0.weight"] == [3584, 1152]
 
 
 @pytest.mark.parametrize("name", LLAMA)

@@ -190,8 +190,9 @@ MASK = torch.tensor([[1] * 6, [0, 0, 0, 1, 1, 1]])
         {"num_beams": 3},
         {"num_beams": 4, "num_return_sequences": 2},
         {"do_sample": True, "num_return_sequences": 3, "top_k": 5},
+        {"use_cache": False},
     ],
-    ids=["greedy", "beams", "beams-returned", "sampled"],
+    ids=["greedy", "beams", "beams-returned", "sampled", "no-cache"],
 )
 @pytest.mark.parametrize("batch", [1, 2])
 def test_decoding_goes_on_behind_the_last_position(onevision, options, batch):
@@ -210,6 +211,17 @@ def test_decoding_goes_on_behind_the_last_position(onevision, options, batch):
     )
     assert ids.tolist() == expected.tolist()
     assert len(set(ids.flatten().tolist())) > 3  # a model stuck on one token would prove nothing
+
+
+def test_a_forward_pass_at_original_positions_without_a_mask(onevision):
+    """Its last logits are those of the whole sequence with the dropped slots masked."""
+    inputs = {"images": [tiny.frames(3)], "modalities": ["video"], "use_cache": False}
+    settings = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True, "do_sample": False}
+    expected = masked_oracle(onevision, ROWS[:1], inputs["images"], MASK[:1], **settings).logits[0]
+    onevision.video_seam = FakeSeam(every_third, original_positions=True)
+    with torch.no_grad():
+        logits = onevision(input_ids=torch.tensor(ROWS[:1]), **inputs).logits[:, -1]
+    assert torch.allclose(logits, expected, atol=1e-5)
 
 
 def test_positions_reach_the_decoder(onevision):
