@@ -6,3 +6,5 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 prepare_environment .venv
+exec "$VENV/bin/dycoke" ask "$ROOT/dycoke/nano/samples/colors.mp4" "Describe the events in order." \
+    --compare full,dycoke "$@"

@@ -46,13 +46,14 @@ def answer(
 ) -> Answer:
     """Answer greedily with `method` attached for the length of the call; on_text gets the pieces as they come.
 
-    Raises ValueError for max_new_tokens below 1, and what attaching and the method raise.
+    Raises ValueError for max_new_tokens below 1, a prompt longer than the model reads, and what attaching and the
+    method raise.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
-    streamer = _Pieces(chat.tokenizer, on_text)
     pad = chat.tokenizer.pad_token_id
     with attach(chat.model, method) as run, torch.inference_mode():
+        streamer = _Pieces(chat.tokenizer, lambda: _check_length(chat, run.report), on_text)
         chat.model.generate(
             **request,
             max_new_tokens=max_new_tokens,
@@ -68,11 +69,24 @@ def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
     answer(chat, method, request, WARM_UP_TOKENS)
 
 
+def _check_length(chat: Chat, report: Report) -> None:
+    """Raise ValueError if a prompt fills the model's context: `llava` cuts a longer one to it, as LLaVA-NeXT does."""
+    tokens = report.stages["prefill"].tokens
+    if tokens >= chat.context:
+        raise ValueError(f"the prompt fills the {chat.context} tokens the model reads; ask for fewer frames")
+
+
 class _Pieces(BaseStreamer):
     """Decodes every token as it comes, in the thread of `generate`, so that what fails there fails in the caller."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        on_start: Callable[[], None],
+        on_text: Callable[[str], None] | None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._on_start = on_start
         self._on_text = on_text
         self._ids: list[int] | None = None  # None until the prompt, which `generate` hands over first, has passed
         self.text = ""
@@ -81,6 +95,8 @@ class _Pieces(BaseStreamer):
         if self._ids is None:
             self._ids = []
             return
+        if not self._ids:
+            self._on_start()
         self._ids += value.flatten().tolist()
         text = self._decode()
         if not text.endswith(_INCOMPLETE):  # the rest of the character is in the next token

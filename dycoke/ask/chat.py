@@ -26,11 +26,19 @@ _LOADERS = {
 
 
 class Chat(Protocol):
-    """A model, its tokenizer, and how its family writes a prompt with one video."""
+    """A model, its tokenizer, and how its family writes a prompt with one video.
+
+    placeholders: texts a question must not contain; context: tokens of the longest prompt the model reads.
+    """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    placeholders: tuple[str, ...]
+
+    @property
+    def placeholders(self) -> tuple[str, ...]: ...
+
+    @property
+    def context(self) -> int: ...
 
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         """Keyword arguments of `model.generate` for frames [T, H, W, 3] uint8 and a question."""

@@ -30,6 +30,10 @@ class OnevisionChat:
     def placeholders(self) -> tuple[str, ...]:
         return (self.processor.image_token, self.processor.video_token)
 
+    @property
+    def context(self) -> int:
+        return self.model.config.text_config.max_position_embeddings
+
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompt = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

@@ -29,6 +29,12 @@ class LlavaChat:
 
     placeholders: ClassVar[tuple[str, ...]] = (DEFAULT_IMAGE_TOKEN,)
 
+    @property
+    def context(self) -> int:
+        config = self.model.config
+        cut = getattr(config, "tokenizer_model_max_length", None)
+        return min(config.max_position_embeddings, cut or config.max_position_embeddings)
+
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         conversation = conv_templates[self.template].copy()
         conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{question}")

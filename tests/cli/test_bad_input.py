@@ -25,6 +25,16 @@ def refused(dycoke, video, checkpoint):
     return complaint
 
 
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "model")
+
+
+@pytest.fixture
+def hf_copy(hf_checkpoint, tmp_path):
+    return shutil.copytree(hf_checkpoint, tmp_path / "hf")
+
+
 def test_missing_file(refused, tmp_path):
     assert "no such file" in refused(video=tmp_path / "absent.mp4")
 
@@ -139,6 +149,25 @@ def test_method_that_cannot_take_the_video(refused):
     assert "needs at least 5 frames, got 3" in line
 
 
+@pytest.mark.parametrize("key", ["tokenizer_model_max_length", "max_position_embeddings"])
+def test_prompt_longer_than_the_model_reads(refused, copy, key):
+    tiny.edit_config(copy, **{key: 150})  # 8 frames of 16 tokens, a newline and the text
+    assert "the prompt fills the 150 tokens" in refused("--method", "full", model=copy)
+
+
+def test_prompt_that_a_method_makes_fit(dycoke, video, copy):
+    tiny.edit_config(copy, tokenizer_model_max_length=150)
+    done = dycoke("ask", video, "?", "--model", copy, "--frames", 8, "--k", 1, "--max-new-tokens", 2)
+    assert done.code == 0, done.err
+
+
+def test_prompt_longer_than_the_transformers_model_reads(refused, hf_copy):
+    config = json.loads((hf_copy / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 80
+    (hf_copy / "config.json").write_text(json.dumps(config))
+    assert "the prompt fills the 80 tokens" in refused("--method", "full", model=hf_copy)
+
+
 def test_device(refused):
     assert "expected one of auto, cpu, cuda" in refused("--device", "tpu")
     if not torch.cuda.is_available():
@@ -174,11 +203,6 @@ def test_other_family(refused, tmp_path, architectures):
         assert name in line
 
 
-@pytest.fixture
-def copy(checkpoint, tmp_path):
-    return shutil.copytree(checkpoint, tmp_path / "model")
-
-
 def test_missing_tensors(refused, copy):
     tiny.edit_tensors(copy, {"model.layers.1.mlp.up_proj.weight": None})
     line = refused(model=copy)
@@ -194,11 +218,6 @@ def test_truncated_weights(refused, copy):
 def test_no_weights(refused, copy):
     (copy / "model.safetensors").unlink()
     assert "no weights in" in refused(model=copy)
-
-
-@pytest.fixture
-def hf_copy(hf_checkpoint, tmp_path):
-    return shutil.copytree(hf_checkpoint, tmp_path / "hf")
 
 
 @pytest.mark.parametrize(

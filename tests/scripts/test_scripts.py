@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dycoke.nano.samples import read_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
@@ -162,6 +165,15 @@ def test_failures_set_the_exit_code_and_the_tests_run_anyway(tree, ruff, tests, 
     done = tree.run("scripts/test.sh", RUFF_STATUS=ruff, PYTEST_STATUS=tests)
     assert done.returncode == code
     assert done.stdout.splitlines()[-1] == "3 passed in 0.01s"
+
+
+def test_quickstart_asks_a_sample_question_and_passes_arguments_on(tree):
+    done = tree.run("scripts/quickstart.sh", "--k", "0.5")
+    assert done.returncode == 0, done.stderr
+    call = tree.calls[-1].removeprefix(f"dycoke ask {tree.root}/dycoke/nano/samples/")
+    video, question = re.fullmatch(r"(\S+) (.*) --compare full,dycoke --k 0.5", call).groups()
+    asked = {sample.video.name: [text for _, text, _ in sample.questions] for sample in read_samples()}
+    assert question in asked[video]
 
 
 @pytest.mark.parametrize("status", ["0", "5"])
