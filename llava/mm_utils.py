@@ -97,8 +97,8 @@ class KeywordsStoppingCriteria(StoppingCriteria):
     """Stops a row when it ends in the ids of a keyword, or when a keyword appears in its last few new tokens."""
 
     def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: Tensor):
-        """keywords: strings to stop at; input_ids [B, L] are accepted for the callers' sake and not needed."""
-        self.keywords = list(keywords)
+        """keywords: strings to stop at, empty ones left out; input_ids [B, L] are accepted for callers, not needed."""
+        self.keywords = [keyword for keyword in keywords if keyword]
         self.tokenizer = tokenizer
         self.keyword_ids = []
         for keyword in self.keywords:
@@ -111,11 +111,11 @@ class KeywordsStoppingCriteria(StoppingCriteria):
 
     def __call__(self, output_ids: Tensor, scores: Any = None, **kwargs: Any) -> Tensor:
         """Return bool [B] for the generated ids [B, n] (the prompt is not part of them)."""
-        stops = [self._stops(row) for row in output_ids.tolist()]
+        stops = [self._stops(row) for row in output_ids[:, -self.window :].tolist()]
         return torch.tensor(stops, dtype=torch.bool, device=output_ids.device)
 
     def _stops(self, ids: list[int]) -> bool:
-        if any(ids[-len(keyword) :] == keyword for keyword in self.keyword_ids if keyword):
+        if any(ids[-len(keyword) :] == keyword for keyword in self.keyword_ids):
             return True
-        text = self.tokenizer.decode(ids[-self.window :])
+        text = self.tokenizer.decode(ids)
         return any(keyword in text for keyword in self.keywords)

@@ -11,6 +11,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_PATCH_TOKEN
 from llava.errors import Unsupported
+from llava.mm_utils import get_model_name_from_path
 from llava.model.checkpoint import TOWER_PREFIX, check_tensors, local_folder, tensor_shapes, tower_folder
 from llava.model.model_config import (
     build_config,
@@ -29,7 +30,7 @@ OTHER_OPTIONS = ("method_options", "image_token_start_index")
 def load_pretrained_model(
     model_path: str,
     model_base: str | None,
-    model_name: str,
+    model_name: str | None,
     load_8bit: bool = False,
     load_4bit: bool = False,
     device_map: str | dict | None = "auto",
@@ -42,12 +43,13 @@ def load_pretrained_model(
     """Return (tokenizer, model, image_processor, context_len) of a LLaVA-NeXT checkpoint.
 
     model_path: a local folder or a hub repository. The class follows the architecture named in config.json, and
-    model_name only where there is none. torch_dtype: "float16", "bfloat16", "float32" or a torch.dtype; the tower
-    takes the same. device_map: as in transformers; "auto" means the CPU where there is no GPU. attn_implementation:
-    "flash_attention_2" becomes "sdpa" with a warning where flash-attn is not usable; None or "None" is the default
-    of transformers. overwrite_config is set on the config before the model is built; customized_config (a file, a
-    dict or a config) replaces config.json. Further keywords: multimodal (accepted, has no effect); dycoke, dycoke_*,
-    method, method_options, plan, image_token_start_index choose a token compression method for the model.
+    model_name (None: the last part of model_path) only where there is none. torch_dtype: "float16", "bfloat16",
+    "float32" or a torch.dtype; the tower takes the same. device_map: as in transformers; "auto" means the CPU where
+    there is no GPU. attn_implementation: "flash_attention_2" becomes "sdpa" with a warning where flash-attn is not
+    usable; None or "None" is the default of transformers. overwrite_config is set on the config before the model is
+    built; customized_config (a file, a dict or a config) replaces config.json. Further keywords: multimodal
+    (accepted, has no effect); dycoke, dycoke_*, method, method_options, plan, image_token_start_index choose a token
+    compression method for the model.
     Raises FileNotFoundError or ValueError for a folder that is no complete checkpoint, naming what is wrong;
     llava.errors.Unsupported for quantised loading, LoRA and model families without a class here.
     """
@@ -62,7 +64,7 @@ def load_pretrained_model(
 
     folder = local_folder(model_path)
     content = read_config_dict(folder, customized_config)
-    model_class = model_class_for(content, model_name, model_path)
+    model_class = model_class_for(content, model_name or get_model_name_from_path(str(model_path)), str(model_path))
     config = build_config(model_class, content, overwrite_config)
     tokenizer = load_tokenizer(model_class, folder)
     model = _load_model(model_class, config, folder, dtype, placement, attention)

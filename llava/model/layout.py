@@ -62,7 +62,8 @@ def pack_video(
     keeps at least one token, "no_token" none. Tokens stay in the given order, for "grid" and "frame" grouped
     (stably) by row or frame. With every token kept in order the result is LLaVA-NeXT's layout. Reads nothing back
     to the host, except for the number of surviving groups when tokens were dropped under "grid" or "frame".
-    Raises ValueError on another position, a missing newline, or embeds and index of different lengths.
+    Raises ValueError on another position, a missing newline, or embeds and index of different lengths, TypeError
+    on slots of another dtype.
     """
     if newline_position not in NEWLINE_POSITIONS:
         expected = ", ".join(NEWLINE_POSITIONS)
@@ -71,6 +72,8 @@ def pack_video(
         raise ValueError(f"newline position {newline_position!r} needs a model with image_newline")
     if index.shape != embeds.shape[:1]:
         raise ValueError(f"{embeds.shape[0]} tokens come with {tuple(index.shape)} slots; expected one each")
+    if index.dtype != torch.int64:
+        raise TypeError(f"slots are {index.dtype}; expected torch.int64")
     rows, cols = grid
     total = frames * rows * cols
     if newline_position in ("one_token", "no_token"):

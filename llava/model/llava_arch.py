@@ -12,13 +12,12 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.errors import Unsupported
 from llava.mm_utils import check_image_tokens
 from llava.model.checkpoint import file_name
-from llava.model.layout import pool_frames
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.towers import VisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.packing import Packed, PromptRow, read_rows, splice
 from llava.model.seam import VideoSeam
-from llava.model.visual import build_blocks, image_entries
+from llava.model.visual import build_blocks, image_entries, pool_features
 
 
 class LlavaMetaModel:
@@ -65,9 +64,7 @@ class LlavaMetaForCausalLM:
 
     def get_2dPool(self, image_feature: Tensor, stride: int = 2) -> Tensor:
         """Pool frames [T, P, D] as config.mm_spatial_pool_mode says, which is read at every call."""
-        side = self.get_vision_tower().num_patches_per_side
-        mode = getattr(self.config, "mm_spatial_pool_mode", "average")
-        return pool_frames(image_feature, side, mode, stride)[0]
+        return pool_features(self, image_feature, stride)[0]
 
     def prepare_inputs_labels_for_multimodal(
         self,

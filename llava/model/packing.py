@@ -47,6 +47,8 @@ def read_rows(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor |
     each placeholder takes the next entry, and a row without one uses up an entry unseen. If a single entry is
     lacking at the end, the last one is used twice. Raises ValueError if more are lacking.
     """
+    if input_ids.ndim != 2:
+        raise ValueError(f"input_ids of shape {tuple(input_ids.shape)}: expected [batch, length]")
     mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     if mask.shape != input_ids.shape:
         raise ValueError(f"attention_mask of shape {tuple(mask.shape)} for input_ids of shape {tuple(input_ids.shape)}")

@@ -30,6 +30,8 @@ def image_entries(images: Tensor | Sequence[Tensor]) -> list[Tensor]:
     for number, entry in enumerate(images):
         if not isinstance(entry, Tensor):
             raise TypeError(f"images[{number}] is a {type(entry).__name__}; expected a tensor")
+        if not entry.is_floating_point():
+            raise TypeError(f"images[{number}] is {entry.dtype}; expected floats, as the image processor makes them")
         frames = entry[None] if entry.ndim == 3 else entry
         if frames.ndim != 4 or frames.shape[0] == 0:
             raise ValueError(f"images[{number}] has shape {tuple(entry.shape)}; expected [3, S, S] or [n, 3, S, S]")
@@ -89,12 +91,18 @@ def newline_layout(model: LlavaMetaForCausalLM) -> str:
     return position
 
 
+def pool_features(model: LlavaMetaForCausalLM, features: Tensor, stride: int = 2) -> tuple[Tensor, tuple[int, int]]:
+    """Pool frames [T, P, D] as config.mm_spatial_pool_mode says; returns them with their (rows, cols).
+
+    The pool stride of the config is not read: LLaVA-NeXT's own inference always halves the side.
+    """
+    mode = getattr(model.config, "mm_spatial_pool_mode", "average")
+    return pool_frames(features, model.get_vision_tower().num_patches_per_side, mode, stride)
+
+
 def video_block(model: LlavaMetaForCausalLM, features: Tensor, text: Tensor) -> Block:
     """Pool the features [T, P, D] of a video, let an attached seam choose among them, and lay them out."""
-    side = model.get_vision_tower().num_patches_per_side
-    mode = getattr(model.config, "mm_spatial_pool_mode", "average")
-    # The pool stride of the config is not read: LLaVA-NeXT's own inference always halves the side.
-    frames, grid = pool_frames(features, side, mode)
+    frames, grid = pool_features(model, features)
     newline = newline_layout(model)
     if model.video_seam is None:
         embeds = frames.flatten(0, 1)

@@ -1,8 +1,6 @@
 """Options of load_pretrained_model: what they do, and what is refused."""
 
 import json
-import sys
-import types
 
 import pytest
 import torch
@@ -229,87 +227,7 @@ def test_a_plain_language_model_is_no_llava():
         model_class_for({"architectures": ["Qwen2ForCausalLM"]}, "llava", "path")
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ({"mm_projector_type": "pooler"}, "mm_projector_type 'pooler'"),
-        ({"mm_projector_type": "mlp2x_res2x_gelu"}, "mm_projector_type 'mlp2x_res2x_gelu'"),
-        ({"mm_vision_tower": "eva", "vision_config": None}, "expected a SigLIP or CLIP tower"),
-        ({"mm_vision_tower": "me/siglip-unheard-of", "vision_config": None}, "give it as vision_config"),
-    ],
-)
-def test_parts_that_cannot_be_built(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        LlavaQwenForCausalLM(tiny.onevision_config(**overrides))
-
-
-@pytest.mark.parametrize(("select_layer", "depth"), [(-2, 3), (-1, 4), (2, 2), (-5, 0)])
-@pytest.mark.parametrize("feature", ["patch", "cls_patch"])
-def test_clip_features(select_layer, depth, feature):
-    config = tiny.llama_config(mm_vision_select_layer=select_layer, mm_vision_select_feature=feature)
-    tower = tiny.make_model(config).get_vision_tower()
-    pixels = tiny.frames(2)
-    with torch.no_grad():
-        states = tower.vision_tower(pixels, output_hidden_states=True).hidden_states
-        expected = states[depth][:, 1:] if feature == "patch" else states[depth]
-        assert torch.allclose(tower(pixels), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [({"mm_vision_select_layer": -6}, "hidden states 0 to 4"), ({"mm_vision_select_feature": "slice"}, "'slice'")],
-)
-def test_clip_features_that_are_not_there(overrides, message):
-    with pytest.raises(ValueError, match=message):
-        LlavaLlamaForCausalLM(tiny.llama_config(**overrides))
-
-
-def test_siglip_features():
-    tower = tiny.make_model(tiny.onevision_config()).get_vision_tower()
-    assert len(tower.vision_tower.encoder.layers) == 3  # of the four its config counts
-    with torch.no_grad():
-        states = tower.vision_tower(tiny.frames(2), output_hidden_states=True).hidden_states
-        assert torch.allclose(tower(tiny.frames(2)), states[-1], atol=1e-6)
-
-
-@pytest.fixture
-def applied(monkeypatch):
-    """Stands in for dycoke's loader and records what it is asked to apply."""
-    calls = []
-    module = types.ModuleType("dycoke.adapters.loader")
-    module.apply_loader_options = lambda model, options: calls.append((model, options))
-    monkeypatch.setitem(sys.modules, "dycoke.adapters.loader", module)
-    return calls
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"dycoke": True, "dycoke_k": 0.7, "dycoke_num_tokens_per_frame": 16, "image_token_start_index": 14},
-        {"method": "fastv", "method_options": {"k": 2}},
-        {"plan": object()},
-    ],
-)
-def test_method_options_are_handed_on(onevision_path, load, applied, options):
-    _, model, _, _ = load(onevision_path, multimodal=True, **options)
-    assert applied == [(model, options)]
-
-
-@pytest.mark.parametrize("options", [{}, {"dycoke": False, "dycoke_k": 0.7}])
-def test_nothing_is_applied_unasked(onevision_path, load, applied, options):
-    load(onevision_path, **options)
-    assert applied == []
-
-
-def test_options_without_a_method(onevision_path, load):
-    with pytest.raises(ValueError, match="dycoke_k given, but no method: add dycoke=True"):
-        load(onevision_path, dycoke_k=0.7)
-
-
-def test_a_type_error_of_a_method_does_not_escape(onevision_path, load, applied, monkeypatch):
-    def refuse(model, options):
-        raise TypeError("unknown option 'kep'")
-
-    monkeypatch.setattr(sys.modules["dycoke.adapters.loader"], "apply_loader_options", refuse)
-    with pytest.raises(ValueError, match="unknown option 'kep'"):
-        load(onevision_path, method="visionzip")
+def test_the_name_decides_only_without_an_architecture(onevision_copy, load):
+    load_pretrained_model(str(onevision_copy), None, None, torch_dtype="float32", attn_implementation="sdpa")
+    tiny.edit_config(onevision_copy, architectures=None)
+    assert type(load(onevision_copy)[1]) is LlavaQwenForCausalLM

@@ -118,6 +118,8 @@ def test_keywords_stop(goldens_dir):
     stop = KeywordsStoppingCriteria(["<|im_end|>"], tokenizer, torch.zeros(1, 5))
     rows = torch.tensor([[9707, *end], [9707, 9707]])
     assert stop(rows, None).tolist() == extra["kw"]
+    nothing = KeywordsStoppingCriteria([""], tokenizer, torch.zeros(1, 5))
+    assert nothing(rows, None).tolist() == [False, False]
 
 
 def test_keywords_of_several_tokens_stop(goldens_dir):
@@ -170,6 +172,8 @@ def test_not_strict_follows_the_original(onevision):
         ({"images": []}, ValueError, "there are no images"),
         ({"images": "frames"}, TypeError, r"images is a str"),
         ({"images": [[0.0]]}, TypeError, r"images\[0\] is a list"),
+        ({"images": [torch.zeros(1, 3, 112, 112).byte()]}, TypeError, r"images\[0\] is torch.uint8; expected floats"),
+        ({"images": [torch.zeros(1, 3, 56, 56)]}, ValueError, r"\(1, 3, 56, 56\): expected \[N, 3, 112, 112\]"),
         ({"images": [torch.zeros(0, 3, 112, 112)]}, ValueError, r"images\[0\] has shape \(0, 3, 112, 112\)"),
         ({"images": torch.zeros(3, 112, 112)}, ValueError, "expected 4 or 5 dimensions"),
         ({"inputs_embeds": torch.zeros(1, 2, 64)}, NotImplementedError, "inputs_embeds"),
@@ -180,6 +184,11 @@ def test_not_strict_follows_the_original(onevision):
 def test_wrong_input(onevision, kwargs, error, message):
     with pytest.raises(error, match=message):
         onevision.generate(torch.tensor(ONE), **OPTIONS, **kwargs)
+
+
+def test_ids_without_a_batch(onevision):
+    with pytest.raises(ValueError, match=r"input_ids of shape \(2,\): expected \[batch, length\]"):
+        onevision.generate(torch.tensor([11, -200]), images=[tiny.frames(1)], **OPTIONS)
 
 
 def test_no_ids(onevision):

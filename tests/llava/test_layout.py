@@ -87,6 +87,11 @@ def test_unknown_position(position):
         pack([0], position)
 
 
+def test_slots_must_be_int64():
+    with pytest.raises(TypeError, match=r"torch.int32; expected torch.int64"):
+        pack_video(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int32), FRAMES, (ROWS, COLS), "no_token", None)
+
+
 def test_tokens_and_slots_must_match():
     with pytest.raises(ValueError, match="2 tokens come with"):
         pack_video(torch.zeros(2, 1), torch.arange(3), FRAMES, (ROWS, COLS), "no_token", None)

@@ -65,7 +65,13 @@ class VisionTower(nn.Module):
         self.vision_tower = encoder.to(device=device, dtype=dtype).eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Encode images [N, 3, S, S] to features [N, P, C] in the dtype of the input."""
+        """Encode images [N, 3, S, S] to features [N, P, C] in the dtype of the input.
+
+        Raises ValueError if S is not image_size.
+        """
+        side = self.image_size
+        if pixels.shape[1:] != (3, side, side):
+            raise ValueError(f"images of shape {tuple(pixels.shape)}: expected [N, 3, {side}, {side}]")
         hidden = self.embed(pixels.to(device=self.device, dtype=self.dtype))
         for layer in self.vision_tower.encoder.layers[: self.depth]:
             hidden = layer(hidden, None)
