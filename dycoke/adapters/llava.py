@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dycoke.adapters.base import StageOne
@@ -40,13 +38,6 @@ class LlavaAdapter(StageOne):
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
         return positions if self.compressor.positions == "original" else None
-
-    def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Add a mask where positions have gaps: without one transformers takes a gap for a packed sample's border."""
-        positions = kwargs.get("position_ids")
-        if self.compressor.positions == "original" and positions is not None and kwargs.get("attention_mask") is None:
-            return {**kwargs, "attention_mask": torch.ones_like(positions)}
-        return kwargs
 
 
 def _leave(model: weakref.ref) -> None:

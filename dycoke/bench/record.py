@@ -18,11 +18,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def circumstances() -> dict[str, Any]:
-    """Command, commit (None outside a git checkout), whether files differ from it, versions and device."""
-    status = _git("status", "--porcelain", "--untracked-files=no")
+    """Command, commit, whether files differ from it, versions and device.
+
+    Outside a git checkout the commit is what DYCOKE_COMMIT says, for a machine that got a copy of the tree, or None.
+    """
+    commit = _git("rev-parse", "--verify", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
     return {
         "command": shlex.join(["dycoke", *sys.argv[1:]]),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit or os.environ.get("DYCOKE_COMMIT"),
         "modified": None if status is None else bool(status),
         "versions": {
             "python": platform.python_version(),

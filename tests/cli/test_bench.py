@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dycoke.bench.check import check_merge_output
-from dycoke.bench.compress import COPY, COPY_BYTES, Setting, _results
+from dycoke.bench.compress import STREAM, STREAM_BYTES, Setting, _results
 from dycoke.bench.timing import Times, time_on_host
 from dycoke.ops.temporal_merge import temporal_merge_torch
 
@@ -55,10 +55,10 @@ def test_the_papers_size_moves_what_it_must():
     assert setting.must_move == 2 * 3584 * (32 * 196 + 2960) + 8 * 2960
 
 
-def test_floor_comes_from_the_measured_copy():
+def test_floor_comes_from_the_measured_stream():
     setting = Setting(frames=4, tokens=4, dim=8, k=0.5, dtype="float32", repeat=1)
-    results = _results(setting, {"torch": Times((2.0, 2.0)), COPY: Times((1.0, 1.0))})
-    assert results["floor_ms"] == pytest.approx(setting.must_move / (2 * COPY_BYTES))
+    results = _results(setting, {"torch": Times((2.0, 2.0)), STREAM: Times((1.0, 1.0))})
+    assert results["floor_ms"] == pytest.approx(setting.must_move / (2 * STREAM_BYTES))
 
 
 def test_quartiles_and_halves():
