@@ -198,6 +198,7 @@ def test_an_unknown_option_is_no_type_error(onevision_path, load):
         ({}, "LLaVA-Video-7B-Qwen2", LlavaQwenForCausalLM),
         ({}, "llava-v1.6-vicuna-7b", LlavaLlamaForCausalLM),
         ({}, "llava-v1.6-34b", LlavaLlamaForCausalLM),
+        ({}, "llava-v1.5-with-qwen-in-its-name", LlavaLlamaForCausalLM),
         ({}, "LLaVA-NeXT-Video-7B-DPO", LlavaLlamaForCausalLM),
     ],
 )

@@ -72,6 +72,11 @@ def test_resolutions(golden, grid):
         assert list(shape) == golden["gridshape"][name][grid], name
 
 
+def test_the_smaller_of_equally_good_resolutions_and_the_first_of_equals():
+    assert select_best_resolution((100, 200), [(672, 672), (336, 672), (672, 336)]) == (336, 672)
+    assert select_best_resolution((100, 100), [(672, 336), (336, 672)]) == (672, 336)
+
+
 def test_grid_given_as_span_or_literal(golden):
     for name, shapes in golden["gridshape"].items():
         size = tuple(int(part) for part in name.split("x"))

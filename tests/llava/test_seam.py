@@ -60,6 +60,7 @@ def test_what_a_video_seam_sees(onevision):
         ({"mm_newline_position": "no_token"}, "no_token"),
         ({"mm_patch_merge_type": "flat", "mm_newline_position": "grid"}, "no_token"),
         ({"mm_patch_merge_type": "spatial"}, "no_token"),
+        ({"mm_patch_merge_type": "spatial", "mm_newline_position": "grid"}, "no_token"),
     ],
 )
 def test_the_newline_layout_it_is_told(overrides, newline):
