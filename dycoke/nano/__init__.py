@@ -1,0 +1,14 @@
+"""The embedded default: a small trained video LLM, the synthetic videos it was trained on, and its training recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODEL_NAME = "llava-onevision-nano"
+"""Name to give `llava.model.builder.load_pretrained_model`; prompts use the conversation template CONVERSATION."""
+
+CONVERSATION = "qwen_1_5"
+
+HOME = Path(__file__).resolve().parent
+MODEL_PATH = HOME / "model"
+SAMPLES_PATH = HOME / "samples"
