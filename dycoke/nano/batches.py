@@ -1,0 +1,148 @@
+"""Training and evaluation rows: the questions of a scene as chat turns, and which tokens are answers.
+
+A row is  prefix, visual tokens, newline, "\\n" question 1 .. answer 1 .. question 2 ..  exactly as the conversation
+template writes it, so a question asked alone at test time sees what the first turn sees in training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dycoke.nano.generator import Question, Scene, clip_questions, image_questions, sample_scenes, stories
+from dycoke.nano.generator.randomness import bits
+from dycoke.nano.views import View, draw_view, spacing
+
+if TYPE_CHECKING:
+    from transformers import Qwen2Tokenizer
+
+IGNORE = -100
+ROW_TOKENS = 288
+# training seeds have the top bit clear, evaluation seeds have it set: they never meet
+EVALUATION_SEED = -(1 << 63)
+
+_PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+_ASK, _END, _NEXT = "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", "\n<|im_start|>user\n"
+_FIRST_TURN, _SHORT_ANSWER, _SHORT = 2.0, 2.0, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Text after the visual tokens, B rows of L tokens: ids [B, L] int64; labels [B, L], IGNORE off the answers;
+    weights [B, L] float, 0 off the answers."""
+
+    ids: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device | str) -> Rows:
+        return Rows(*(t.to(device, non_blocking=True) for t in (self.ids, self.labels, self.weights)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training step's material: scenes to draw, how to look at them, and the chat about each."""
+
+    step: int
+    scene: Scene
+    view: View
+    rows: Rows
+
+
+class Chat:
+    """Writes questions and answers as token ids of the conversation template."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer):
+        self.pad = tokenizer.pad_token_id
+        self.encode = lru_cache(maxsize=200_000)(lambda text: tuple(tokenizer(text).input_ids))
+        self.prefix = self.encode(_PREFIX)
+
+    def turn(self, question: Question, first: bool) -> tuple[list[int], list[int]]:
+        """(what is given, what is to be said) of one turn; what is said ends with the end mark."""
+        opening = self.encode("\n" if first else _NEXT)
+        given = [*opening, *self.encode(question.text), *self.encode(_ASK)]
+        return given, [*self.encode(question.answer), *self.encode(_END)]
+
+    def row(self, questions: Sequence[Question], length: int) -> tuple[list[int], list[int], list[float]]:
+        """ids, labels and weights of a chat, each `length` long. Raises ValueError if it does not fit."""
+        ids: list[int] = []
+        labels: list[int] = []
+        weights: list[float] = []
+        for number, question in enumerate(questions):
+            given, said = self.turn(question, number == 0)
+            weight = (_FIRST_TURN if number == 0 else 1.0) * (_SHORT_ANSWER if len(said) <= _SHORT else 1.0)
+            ids += given + said
+            labels += [IGNORE] * len(given) + said
+            weights += [0.0] * len(given) + [weight] * len(said)
+        missing = length - len(ids)
+        if missing < 0:
+            raise ValueError(f"a chat of {len(ids)} tokens does not fit in {length}")
+        return ids + [self.pad] * missing, labels + [IGNORE] * missing, weights + [0.0] * missing
+
+    def fitting(self, questions: Sequence[Question], length: int) -> list[Question]:
+        """Those questions, in their order, whose turns fit in `length` tokens together."""
+        chosen = []
+        for question in questions:
+            size = sum(map(len, self.turn(question, not chosen)))
+            if size <= length:
+                chosen.append(question)
+                length -= size
+        return chosen
+
+
+def _arrange(questions: list[Question], rng: random.Random) -> list[Question]:
+    """Shuffled, but the long account of events often first (so that it fits) or never: after it, the short questions
+    could be answered from the text."""
+    rng.shuffle(questions)
+    place = rng.random()
+    events = [q for q in questions if q.task == "events"]
+    others = [q for q in questions if q.task != "events"]
+    if place < 0.4:
+        return events + others
+    return others if place < 0.8 else questions
+
+
+def make_rows(chats: Sequence[Sequence[Question]], chat: Chat, length: int) -> Rows:
+    """Rows of the given chats, padded on the right to `length` tokens."""
+    ids, labels, weights = zip(*(chat.row(questions, length) for questions in chats), strict=True)
+    return Rows(torch.tensor(ids), torch.tensor(labels), torch.tensor(weights))
+
+
+class TrainingData(Dataset):
+    """Batch number i is a function of (seed, i) alone, so that a resumed run sees what an uninterrupted one sees."""
+
+    def __init__(self, tokenizer: Qwen2Tokenizer, seed: int, batch: int, batches: int):
+        """`batches`: how many a whole run takes, which decides how early a batch is."""
+        self.chat = Chat(tokenizer)
+        self.seed = seed
+        self.batch = batch
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Batch:
+        start = torch.arange(number * self.batch, (number + 1) * self.batch) + (self.seed << 40)
+        scene = sample_scenes(bits(start, 60, 1)[:, 0] & ~EVALUATION_SEED)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+        view = draw_view(self.batch, generator, number / self.batches)
+        rng = random.Random(self.seed * 1_000_003 + number)
+        chats = []
+        for story, widest, first in zip(stories(scene), spacing(view.times), view.times[:, 0].tolist(), strict=True):
+            if view.kind == "image":
+                asked = image_questions(story, first, rng)
+            else:
+                asked = [q for q in clip_questions(story, rng) if widest <= q.spacing]
+            chats.append(self.chat.fitting(_arrange(asked, rng), ROW_TOKENS))
+        return Batch(number, scene, view, make_rows(chats, self.chat, ROW_TOKENS))
+
+
+def evaluation_scenes(count: int, start: int = 0) -> Scene:
+    """Scenes that training never draws. Raises ValueError if count < 1 or start < 0."""
+    if count < 1 or start < 0:
+        raise ValueError(f"count={count}, start={start}: expected at least one scene, from number 0 on")
+    return sample_scenes(torch.arange(start, start + count) | EVALUATION_SEED)

@@ -1,0 +1,229 @@
+"""Train the embedded model.
+
+    accelerate launch -m dycoke.nano.train --output FOLDER [--steps N] [--minutes M] [--resume]
+
+Every step draws new scenes on the device from (seed, step); nothing is read from disk and no scene comes twice.
+The learning rate is a function of the step alone, so a run cut by --minutes and resumed equals one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import DataLoader
+
+from dycoke.nano import MODEL_PATH
+from dycoke.nano import tokenizer as nano_tokenizer
+from dycoke.nano.architecture import SHAPES, build_model, export
+from dycoke.nano.batches import Batch, TrainingData
+from dycoke.nano.scoring import exact_match, shares
+from dycoke.nano.step import NanoStep, draw
+from dycoke.registry import build
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+STATE, CURVE, MODEL = "state", "curve.jsonl", "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the weights.
+
+    batch: videos a step and process; rate: of learning, risen to over warm_up steps, ending at floor x rate;
+    dense: weight of the auxiliary loss at the start, falling to 0 at dense_until (a share) of the run.
+    """
+
+    shape: str = "nano"
+    seed: int = 0
+    steps: int = 8000
+    batch: int = 96
+    rate: float = 1.2e-3
+    floor: float = 0.02
+    warm_up: int = 300
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    dense: float = 0.5
+    dense_until: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape={self.shape!r}: expected one of {', '.join(SHAPES)}")
+        if min(self.steps, self.batch) < 1 or self.seed < 0:
+            raise ValueError(f"steps={self.steps}, batch={self.batch}: at least 1; seed={self.seed}: at least 0")
+
+    def rate_at(self, step: int) -> float:
+        """Linear warm-up, then half a cosine down to the floor."""
+        rise = min(1.0, (step + 1) / self.warm_up)
+        fall = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
+        return self.rate * rise * (self.floor + (1 - self.floor) * fall)
+
+    def dense_at(self, step: int) -> float:
+        return self.dense * max(0.0, 1 - step / (self.dense_until * self.steps))
+
+
+class Trainer:
+    """The state of a run: model, optimiser, step; saved to and resumed from `output`/state."""
+
+    def __init__(self, recipe: Recipe, output: Path, accelerator: Accelerator):
+        self.recipe, self.output, self.accelerator = recipe, output, accelerator
+        self.tokenizer = nano_tokenizer.load(MODEL_PATH)
+        self.data = TrainingData(self.tokenizer, recipe.seed, recipe.batch, recipe.steps * accelerator.num_processes)
+        model = build_model(self.tokenizer, SHAPES[recipe.shape], recipe.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            raw = NanoStep(model, self.data.chat.prefix)
+        trained = [p for p in raw.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        fused = accelerator.device.type == "cuda"
+        optimiser = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=fused)
+        self.module, self.optimiser = accelerator.prepare(raw, optimiser)
+        self.step = 0
+        accelerator.register_for_checkpointing(self)
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "recipe": asdict(self.recipe)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Raises ValueError if the state belongs to another recipe."""
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"the saved run's recipe is {state['recipe']}, not {asdict(self.recipe)}")
+        self.step = state["step"]
+
+    @property
+    def raw(self) -> NanoStep:
+        return self.accelerator.unwrap_model(self.module)
+
+    def batches(self, workers: int) -> DataLoader:
+        """The batches still to come, one stream a process."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        numbers = range(self.step * world + rank, self.recipe.steps * world, world)
+        return DataLoader(
+            self.data, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=8 if workers else None
+        )
+
+    def take(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimiser step on a batch; returns the two losses."""
+        device = self.accelerator.device
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.rate_at(self.step)
+        pixels, frames = draw(batch, self.recipe.seed, device)
+        answers, dense = self.module(pixels, frames, batch.view, batch.rows.to(device))
+        self.optimiser.zero_grad(set_to_none=True)
+        self.accelerator.backward(answers + self.recipe.dense_at(self.step) * dense)
+        self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        self.step += 1
+        return answers.detach(), dense.detach()
+
+    def save(self) -> None:
+        """Write the resumable state."""
+        self.accelerator.save_state(str(self.output / STATE))
+
+    def resume(self) -> None:
+        """Raises FileNotFoundError if there is no saved state."""
+        folder = self.output / STATE
+        if not folder.is_dir():
+            raise FileNotFoundError(f"nothing to resume: no folder {folder}")
+        self.accelerator.load_state(str(folder))
+
+    def log(self, record: dict) -> None:
+        """Append a line to the curve and show it."""
+        if self.accelerator.is_main_process:
+            with (self.output / CURVE).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            self.accelerator.print(json.dumps(record))
+
+    def evaluate(self, videos: int, k: float = 0.0) -> None:
+        """Exact match in the training's precision; with k > 0 under temporal merging, which training never sees."""
+        compressor = build("dycoke", k=k).plan().before if k else None
+        self.module.eval()
+        # compiling once more for a few forward passes without gradients would not pay
+        with self.accelerator.autocast(), torch.compiler.set_stance("force_eager"):
+            tally = exact_match(self.raw, self.data.chat, videos, self.accelerator.device, compressor)
+        self.module.train()
+        self.log({"step": self.step, "k": k, "exact_match": shares(tally)})
+
+    def export(self) -> None:
+        """Write the model as a bf16 LLaVA-NeXT checkpoint with its tokenizer's files."""
+        if not self.accelerator.is_main_process:
+            return
+        export(self.raw.model, MODEL_PATH, self.output / MODEL)
+
+
+def train(
+    trainer: Trainer, minutes: float, log_every: int, evaluate_every: int, videos: int, ks: list[float], workers: int
+) -> None:
+    """Run to the recipe's last step or for `minutes`, whichever comes first; then save, evaluate and export."""
+    begin = time.monotonic()
+    trainer.module.train()
+    done = trainer.step
+    for batch in trainer.batches(workers):
+        answers, dense = trainer.take(batch)
+        if trainer.step % log_every == 0:
+            seconds = round(time.monotonic() - begin, 1)
+            losses = {"answers": round(answers.item(), 5), "dense": round(dense.item(), 5)}
+            trainer.log({"step": trainer.step, "seconds": seconds, **losses})
+        if trainer.step % evaluate_every == 0:
+            trainer.evaluate(videos)
+        if time.monotonic() - begin > minutes * 60:
+            break
+    seconds = time.monotonic() - begin
+    trainer.log({"step": trainer.step, "ms_per_step": round(1000 * seconds / max(1, trainer.step - done), 2)})
+    trainer.save()
+    trainer.export()
+    for k in (0.0, *ks):
+        trainer.evaluate(videos, k)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from accelerate import Accelerator
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--log-every", type=int, default=100)
+    parser.add_argument("--evaluate-every", type=int, default=2000)
+    parser.add_argument("--videos", type=int, default=64, help="evaluation videos")
+    parser.add_argument("--k", type=float, nargs="*", default=[0.3, 0.5, 0.7], help="temporal merging, at the end")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="fuse the layers (half a minute, then faster)")
+    parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")
+    for name, value in asdict(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    options = parser.parse_args(arguments)
+    recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
+    options.output.mkdir(parents=True, exist_ok=True)
+    torch.set_float32_matmul_precision("high")
+    # its plans are made anew for every length, which takes longer than the attention itself
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    trainer = Trainer(recipe, options.output, Accelerator(mixed_precision=options.precision))
+    if options.compile:
+        trainer.raw.compile()
+    if options.resume:
+        trainer.resume()
+    trainer.log({"step": trainer.step, "recipe": asdict(recipe), "processes": trainer.accelerator.num_processes})
+    train(
+        trainer,
+        options.minutes,
+        options.log_every,
+        options.evaluate_every,
+        options.videos,
+        options.k,
+        options.workers,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Training on a CPU with tiny sizes: resumable, refusing what does not fit, and reading positions as it should."""
+
+import json
+
+import pytest
+import torch
+
+from dycoke.nano import MODEL_PATH
+from dycoke.nano import tokenizer as nano_tokenizer
+from dycoke.nano.architecture import SHAPES, build_model
+from dycoke.nano.batches import Batch, Chat, TrainingData
+from dycoke.nano.generator import render
+from dycoke.nano.scoring import exact_match, shares
+from dycoke.nano.step import NanoStep, draw, place_ids
+from dycoke.nano.train import Recipe, main
+from dycoke.nano.views import View
+from dycoke.registry import build
+
+TINY = ["--shape", "tiny", "--batch", "2", "--steps", "3", "--precision", "no", "--workers", "0", "--log-every", "1"]
+FAST = [*TINY, "--videos", "1", "--evaluate-every", "100", "--k"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return nano_tokenizer.load(MODEL_PATH)
+
+
+@pytest.fixture(scope="module")
+def step(tokenizer):
+    return NanoStep(build_model(tokenizer, SHAPES["tiny"], seed=0), Chat(tokenizer).prefix)
+
+
+def losses(folder) -> dict[int, tuple[float, float]]:
+    records = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
+    return {record["step"]: (record["answers"], record["dense"]) for record in records if "answers" in record}
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    main(["--output", str(tmp_path / "whole"), *FAST])
+    whole = losses(tmp_path / "whole")
+    assert list(whole) == [1, 2, 3]
+    cut = ["--output", str(tmp_path / "cut"), *FAST]
+    main([*cut, "--minutes", "0"])
+    assert list(losses(tmp_path / "cut")) == [1]
+    main([*cut, "--resume"])
+    assert losses(tmp_path / "cut") == whole
+    assert whole[1] != whole[2] != whole[3]
+    for name in ("config.json", "generation_config.json", "model.safetensors", *nano_tokenizer.FILES):
+        first, second = (tmp_path / run / "model" / name for run in ("whole", "cut"))
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_resuming_refuses_another_recipe_and_an_empty_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        main(["--output", str(tmp_path), *FAST, "--resume"])
+    main(["--output", str(tmp_path), *FAST, "--minutes", "0"])
+    with pytest.raises(ValueError, match="recipe"):
+        main(["--output", str(tmp_path), *FAST, "--resume", "--rate", "0.1"])
+
+
+@pytest.mark.parametrize("wrong", [{"shape": "huge"}, {"steps": 0}, {"batch": 0}, {"seed": -1}])
+def test_recipes_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe(**wrong)
+
+
+def test_learning_rate_and_dense_weight_over_a_run():
+    recipe = Recipe(steps=1000, warm_up=100)
+    assert recipe.rate_at(0) == pytest.approx(recipe.rate / 100)
+    assert max(recipe.rate_at(s) for s in range(1000)) == pytest.approx(recipe.rate, rel=0.05)
+    assert recipe.rate_at(1000) == pytest.approx(recipe.rate * recipe.floor)
+    assert (recipe.dense_at(0), recipe.dense_at(800), recipe.dense_at(1000)) == (recipe.dense, 0, 0)
+
+
+def test_loss_falls_on_a_batch_seen_again_and_again(tokenizer):
+    step = NanoStep(build_model(tokenizer, SHAPES["tiny"], seed=1), Chat(tokenizer).prefix)
+    data = TrainingData(tokenizer, seed=0, batch=2, batches=1)[0]
+    batch = Batch(0, data.scene, View("few", data.view.times[:, :1], 4), data.rows)
+    pixels, frames = draw(batch, 0, torch.device("cpu"))
+    optimiser = torch.optim.AdamW([p for p in step.parameters() if p.requires_grad], lr=3e-3)
+    seen = []
+    for _ in range(15):
+        answers, dense = step(pixels, frames, batch.view, batch.rows)
+        optimiser.zero_grad()
+        (answers + dense).backward()
+        optimiser.step()
+        seen.append((answers.item(), dense.item()))
+    assert seen[-1][0] < 0.7 * seen[0][0] and seen[-1][1] < 0.7 * seen[0][1]
+
+
+def test_every_trained_weight_gets_a_gradient(step, tokenizer):
+    batch = TrainingData(tokenizer, seed=0, batch=1, batches=1)[0]
+    pixels, frames = draw(batch, 0, torch.device("cpu"))
+    sum(step(pixels, frames, batch.view, batch.rows)).backward()
+    missing = [name for name, p in step.named_parameters() if p.requires_grad and p.grad is None]
+    step.zero_grad()
+    assert missing == []
+
+
+def test_dense_loss_knows_the_annotation(step, tokenizer):
+    batch = TrainingData(tokenizer, seed=0, batch=1, batches=1)[0]
+    frames = render(batch.scene, batch.view.times)
+    features = torch.zeros(frames.digit.numel(), 64, step.model.config.mm_hidden_size)
+    with torch.no_grad():
+        step.heads.color.bias.copy_(
+            torch.nn.functional.one_hot(frames.color.mode().values.mode().values[0, 0], 9) * 50.0
+        )
+        blank = step.heads(features, frames)
+        step.heads.color.bias.zero_()
+        uniform = step.heads(features, frames)
+    assert blank != uniform
+
+
+def test_gaps_between_positions_do_not_hide_frames(step, tokenizer):
+    rows = TrainingData(tokenizer, seed=0, batch=1, batches=1)[0].rows
+    view = View("subset", torch.zeros(1, 3), 4, torch.tensor([0, 5, 31]))
+    prefix, text = step.prefix.shape[1], rows.ids.shape[1]
+    positions = place_ids(view, prefix, text, torch.device("cpu"))
+    assert positions.shape == (1, prefix + 3 * 16 + 1 + text)
+    assert positions[0, prefix + 16].item() == prefix + 5 * 16
+    assert positions[0, prefix + 48].item() == prefix + 32 * 16  # the newline follows the last frame
+    assert (positions.diff() > 0).all()
+    visual = torch.randn(1, 48, step.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = step.text_logits(visual, rows, positions)
+        visual[:, 0] += 3  # a token of the first frame, two gaps away from the text
+        assert (step.text_logits(visual, rows, positions) - before).abs().max() > 1e-4
+
+
+def test_step_pools_as_the_model_does(step):
+    pixels = torch.rand(1, 3, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        ours, features = step.visual_tokens(pixels, 4)
+        theirs = step.model.get_2dPool(step.model.encode_images(pixels[0]))
+    assert features.shape == (3, 64, step.model.config.mm_hidden_size)
+    torch.testing.assert_close(ours[0], theirs)
+
+
+def test_forced_scoring_counts_every_question(step, tokenizer):
+    chat = Chat(tokenizer)
+    tally = exact_match(step, chat, 1, torch.device("cpu"))
+    assert sum(asked for _, asked in tally.values()) >= 13
+    assert shares(tally)["mean"] == 0.0  # an untrained model knows nothing
+    merged = exact_match(step, chat, 1, torch.device("cpu"), build("dycoke", k=0.7, positions="original").plan().before)
+    assert {task: asked for task, (_, asked) in merged.items()} == {task: asked for task, (_, asked) in tally.items()}
