@@ -1,0 +1,71 @@
+"""The sample videos that ship with the project, with questions and right answers.
+
+python -m dycoke.nano.samples FOLDER        writes three mp4 files and samples.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dycoke.nano import SAMPLES_PATH
+from dycoke.nano.batches import evaluation_scenes
+from dycoke.nano.generator import Story, clip_questions, stories
+from dycoke.nano.video import frames_of, write_mp4
+
+INDEX = "samples.json"
+# numbers of evaluation scenes, which training never draws: three objects, two or three changes of colour, six digits
+NUMBERS = {"shapes": 18, "colors": 8, "digits": 40}
+TASKS = ("color_end", "color_start", "direction", "order", "count", "digits", "last_digit", "events")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A video file and what is right about it: (task, question, answer) for each question."""
+
+    video: Path
+    questions: tuple[tuple[str, str, str], ...]
+
+
+def _asked(story: Story) -> list[dict[str, str]]:
+    """One question of each task, about the last object to appear that the task fits, in evaluation's wording."""
+    last = {question.task: question for question in clip_questions(story)}
+    return [{"task": task, "question": last[task].text, "answer": last[task].answer} for task in TASKS]
+
+
+def write_samples(folder: Path) -> list[Path]:
+    """Write the videos and their index into `folder`; returns the video files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index, files = {}, []
+    for name, number in NUMBERS.items():
+        scene = evaluation_scenes(1, number)
+        files.append(folder / f"{name}.mp4")
+        write_mp4(files[-1], frames_of(scene))
+        index[files[-1].name] = _asked(stories(scene)[0])
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    return files
+
+
+def read_samples(folder: Path = SAMPLES_PATH) -> list[Sample]:
+    """The samples in `folder`. Raises FileNotFoundError if the index or a video it names is missing."""
+    index = json.loads((folder / INDEX).read_text())
+    samples = []
+    for name, questions in index.items():
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: named in {INDEX}, but not there")
+        asked = tuple((q["task"], q["question"], q["answer"]) for q in questions)
+        samples.append(Sample(folder / name, asked))
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    written = write_samples(parser.parse_args().folder)
+    parser.exit(message="".join(f"{path}: {path.stat().st_size} bytes\n" for path in written))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Scenes as real video files: drawn large, encoded with H.264."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dycoke.nano.generator import FRAMES, Scene, render
+
+SIDE = 256
+RATE = 8
+SECONDS = 8
+
+
+def moments() -> Tensor:
+    """Time of each frame of a video file, float [RATE * SECONDS], even over the scene."""
+    frames = RATE * SECONDS
+    return torch.arange(frames) * (FRAMES / frames)
+
+
+def frames_of(scene: Scene) -> Tensor:
+    """The frames of one scene as a video, uint8 [RATE * SECONDS, SIDE, SIDE, 3]. Raises ValueError for several."""
+    if len(scene) != 1:
+        raise ValueError(f"a video shows one scene, not {len(scene)}")
+    # a second of frames at a time: all at once would take a gigabyte
+    drawn = [render(scene, times[None], SIDE).pixels[0] for times in moments().split(RATE)]
+    return (torch.cat(drawn) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def write_mp4(path: Path, frames: Tensor, rate: int = RATE, quality: int = 26) -> None:
+    """Encode frames [T, H, W, 3] uint8 with libx264, yuv420p; `quality` is its constant rate factor.
+
+    Raises ValueError for frames of another shape or type, or of odd height or width, which yuv420p cannot hold.
+    """
+    if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or not len(frames):
+        raise ValueError(f"frames: expected uint8 [T, H, W, 3], got {frames.dtype} {tuple(frames.shape)}")
+    _, height, width, _ = frames.shape
+    if height % 2 or width % 2:
+        raise ValueError(f"frames of {width} x {height}: yuv420p needs even sides")
+    import av
+
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # one thread, so that the same frames give the same file
+        stream.options = {"crf": str(quality), "preset": "medium", "threads": "1"}
+        for frame in frames.numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

@@ -1,0 +1,111 @@
+"""The model and the videos that ship with the project."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from dycoke.ask.answer import answer
+from dycoke.ask.chat import load_chat, placement
+from dycoke.ask.video import read_frames
+from dycoke.nano import MODEL_PATH, SAMPLES_PATH
+from dycoke.nano.architecture import SHAPES, build_model
+from dycoke.nano.samples import INDEX, TASKS, read_samples
+from dycoke.nano.tokenizer import load
+from dycoke.registry import build
+
+WEIGHTS = MODEL_PATH / "model.safetensors"
+FRAMES = 32
+
+
+@pytest.fixture(scope="module")
+def chat():
+    return load_chat(str(MODEL_PATH), placement("cpu", "float32"))
+
+
+@pytest.fixture(scope="module")
+def answers(chat):
+    """(video, task, right answer, said at full tokens, said at K = 0.7) of every sample question."""
+    found = []
+    for sample in read_samples():
+        frames = read_frames(sample.video, FRAMES)
+        for task, question, right in sample.questions:
+            request = chat.request(frames, question)
+            said = [answer(chat, method, request, 80).text for method in (build("full"), build("dycoke", k=0.7))]
+            found.append((sample.video.name, task, right, *said))
+    return found
+
+
+def test_files_are_small():
+    total = sum(path.stat().st_size for path in MODEL_PATH.iterdir())
+    assert WEIGHTS.stat().st_size <= 19_900_000 and total < 20_000_000
+    for sample in read_samples():
+        assert sample.video.stat().st_size < 200_000
+
+
+def test_checkpoint_has_exactly_the_tensors_of_a_llava_next_file():
+    model = build_model(load(MODEL_PATH), SHAPES["nano"], seed=0)
+    # as the original writes them; tied embeddings leave no lm_head in the file
+    expected = {
+        name.replace(".vision_tower.vision_tower.", ".vision_tower.vision_tower.vision_model."): tuple(value.shape)
+        for name, value in model.state_dict().items()
+        if name != "lm_head.weight"
+    }
+    with safe_open(WEIGHTS, "pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        assert {file.get_slice(name).get_dtype() for name in found} == {"BF16"}
+    assert found == expected
+
+
+def test_checkpoint_loads_with_its_own_configuration(chat):
+    config = json.loads((MODEL_PATH / "config.json").read_text())
+    assert config["architectures"] == ["LlavaQwenForCausalLM"]
+    assert config["torch_dtype"] == "bfloat16" and config["rope_theta"] == 10000.0
+    assert config["vision_config"]["num_hidden_layers"] == 5
+    tower = chat.model.get_vision_tower()
+    assert (tower.depth, tower.num_patches, tower.image_size) == (4, 64, 64)
+    assert chat.model.lm_head.weight is chat.model.model.embed_tokens.weight
+    assert chat.model.generation_config.do_sample is False
+    assert chat.model.generation_config.eos_token_id == chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    with safe_open(WEIGHTS, "pt") as file:
+        assert torch.equal(file.get_tensor("model.image_newline").float(), chat.model.model.image_newline)
+
+
+def test_sample_questions_cover_long_answers():
+    samples = read_samples()
+    assert len(samples) == 3
+    for sample in samples:
+        assert [task for task, _, _ in sample.questions] == list(TASKS)
+        assert max(len(right.split()) for _, _, right in sample.questions) > 20
+
+
+def test_a_missing_sample_is_named(tmp_path):
+    (tmp_path / INDEX).write_text((SAMPLES_PATH / INDEX).read_text())
+    with pytest.raises(FileNotFoundError, match=r"\.mp4"):
+        read_samples(tmp_path)
+
+
+def test_every_sample_question_is_answered_right(answers):
+    assert [row[:4] for row in answers if row[2] != row[3]] == []
+    assert len(answers) == 3 * len(TASKS)
+
+
+def test_most_stay_right_under_temporal_merging(answers):
+    right = sum(row[2] == row[4] for row in answers)
+    assert right >= 0.8 * len(answers)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "what color is the circle at the end",
+        "What is the final color of the circle?",
+        "What colour is the circle at the end of the video?",
+    ],
+)
+def test_typed_variants_are_understood(chat, question):
+    sample = read_samples()[0]
+    frames = read_frames(sample.video, FRAMES)
+    right = {asked: answer for _, asked, answer in sample.questions}["What color is the circle at the end?"]
+    assert answer(chat, build("full"), chat.request(frames, question), 8).text == right
