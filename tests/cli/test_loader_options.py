@@ -106,3 +106,20 @@ def test_refused(model, options, complaint):
 def test_unknown_option_of_a_method(model):
     with pytest.raises(TypeError, match="unknown option 'kk'; accepts: k, positions, variant"):
         apply_loader_options(model, {"method": "dycoke,kk=0.5"})
+
+
+def test_through_load_pretrained_model(checkpoint):
+    from llava.model.builder import load_pretrained_model
+
+    _, model, _, _ = load_pretrained_model(
+        str(checkpoint),
+        None,
+        "llava_qwen",
+        torch_dtype="float32",
+        attn_implementation="sdpa",
+        dycoke="True",
+        dycoke_k="0.5",
+        dycoke_num_tokens_per_frame=16,
+    )
+    assert model.video_seam.compressor == dycoke.build("dycoke", k=0.5).plan().before
+    dycoke.remove(model)
