@@ -72,7 +72,7 @@ def _stream(chat, methods, request, max_new_tokens, out, progress) -> None:
             out.file.flush()
 
         done = answer(chat, method, request, max_new_tokens, show)
-    out.file.write("\n")
+    out.file.write("\n\n")
     out.print(report_table(done.report))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -13,16 +14,16 @@ from dycoke.registry import available, entry
 from dycoke.report import Report
 
 
-def report_table(report: Report) -> Table:
-    """Stages of one request: tokens, milliseconds and peak memory."""
-    kept = _share(report)
-    table = Table(title=f"{report.method}: {report.frames} frames, {kept} of the visual tokens kept", box=box.SIMPLE)
+def report_table(report: Report) -> Group:
+    """One request: a headline, and tokens, milliseconds and peak memory of each stage."""
+    headline = Text(f"{report.method}: {report.frames} frames, {_share(report)} of the visual tokens kept")
+    table = Table(box=box.SIMPLE)
     table.add_column("stage")
     for column in ("tokens", "ms", "peak MiB"):
         table.add_column(column, justify="right")
     for row in report.rows():
         table.add_row(*row)
-    return table
+    return Group(headline, table)
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
