@@ -94,28 +94,17 @@ def get_model_name_from_path(model_path: str) -> str:
 
 
 class KeywordsStoppingCriteria(StoppingCriteria):
-    """Stops a row when it ends in the ids of a keyword, or when a keyword appears in its last few new tokens."""
+    """Stops a row when a keyword appears in its text, however it is tokenised there."""
 
     def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: Tensor):
         """keywords: strings to stop at, empty ones left out; input_ids [B, L] are accepted for callers, not needed."""
         self.keywords = [keyword for keyword in keywords if keyword]
         self.tokenizer = tokenizer
-        self.keyword_ids = []
-        for keyword in self.keywords:
-            ids = list(tokenizer(keyword).input_ids)
-            if len(ids) > 1 and ids[0] == tokenizer.bos_token_id:
-                ids = ids[1:]
-            self.keyword_ids.append(ids)
-        # A keyword may be tokenised otherwise within a text, so look a token further back than it is long.
-        self.window = max((len(ids) for ids in self.keyword_ids), default=0) + 1
+        # A token is at least one byte; one more is decoded because some tokenizers drop a space at the start.
+        self.window = max((len(keyword.encode()) for keyword in self.keywords), default=0) + 1
 
     def __call__(self, output_ids: Tensor, scores: Any = None, **kwargs: Any) -> Tensor:
         """Return bool [B] for the generated ids [B, n] (the prompt is not part of them)."""
-        stops = [self._stops(row) for row in output_ids[:, -self.window :].tolist()]
+        texts = self.tokenizer.batch_decode(output_ids[:, -self.window :])
+        stops = [any(keyword in text for keyword in self.keywords) for text in texts]
         return torch.tensor(stops, dtype=torch.bool, device=output_ids.device)
-
-    def _stops(self, ids: list[int]) -> bool:
-        if any(ids[-len(keyword) :] == keyword for keyword in self.keyword_ids):
-            return True
-        text = self.tokenizer.decode(ids)
-        return any(keyword in text for keyword in self.keywords)

@@ -130,6 +130,9 @@ def test_keywords_of_several_tokens_stop(goldens_dir):
     assert len(ids) == 4
     stop = KeywordsStoppingCriteria([keyword], tokenizer, None)
     assert stop(torch.tensor([[*ids[:3]], [9707, 9707, 9707]]), None).tolist() == [False, False]
+    (hash_id,) = tokenizer("#").input_ids
+    split = KeywordsStoppingCriteria(["###"], tokenizer, None)
+    assert split(torch.tensor([[9707, hash_id, hash_id], [hash_id] * 3]), None).tolist() == [False, True]
     assert stop(torch.tensor([[9707, *ids]]), None).tolist() == [True]
 
 
