@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, CURVE, MODEL = "state", "curve.jsonl", "model"
+_AGREE_EVERY = 10  # steps between two questions of several processes whether to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,16 @@ class Trainer:
         self.step += 1
         return answers.detach(), dense.detach()
 
+    def past(self, deadline: float) -> bool:
+        """Whether a process is past the deadline; all get the same answer, or some would wait for one that left."""
+        over = time.monotonic() > deadline
+        if self.accelerator.num_processes == 1:
+            return over
+        if self.step % _AGREE_EVERY:
+            return False
+        votes = self.accelerator.reduce(torch.tensor(float(over), device=self.accelerator.device), "sum")
+        return votes.item() > 0
+
     def save(self) -> None:
         """Write the resumable state."""
         self.accelerator.save_state(str(self.output / STATE))
@@ -176,7 +187,7 @@ def train(
             trainer.log({"step": trainer.step, "seconds": seconds, **losses})
         if trainer.step % evaluate_every == 0:
             trainer.evaluate(videos)
-        if time.monotonic() - begin > minutes * 60:
+        if trainer.past(begin + minutes * 60):
             break
     seconds = time.monotonic() - begin
     trainer.log({"step": trainer.step, "ms_per_step": round(1000 * seconds / max(1, trainer.step - done), 2)})

@@ -1,6 +1,9 @@
 """Training on a CPU with tiny sizes: resumable, refusing what does not fit, and reading positions as it should."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -143,3 +146,18 @@ def test_forced_scoring_counts_every_question(step, tokenizer):
     assert shares(tally)["mean"] == 0.0  # an untrained model knows nothing
     merged = exact_match(step, chat, 1, torch.device("cpu"), build("dycoke", k=0.7, positions="original").plan().before)
     assert {task: asked for task, (_, asked) in merged.items()} == {task: asked for task, (_, asked) in tally.items()}
+
+
+@pytest.mark.slow
+def test_processes_stop_together_and_share_the_work(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "dycoke.nano.train", "--output", str(tmp_path), *FAST, "--minutes", "0"]
+    command[command.index("--steps") + 1] = "40"
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    records = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert records[0]["processes"] == 2
+    assert max(losses(tmp_path)) == 10  # they agree every ten steps
+    # the first process begins with the batch that a single one begins with
+    main(["--output", str(tmp_path / "single"), *FAST[:-1], "--steps", "40", "--k", "--minutes", "0"])
+    assert losses(tmp_path)[1] == losses(tmp_path / "single")[1]
