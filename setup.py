@@ -20,7 +20,7 @@ REQUIRED = [
     "numpy",
     "pillow",  # image processors
     "pyyaml",  # values of options
-    "typer>=0.15",  # the command line
+    "typer>=0.29",  # the command line
     "rich",  # its tables and progress
     # The Llama tokenizer reads tokenizer.model with sentencepiece, whose newest release needs this protobuf.
     "sentencepiece",

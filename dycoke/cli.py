@@ -13,7 +13,7 @@ from dycoke.version import __version__
 
 BAD_INPUT = 2
 
-# Typer brings its own copy of click's exceptions, older releases use click's: take the class it really raises.
+# Typer's copy of click's base of all errors in a command line, which it does not export.
 _CommandLineError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
 app = typer.Typer(

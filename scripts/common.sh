@@ -66,7 +66,8 @@ prepare_environment() {
         echo "making $VENV with $python" >&2
         "$python" -m venv "$VENV" >&2 || fail "$python -m venv does not work; on Debian and Ubuntu install python3-venv"
     fi
+    # Python compiles the few modules that are imported on first use; compiling all of them here takes a minute.
     with_progress "$VENV/install.log" "installing packages" \
-        "$VENV/bin/python" -m pip install --progress-bar off --editable "$ROOT[dev]" ${pins:+--constraint "$pins"}
+        "$VENV/bin/python" -m pip install --no-compile --progress-bar off --editable "$ROOT[dev]" ${pins:+--constraint "$pins"}
     echo "$stamp" >"$VENV/dycoke.stamp"
 }
