@@ -1,14 +1,20 @@
 """The deterministic inputs behind the golden values; every number here decides what the goldens mean."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from transformers import PretrainedConfig
 
 from llava.mm_utils import process_images
+from llava.model import LlavaQwenForCausalLM
+from llava.model.model_config import build_config
+from tests.llava import tiny
 
 QWEN = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -66,6 +72,22 @@ def pixels(size: int = 384, seed: int = 0) -> torch.Tensor:
 
 def frames(count: int, size: int = 384, seed: int = 0) -> torch.Tensor:
     return torch.stack([pixels(size, seed * 50 + number) for number in range(count)])
+
+
+def published_config(goldens_dir: Path, **overrides: Any) -> PretrainedConfig:
+    """Return the published 7B config with its sizes shrunk to those of the golden checkpoints."""
+    content = json.loads((goldens_dir / "config_ov7b.json").read_text())
+    content |= {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "mm_hidden_size": 32,
+        "vision_config": tiny.vision_config("siglip", image_size=384),
+        **overrides,
+    }
+    return build_config(LlavaQwenForCausalLM, content, None)
 
 
 Visuals = tuple[Any, Any]  # images, image_sizes

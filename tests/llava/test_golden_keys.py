@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from llava.model.model_config import MODELS, build_config
 from tests.llava import tiny
-from tests.llava.test_golden_packing import published_config
+from tests.llava.golden_inputs import published_config
 
 TOWER_APART = "llava-v1.5-tiny"
 QWEN = ["llava-onevision-qwen2-tiny-ov", "LLaVA-Video-tiny-Qwen2"]

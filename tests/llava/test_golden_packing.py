@@ -7,8 +7,6 @@ import torch
 from transformers import LlamaTokenizer, Qwen2Tokenizer
 
 from llava.mm_utils import process_images, tokenizer_image_token
-from llava.model import LlavaQwenForCausalLM
-from llava.model.model_config import build_config
 from tests.llava import golden_inputs as inputs
 from tests.llava import tiny
 from tests.llava.golden_inputs import cases
@@ -16,22 +14,6 @@ from tests.llava.golden_inputs import cases
 CASES = cases()
 LLAMA = [name for name, case in CASES.items() if case.model in ("v15", "v16")]
 QWEN = [name for name, case in CASES.items() if case.model in ("ov", "vid") and name != "ov_two_vid_one_mod"]
-
-
-def published_config(goldens_dir, **overrides):
-    """Return the published 7B config with its sizes shrunk to those of the golden checkpoints."""
-    content = json.loads((goldens_dir / "config_ov7b.json").read_text())
-    content |= {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "mm_hidden_size": 32,
-        "vision_config": tiny.vision_config("siglip", image_size=384),
-        **overrides,
-    }
-    return build_config(LlavaQwenForCausalLM, content, None)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +31,7 @@ def qwen_models(goldens_dir):
     """A random model on the published config, as LLaVA-OneVision and as LLaVA-Video."""
     tokenizer = Qwen2Tokenizer.from_pretrained(goldens_dir / "qwen2_tok")
     settings = {"ov": {}, "vid": {"mm_newline_position": "grid"}}
-    models = {name: tiny.make_model(published_config(goldens_dir, **keys)) for name, keys in settings.items()}
+    models = {name: tiny.make_model(inputs.published_config(goldens_dir, **keys)) for name, keys in settings.items()}
     return {name: (tokenizer, model, model.get_vision_tower().image_processor, 32768) for name, model in models.items()}
 
 
