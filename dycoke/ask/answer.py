@@ -37,6 +37,12 @@ def check_question(question: str, placeholders: tuple[str, ...] = ()) -> None:
             raise ValueError(f"the question contains {placeholder}: a prompt has exactly one, and ask writes it itself")
 
 
+def check_new_tokens(count: int) -> None:
+    """Raise ValueError unless at least one token may be generated."""
+    if count < 1:
+        raise ValueError(f"max_new_tokens={count}: expected at least 1")
+
+
 def answer(
     chat: Chat,
     method: Method,
@@ -49,8 +55,7 @@ def answer(
     Raises ValueError for max_new_tokens below 1, a prompt longer than the model reads, and what attaching and the
     method raise.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: expected at least 1")
+    check_new_tokens(max_new_tokens)
     pad = chat.tokenizer.pad_token_id
     with attach(chat.model, method) as run, torch.inference_mode():
         streamer = _Pieces(chat.tokenizer, lambda: _check_length(chat, run.report), on_text)

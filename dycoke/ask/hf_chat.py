@@ -47,7 +47,7 @@ def load(name: str, where: Placement) -> OnevisionChat:
     Raises OSError if files are missing, ValueError for missing or misshapen tensors, a damaged weight file, or a
     processor without a chat template.
     """
-    processor = AutoProcessor.from_pretrained(name)
+    processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)  # False refuses, None would ask
     if processor.chat_template is None:
         raise ValueError(f"{name}: its processor has no chat template, which the prompt is made from")
     try:

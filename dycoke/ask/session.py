@@ -6,16 +6,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from dycoke.ask.answer import answer, check_question, warm_up
-from dycoke.ask.chat import load_chat, placement
+from dycoke.ask.answer import answer, check_new_tokens, check_question, warm_up
+from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.methods import chosen_methods
 from dycoke.ask.tables import comparison_table, report_table
 from dycoke.ask.video import read_frames
 from dycoke.nano import MODEL_PATH
+from dycoke.types import Method
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
 _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
@@ -46,8 +48,7 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
     methods = chosen_methods(asked.method, asked.compare, asked.k, asked.options)
     where = placement(asked.device, asked.dtype)
-    if asked.max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={asked.max_new_tokens}: expected at least 1")
+    check_new_tokens(asked.max_new_tokens)
     with _quiet():
         with progress.status(f"reading {asked.frames} frames of {asked.video}"):
             frames = read_frames(asked.video, asked.frames)
@@ -57,13 +58,15 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
             check_question(asked.question, chat.placeholders)
             request = chat.request(frames, asked.question)
         if asked.compare is None:
-            _stream(chat, methods, request, asked.max_new_tokens, out, progress)
+            (method,) = methods.values()
+            _stream(chat, method, request, asked.max_new_tokens, out, progress)
         else:
             _compare(chat, methods, request, asked.max_new_tokens, out, progress)
 
 
-def _stream(chat, methods, request, max_new_tokens, out, progress) -> None:
-    (method,) = methods.values()
+def _stream(
+    chat: Chat, method: Method, request: dict[str, Any], max_new_tokens: int, out: Console, progress: Console
+) -> None:
     with progress.status("encoding the video") as status:
 
         def show(text: str) -> None:
@@ -76,7 +79,14 @@ def _stream(chat, methods, request, max_new_tokens, out, progress) -> None:
     out.print(report_table(done.report))
 
 
-def _compare(chat, methods, request, max_new_tokens, out, progress) -> None:
+def _compare(
+    chat: Chat,
+    methods: dict[str, Method],
+    request: dict[str, Any],
+    max_new_tokens: int,
+    out: Console,
+    progress: Console,
+) -> None:
     answers = []
     with progress.status("") as status:
         for name, method in methods.items():
