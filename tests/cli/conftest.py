@@ -56,3 +56,15 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def hf_checkpoint(tmp_path_factory) -> Path:
     return files.write_hf_checkpoint(tmp_path_factory.mktemp("models") / "hf")
+
+
+@pytest.fixture
+def refused(dycoke, video, checkpoint):
+    """The complaint of `dycoke ask` with one thing changed."""
+
+    def complaint(*options, video=video, question="What is it?", model=checkpoint) -> str:
+        return dycoke(
+            "ask", video, question, "--model", model, "--frames", 8, "--max-new-tokens", 2, *options
+        ).complaint
+
+    return complaint

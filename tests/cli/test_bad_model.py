@@ -1,0 +1,104 @@
+"""Models the command cannot take, or prompts they cannot: one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.llava import tiny
+
+
+@pytest.fixture
+def copy(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "model")
+
+
+@pytest.fixture
+def hf_copy(hf_checkpoint, tmp_path):
+    return shutil.copytree(hf_checkpoint, tmp_path / "hf")
+
+
+def test_model_folder_without_a_model(refused, tmp_path):
+    assert "it has no config.json" in refused(model=tmp_path)
+
+
+def test_model_that_is_a_file(refused, video):
+    assert "expected a model folder" in refused(model=video)
+
+
+def test_hub_repository_offline(refused):
+    assert "is no local folder, and the hub" in refused(model="nobody/no-such-model")
+
+
+def test_config_is_no_json(refused, tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    assert "no JSON object" in refused(model=tmp_path)
+
+
+@pytest.mark.parametrize("architectures", [["MistralForCausalLM"], None, []])
+def test_other_family(refused, tmp_path, architectures):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": architectures}))
+    line = refused(model=tmp_path)
+    for name in ("LlavaQwenForCausalLM", "LlavaLlamaForCausalLM", "LlavaOnevisionForConditionalGeneration"):
+        assert name in line
+
+
+def test_missing_tensors(refused, copy):
+    tiny.edit_tensors(copy, {"model.layers.1.mlp.up_proj.weight": None})
+    line = refused(model=copy)
+    assert "1 missing (model.layers.1.mlp.up_proj.weight)" in line
+
+
+def test_truncated_weights(refused, copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "truncated" in refused(model=copy)
+
+
+def test_no_weights(refused, copy):
+    (copy / "model.safetensors").unlink()
+    assert "no weights in" in refused(model=copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"), [(None, "1 missing tensors"), (torch.zeros(3, 5), "1 misshapen tensors")]
+)
+def test_tensors_of_the_transformers_format(refused, hf_copy, change, complaint):
+    name = next(key for key in load_file(hf_copy / "model.safetensors") if key.endswith("mlp.up_proj.weight"))
+    tiny.edit_tensors(hf_copy, {name: change})
+    line = refused(model=hf_copy)
+    assert complaint in line and "mlp.up_proj.weight" in line
+
+
+def test_weights_of_the_transformers_format(refused, hf_copy):
+    weights = hf_copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "truncated" in refused(model=hf_copy)
+
+
+def test_processor_without_a_template(refused, hf_copy):
+    (hf_copy / "chat_template.jinja").unlink()
+    assert "no chat template" in refused(model=hf_copy)
+
+
+@pytest.mark.parametrize("key", ["tokenizer_model_max_length", "max_position_embeddings"])
+def test_prompt_longer_than_the_model_reads(refused, copy, key):
+    tiny.edit_config(copy, **{key: 150})  # 8 frames of 16 tokens, a newline and the text
+    assert "the prompt fills the 150 tokens" in refused("--method", "full", model=copy)
+
+
+def test_prompt_that_a_method_makes_fit(dycoke, video, copy):
+    tiny.edit_config(copy, tokenizer_model_max_length=150)
+    done = dycoke("ask", video, "?", "--model", copy, "--frames", 8, "--k", 1, "--max-new-tokens", 2)
+    assert done.code == 0, done.err
+
+
+def test_prompt_longer_than_the_transformers_model_reads(refused, hf_copy):
+    config = json.loads((hf_copy / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 80
+    (hf_copy / "config.json").write_text(json.dumps(config))
+    assert "the prompt fills the 80 tokens" in refused("--method", "full", model=hf_copy)
