@@ -61,7 +61,7 @@ prepare_environment() {
     if [[ -x $VENV/bin/python && -f $VENV/dycoke.stamp && $(<"$VENV/dycoke.stamp") == "$stamp" ]]; then
         return
     fi
-    if [[ ! -x $VENV/bin/python ]]; then
+    if [[ ! -x $VENV/bin/pip ]]; then # pip comes last: without it the environment is half-made
         python=$(find_python) || fail "no Python 3.11 or newer on PATH; install one (and its venv module) and try again"
         echo "making $VENV with $python" >&2
         "$python" -m venv "$VENV" >&2 || fail "$python -m venv does not work; on Debian and Ubuntu install python3-venv"

@@ -40,7 +40,9 @@ echo "$(basename "$0") $*" >>"$CALLS"
 if [[ $1 == -c ]]; then exit "${VERSION_STATUS:-0}"; fi
 if [[ $1 == -m && $2 == venv ]]; then
     mkdir -p "$3/bin"
-    for program in python ruff dycoke; do cp "$0" "$3/bin/$program"; done
+    cp "$0" "$3/bin/python"
+    if [[ ${VENV_STATUS:-0} != 0 ]]; then exit "$VENV_STATUS"; fi
+    for program in pip ruff dycoke; do cp "$0" "$3/bin/$program"; done
 fi
 if [[ $1 == -m && $2 == pip ]]; then exit "${PIP_STATUS:-0}"; fi
 if [[ $1 == -m && $2 == pytest ]]; then
@@ -132,6 +134,13 @@ def test_failed_install_is_shown_and_tried_again(tree):
     tree.forget()
     assert tree.run("scripts/test.sh").returncode == 0
     assert len(installs(tree.calls)) == 1
+
+
+def test_half_made_environment_is_made_again(tree):
+    done = tree.run("scripts/test.sh", VENV_STATUS="1")
+    assert done.returncode == 1 and "python3-venv" in done.stderr.splitlines()[-1]
+    assert (tree.root / ".venv" / "bin" / "python").exists()
+    assert tree.run("scripts/test.sh").returncode == 0
 
 
 def test_no_python_is_one_line(tree):
