@@ -48,6 +48,8 @@ def test_training_repeats_itself_and_serves_as_well_as_the_shipped_files(tokeniz
     for name in nano_tokenizer.FILES:
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
     fresh = nano_tokenizer.load(tmp_path / "a")
+    assert (fresh.eos_token, fresh.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert not [entry for entry in fresh.get_vocab() if len(entry.strip("Ġ")) > 1 and any(c.isdigit() for c in entry)]
     texts = list(nano_tokenizer.corpus(50))
     fresh_tokens, shipped_tokens = (sum(len(t(text).input_ids) for text in texts) for t in (fresh, tokenizer))
     assert shipped_tokens == pytest.approx(fresh_tokens, rel=0.01)
