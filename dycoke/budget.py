@@ -19,7 +19,7 @@ def kept_per_frame(k: float, per_frame: int) -> int:
     K is the share removed. K = .7 and N = 196 give 58; K = 0 gives N; K = 1 gives 0. Source: DyCoke, section 3.2.
     """
     check_ratio("k", k)
-    return int((1 - k) * per_frame)
+    return int((1 - float(k)) * per_frame)
 
 
 def windows_count(frames: int, per_frame: int, k: float) -> int:

@@ -36,7 +36,8 @@ _methods: dict[str, Entry] = {}
 def register(name: str, *, source: str, paper: str = "") -> Callable[[C], C]:
     """Class decorator: make a frozen dataclass with a `plan()` known under `name`.
 
-    Raises ValueError if the name is taken, TypeError if the class is not a frozen dataclass with a `plan` method.
+    Raises ValueError if the name is taken, TypeError if the class is not a frozen dataclass with a `plan` method, a
+    docstring and a plain default for every option.
     """
 
     def add(cls: C) -> C:
@@ -44,6 +45,11 @@ def register(name: str, *, source: str, paper: str = "") -> Callable[[C], C]:
             raise ValueError(f"method {name!r} is registered already, by {_methods[name].cls.__qualname__}")
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen and hasattr(cls, "plan")):
             raise TypeError(f"method {name!r}: {cls.__qualname__} must be a frozen dataclass with a plan() method")
+        if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # what dataclass writes by itself
+            raise TypeError(f"method {name!r}: {cls.__qualname__} needs a docstring; its first line is the summary")
+        bare = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+        if bare:
+            raise TypeError(f"method {name!r}: option {', '.join(bare)} of {cls.__qualname__} needs a plain default")
         _methods[name] = Entry(name, cls, source, paper)
         return cls
 

@@ -19,8 +19,11 @@ STAGES = ("vision", "compress", "prefill", "decode")
 
 @dataclass(frozen=True)
 class Stage:
-    """tokens: visual tokens made (vision) or kept (compress), sequence tokens read (prefill), tokens made (decode).
+    """One stage of a request.
 
+    tokens: visual tokens of videos made (vision) and kept (compress), sequence tokens read (prefill), tokens read one
+    by one (decode; an answer's first token comes from prefill). Every row of the language model counts, so beams count
+    each in prefill and decode, and in transformers' family, which compresses behind the expansion, everywhere.
     ms: wall time, None if the stage did not run; peak_bytes: highest memory while it ran, None where unknown.
     """
 
@@ -94,10 +97,15 @@ class Recorder:
 
     def start(self, stage: str) -> None:
         """Mark the start of vision, compress or prefill; the first stage after a prefill starts a new request."""
-        if self._request is None or self._request.spans["prefill"]:
+        if self._request is None or self._over(stage):
             self._request, self._open = _Request(), {}
         self._reset_peak()
         self._open[stage] = self._mark()
+
+    def _over(self, stage: str) -> bool:
+        """Whether the current request is finished, or has failed: then nobody told, but the stages start anew."""
+        prefill = self._request.spans["prefill"] or "prefill" in self._open
+        return bool(prefill or (stage == "vision" and self._request.spans["compress"]))
 
     def stop(self, stage: str) -> None:
         """Mark the end of a started stage."""

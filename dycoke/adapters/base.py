@@ -21,7 +21,8 @@ class Adapter(Protocol):
 class StageOne:
     """Base of the adapters: serves the stage before the language model. Holds its model weakly.
 
-    A request is a prefill and the decode steps on the cache that prefill filled. Subclasses hook the model in `hook`
+    A request is a prefill and the decode steps on the cache that prefill filled; a model answers one at a time, so
+    threads must take turns. Subclasses hook the model in `hook`
     and may rewrite what its language model reads in `prefill_inputs` and `decode_inputs`.
     """
 
@@ -53,6 +54,9 @@ class StageOne:
         self.compressor, self.recorder = plan.before, recorder
         self.hook(self._model(), undo)
 
+    def __reduce_ex__(self, protocol: int) -> Any:
+        raise TypeError("a model that carries a method cannot be copied or pickled; remove the method first")
+
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         """Install the hooks of the family, each with its way back on `undo`."""
         raise AssertionError(f"{type(self).__name__} hooks nothing")
@@ -74,7 +78,7 @@ class StageOne:
         try:
             kept = self.compressor.compress(VisualTokens(frames, grid))
         except BaseException:
-            self.recorder.discard()  # or the next request would carry this one's marks
+            self.recorder.discard()
             raise
         self.recorder.stop("compress")
         expected = self.compressor.count(*frames.shape[:2])
@@ -103,7 +107,11 @@ class StageOne:
         self._decoding = cache is not None and self._cache is not None and self._cache() is cache
         if self._decoding:
             return args, self.decode_inputs(kwargs)
-        kwargs = self.prefill_inputs(kwargs)
+        try:
+            kwargs = self.prefill_inputs(kwargs)
+        except BaseException:
+            self.recorder.discard()  # or the next request would carry this one's marks
+            raise
         self.recorder.start("prefill")
         return args, kwargs
 

@@ -32,6 +32,7 @@ class _Shortened:
     """What a prefill did to its rows; lives until the next prefill."""
 
     before: int  # slots of the sequence as the caller knows it
+    after: int  # slots of it that are left
     mask: Tensor | None  # [B, S'] long; None where none is needed
     shift: Tensor  # [B, 1] by how much the positions of decoded tokens move back
     decoded: int = 0
@@ -95,7 +96,9 @@ class HFLlavaOnevisionAdapter(StageOne):
             mask[r, at] = 1 if real is None else real[r, row.source].long()
         # A mask also where positions have gaps: without one transformers takes a gap for the border of a packed sample.
         padded = real is not None or not consecutive or any(len(row.tokens) < width for row in rows)
-        self._state = _Shortened(before, mask if padded else None, torch.tensor(shifts, device=embeds.device)[:, None])
+        self._state = _Shortened(
+            before, width, mask if padded else None, torch.tensor(shifts, device=embeds.device)[:, None]
+        )
         return {
             **kwargs,
             "inputs_embeds": out,
@@ -106,25 +109,36 @@ class HFLlavaOnevisionAdapter(StageOne):
     def decode_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Move mask and positions of a decode step to the shortened sequence.
 
-        Raises ValueError if the mask is not one token longer each step, as in assisted decoding.
+        Raises ValueError if the step does not go on where the shortened cache ends.
         """
         state, embeds = self._state, kwargs["inputs_embeds"]
-        state.decoded += embeds.shape[1]
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != state.before + state.decoded:
-            raise ValueError(
-                f"attention_mask of {mask.shape[1]} slots after a prompt of {state.before} and {state.decoded} decoded "
-                "tokens: while a method is attached a cache must be continued in order (no assisted decoding)"
-            )
-        given = kwargs.get("position_ids")
-        if given is None:
-            first = state.before + state.decoded - embeds.shape[1]
-            given = torch.arange(first, first + embeds.shape[1], device=embeds.device)[None]
-        if state.mask is not None:
-            made = state.mask.new_ones(len(state.mask), state.decoded)
-            mask = torch.cat([state.mask, made], dim=1)
+        new = embeds.shape[1]
+        length = kwargs["past_key_values"].get_seq_length()
+        # A growing cache knows its length, also after tokens were taken back; a static one would have to be asked on
+        # the device, and grows by what it was given.
+        decoded = length - state.after if isinstance(length, int) else state.decoded
+        end = state.before + decoded + new
+        mask, given = kwargs.get("attention_mask"), kwargs.get("position_ids")
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            seen = mask.shape[1]
+        elif new > 1 and given is not None and state.mask is None:
+            seen = int(given.max()) + 1
         else:
-            mask = None
+            seen = end
+        if seen != end:
+            raise ValueError(
+                f"the cache holds a prompt of {state.before} slots shortened to {state.after} and {decoded} decoded "
+                f"tokens, and cannot be continued to slot {seen} with {new} more; pass the whole prompt without "
+                "past_key_values"
+            )
+        state.decoded = decoded + new
+        if given is None:
+            given = torch.arange(end - new, end, device=embeds.device)[None]
+        mask = None
+        if state.mask is not None:
+            made = state.mask.new_ones(len(state.mask), max(state.decoded, 0))
+            # Fewer than none are decoded where guesses were read along with the prompt and then taken back.
+            mask = torch.cat([state.mask, made], dim=1)[:, : state.after + state.decoded]
         return {**kwargs, "attention_mask": mask, "position_ids": given - state.shift}
 
     def _compress_row(self, embeds: Tensor, given: Tensor, is_video: Tensor, start: int, stop: int) -> _Row:
@@ -182,7 +196,7 @@ def _videos(is_video: Tensor, per_frame: int) -> list[tuple[int, int]]:
         if videos == 0 or (length - videos) % (videos * per_frame):
             raise ValueError(
                 f"{length} <video> ids in a row: expected T * {per_frame} + 1 for a video of T frames, as the "
-                "processor of this family writes them"
+                "processor of this family writes them, in one piece (no prefill_chunk_size)"
             )
         frames = (length - videos) // (videos * per_frame)
         found += [(start + i * (frames * per_frame + 1), frames) for i in range(videos)]

@@ -1,6 +1,8 @@
 """Attaching leaves no trace: hooks, attributes and attention names as before, also after an exception."""
 
+import copy
 import gc
+import pickle
 import weakref
 
 import pytest
@@ -63,6 +65,54 @@ def test_a_failing_method_gives_the_model_back_and_leaks_no_request(subject):
         greedy(subject, PROMPTS["one_video"])
         assert run.report.frames == 8
     assert fingerprint(subject.model) == before
+
+
+def test_a_request_that_fails_in_the_language_model_is_not_counted(subject):
+    with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
+        hook = subject.language_model().layers[0].register_forward_pre_hook(_fail)
+        with pytest.raises(MemoryError):
+            greedy(subject, PROMPTS["one_video"])
+        hook.remove()
+        greedy(subject, PROMPTS["one_video"])
+        assert run.report.frames == 8 and run.report.visual_kept < 0.5
+
+
+def _fail(*args):
+    raise MemoryError("in the middle of a request")
+
+
+def test_a_copy_of_an_attached_model_is_refused(subject):
+    """Its hooks would go on reporting to the original, and nothing could take them off."""
+    with dycoke.attach(subject.model, dycoke.build("dycoke")):
+        for copying in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="remove the method first"):
+                copying(subject.model)
+
+
+@pytest.mark.parametrize("prompt", ["one_video", "batch"])
+def test_hf_continues_a_cache_in_order_or_not_at_all(prompt):
+    subject = SUBJECTS["hf"]()
+    inputs = subject.inputs(PROMPTS[prompt])
+    options = {"max_new_tokens": 4, "do_sample": False, "suppress_tokens": [60, 61], "eos_token_id": None}
+    with dycoke.attach(subject.model, dycoke.build("dycoke")):
+        out = subject.model.generate(**inputs, **options, return_dict_in_generate=True)
+        longer = torch.cat([out.sequences, torch.full_like(out.sequences[:, :2], 7)], dim=1)
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 6), value=1)
+        with pytest.raises(ValueError, match="cannot be continued to slot"):
+            subject.model.generate(
+                input_ids=longer, attention_mask=mask, past_key_values=out.past_key_values, **options
+            )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompt_lookup_takes_tokens_back(name):
+    """Assisted decoding reads several tokens at once and crops the cache; full must answer as the untouched model."""
+    subject = SUBJECTS[name]()
+    prompts = [[5, 6, 7, 8, PROMPTS["one_video"][0][2], 5, 6, 7, 8, 5, 6]]
+    options = {"max_new_tokens": 12, "prompt_lookup_num_tokens": 3}
+    want = greedy(subject, prompts, **options)
+    with dycoke.attach(subject.model, dycoke.build("full")):
+        assert torch.equal(greedy(subject, prompts, **options), want)
 
 
 def test_apply_and_remove(subject):

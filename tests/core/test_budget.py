@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dycoke import budget
@@ -13,6 +14,10 @@ GOLDEN = json.loads((Path(__file__).parent / "golden_ttm_official.json").read_te
 @pytest.mark.parametrize("k,kept", [(0.7, 58), (0.5, 98), (0.3, 137), (0.9, 19), (1.0, 0), (0.0, 196)])
 def test_kept_per_frame_floors_in_double(k, kept):
     assert budget.kept_per_frame(k, 196) == kept
+
+
+def test_kept_per_frame_of_a_narrow_number():
+    assert budget.kept_per_frame(np.float32(0.9), 10) == int((1 - float(np.float32(0.9))) * 10)
 
 
 @pytest.mark.parametrize("t,count", [(1, 196), (2, 254), (3, 312), (4, 370), (5, 566), (32, 2960), (33, 3156)])

@@ -65,6 +65,27 @@ def test_register_refuses_a_taken_name_and_a_mutable_class():
     assert "mutable" not in dycoke.available()
 
 
+def test_register_refuses_what_the_table_of_methods_could_not_show():
+    @dataclass(frozen=True)
+    class Silent:
+        def plan(self):
+            return dycoke.Plan()
+
+    @dataclass(frozen=True)
+    class Bare:
+        """An option without a default."""
+
+        keep: float
+
+        def plan(self):
+            return dycoke.Plan()
+
+    for cls, error in ((Silent, "needs a docstring"), (Bare, "option keep of .* needs a plain default")):
+        with pytest.raises(TypeError, match=error):
+            registry.register("other", source="x")(cls)
+    assert "other" not in dycoke.available()
+
+
 def test_a_new_method_is_one_decorated_class(monkeypatch):
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 
