@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
+_NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
 
 def parse_value(text: str) -> Any:
     """The value a text stands for in YAML: 0.7 a number, true a bool, paper a string. Raises ValueError."""
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{text!r} is no value in YAML: {error}") from error
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)  # 1e-9 is a number to everybody but YAML 1.1
+    return value
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

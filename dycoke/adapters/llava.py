@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from contextlib import ExitStack
 
+import torch
 from torch import Tensor, nn
 
 from dycoke.adapters.base import StageOne
@@ -38,6 +39,13 @@ class LlavaAdapter(StageOne):
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
         return positions if self.compressor.positions == "original" else None
+
+
+def tokens_per_frame(model: nn.Module) -> int:
+    """Visual tokens a llava model makes of a frame of video."""
+    side = model.get_vision_tower().num_patches_per_side
+    # One channel of zeros through the model's own pooling: the count then has no second definition.
+    return model.get_2dPool(torch.zeros(1, side * side, 1)).shape[1]
 
 
 def _leave(model: weakref.ref) -> None:

@@ -58,7 +58,7 @@ def answer(
     check_new_tokens(max_new_tokens)
     pad = chat.tokenizer.pad_token_id
     with attach(chat.model, method) as run, torch.inference_mode():
-        streamer = _Pieces(chat.tokenizer, lambda: _check_length(chat, run.report), on_text)
+        streamer = _Pieces(chat.tokenizer, lambda: _check_tokens(chat, run.report.stages["prefill"].tokens), on_text)
         chat.model.generate(
             **request,
             max_new_tokens=max_new_tokens,
@@ -74,11 +74,22 @@ def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
     answer(chat, method, request, WARM_UP_TOKENS)
 
 
-def _check_length(chat: Chat, report: Report) -> None:
+def check_length(chat: Chat, method: Method, request: dict[str, Any], frames: int) -> None:
+    """Raise ValueError if the prompt cannot fit in the model's context, before any of it is computed.
+
+    Newlines between visual tokens are not counted here; what they add is found when the prompt has been read.
+    """
+    kept = method.plan().before.count(frames, chat.per_frame)
+    if kept is not None:
+        _check_tokens(chat, chat.text_tokens(request) + kept)
+
+
+def _check_tokens(chat: Chat, tokens: int) -> None:
     """Raise ValueError if a prompt fills the model's context: `llava` cuts a longer one to it, as LLaVA-NeXT does."""
-    tokens = report.stages["prefill"].tokens
     if tokens >= chat.context:
-        raise ValueError(f"the prompt fills the {chat.context} tokens the model reads; ask for fewer frames")
+        raise ValueError(
+            f"the prompt fills the {chat.context} tokens the model reads; ask for fewer frames or a shorter question"
+        )
 
 
 class _Pieces(BaseStreamer):

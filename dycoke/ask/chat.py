@@ -28,7 +28,8 @@ _LOADERS = {
 class Chat(Protocol):
     """A model, its tokenizer, and how its family writes a prompt with one video.
 
-    placeholders: texts a question must not contain; context: tokens of the longest prompt the model reads.
+    placeholders: texts a question must not contain; context: tokens of the longest prompt the model reads;
+    per_frame: visual tokens of a frame.
     """
 
     model: nn.Module
@@ -39,6 +40,13 @@ class Chat(Protocol):
 
     @property
     def context(self) -> int: ...
+
+    @property
+    def per_frame(self) -> int: ...
+
+    def text_tokens(self, request: dict[str, Any]) -> int:
+        """Tokens of a request that are no visual tokens."""
+        ...
 
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         """Keyword arguments of `model.generate` for frames [T, H, W, 3] uint8 and a question."""
@@ -78,11 +86,16 @@ def load_chat(name: str, where: Placement) -> Chat:
     config_file = _config_file(name)
     try:
         config = json.loads(config_file.read_text())
-        architecture = (config.get("architectures") or [None])[0]
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{name}: its config.json holds no JSON object") from error
-    if architecture not in _LOADERS:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: its config.json is no JSON") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{name}: its config.json holds no JSON object")
+    named = config.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named else named
+    if not isinstance(architecture, str) or architecture not in _LOADERS:
         raise ValueError(f"{name} is a model of architecture {architecture}; supported: {', '.join(_LOADERS)}")
+    if config.get("quantization_config"):
+        raise ValueError(f"{name} is quantised, which is not supported; use the original checkpoint")
     return import_module(_LOADERS[architecture]).load(name, where)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
 from dycoke.ask.chat import Placement
+from llava.model.checkpoint import local_folder, tensor_shapes
+from llava.model.model_config import DAMAGED, check_tokenizer_files
 
 _NAMED = 4  # tensors an error names before it only counts them
 
@@ -34,6 +36,14 @@ class OnevisionChat:
     def context(self) -> int:
         return self.model.config.text_config.max_position_embeddings
 
+    @property
+    def per_frame(self) -> int:
+        vision = self.model.config.vision_config
+        return math.ceil(vision.image_size // vision.patch_size / 2) ** 2
+
+    def text_tokens(self, request: dict[str, Any]) -> int:
+        return int((request["input_ids"] != self.model.config.video_token_id).sum())
+
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompt = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -44,23 +54,26 @@ class OnevisionChat:
 def load(name: str, where: Placement) -> OnevisionChat:
     """Load a checkpoint that transformers wrote.
 
-    Raises OSError if files are missing, ValueError for missing or misshapen tensors, a damaged weight file, or a
-    processor without a chat template.
+    Raises OSError if files are missing, ValueError for missing or misshapen tensors, a damaged file, or a processor
+    without a chat template.
     """
-    processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)  # False refuses, None would ask
-    if processor.chat_template is None:
-        raise ValueError(f"{name}: its processor has no chat template, which the prompt is made from")
+    folder = local_folder(name)
+    tensor_shapes(folder)  # names a damaged weight file, where transformers fails in many ways
+    check_tokenizer_files(folder)
     try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # False refuses, None would ask
         model, loaded = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            name,
+            folder,
             dtype=where.dtype,
             device_map=where.device,
             attn_implementation="sdpa",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line with the missing ones
         )
-    except SafetensorError as error:
-        raise ValueError(f"{name}: a weight file is truncated or no safetensors file: {error}") from error
+    except DAMAGED as error:
+        raise ValueError(f"{name}: damaged configuration: {type(error).__name__}: {error}") from error
+    if processor.chat_template is None:
+        raise ValueError(f"{name}: its processor has no chat template, which the prompt is made from")
     _check(name, "missing", sorted(loaded["missing_keys"]))
     _check(name, "misshapen", sorted(str(key[0]) for key in loaded["mismatched_keys"]))
     return OnevisionChat(model.eval(), processor)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from dycoke.adapters.llava import tokens_per_frame
 from dycoke.ask.chat import Placement
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
@@ -34,6 +35,13 @@ class LlavaChat:
         config = self.model.config
         cut = getattr(config, "tokenizer_model_max_length", None)
         return min(config.max_position_embeddings, cut or config.max_position_embeddings)
+
+    @property
+    def per_frame(self) -> int:
+        return tokens_per_frame(self.model)
+
+    def text_tokens(self, request: dict[str, Any]) -> int:
+        return request["inputs"].shape[1] - 1
 
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         conversation = conv_templates[self.template].copy()

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from dycoke.ask.answer import answer, check_new_tokens, check_question, warm_up
+from dycoke.ask.answer import answer, check_length, check_new_tokens, check_question, warm_up
 from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.methods import chosen_methods
 from dycoke.ask.tables import comparison_table, report_table
@@ -57,6 +57,8 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
             chat = load_chat(name, where)
             check_question(asked.question, chat.placeholders)
             request = chat.request(frames, asked.question)
+            for method in methods.values():
+                check_length(chat, method, request, len(frames))
         if asked.compare is None:
             (method,) = methods.values()
             _stream(chat, method, request, asked.max_new_tokens, out, progress)

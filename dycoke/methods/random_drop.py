@@ -27,8 +27,8 @@ class RandomDrop:
     def __post_init__(self) -> None:
         budget.check_ratio("keep", self.keep, above_zero=True)
         check_positions(self.positions)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed={self.seed!r}: expected an integer of at least 0")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed!r}: expected an integer from 0 to 2**63 - 1")
 
     def plan(self) -> Plan:
         return Plan(before=self)

@@ -42,6 +42,8 @@ def _shards(index: Path) -> list[Path]:
         names = set(json.loads(index.read_text())["weight_map"].values())
     except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{index} is no shard index: {error}") from error
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{index} is no shard index: its weight_map holds something else than file names")
     files = [index.parent / name for name in sorted(names)]
     absent = [file.name for file in files if not file.is_file()]
     if absent:

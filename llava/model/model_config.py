@@ -18,6 +18,8 @@ TOKENIZER_FILES = {
     LlavaQwenForCausalLM: ("tokenizer.json", "vocab.json"),
     LlavaLlamaForCausalLM: ("tokenizer.model", "tokenizer.json"),
 }
+# What building a config or a model raises on values of a wrong type or range, wherever they are used first.
+DAMAGED = (StrictDataclassError, AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError)
 CONTEXT_KEYS = ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length")
 
 
@@ -45,12 +47,17 @@ def read_config_dict(folder: Path, customized: str | Path | dict | PretrainedCon
 def model_class_for(config: dict[str, Any], model_name: str, model_path: str) -> type:
     """Return the class for a checkpoint: by the architecture its config names, otherwise by LLaVA-NeXT's name rules.
 
-    Raises ValueError for families without a class here and for configs without a vision tower.
+    Raises ValueError for families without a class here, quantised checkpoints and configs without a vision tower.
     """
     supported = ", ".join(MODELS)
     if not config.get("mm_vision_tower"):
         raise ValueError(f"{model_path} is no LLaVA-NeXT checkpoint: its config has no mm_vision_tower")
-    architecture = (config.get("architectures") or [None])[0]
+    named = config.get("architectures") or [None]
+    if not isinstance(named, list) or not isinstance(named[0], str | None):
+        raise ValueError(f"{model_path}: architectures {named!r} in its config; expected a list with a class name")
+    architecture = named[0]
+    if config.get("quantization_config"):
+        raise Unsupported(f"{model_path} is quantised, which is not supported; use the original checkpoint")
     if architecture is not None:
         if architecture not in MODELS:
             raise Unsupported(f"{model_path} is a {architecture}; supported are {supported}")
@@ -80,7 +87,7 @@ def build_config(model_class: type, content: dict[str, Any], overwrite: dict[str
                 config.rope_parameters = {**config.rope_parameters, "rope_theta": value}
             else:
                 setattr(config, key, value)
-    except StrictDataclassError as error:
+    except DAMAGED as error:
         raise ValueError(f"model config: {error}") from error
     # Callers read these as plain attributes.
     config.mm_use_im_start_end = getattr(config, "mm_use_im_start_end", False)
@@ -98,11 +105,32 @@ def _scaled_rope(rope: dict[str, Any], scaling: dict[str, Any] | None) -> dict[s
 
 
 def load_tokenizer(model_class: type, folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a checkpoint. Raises FileNotFoundError if the folder has none."""
+    """Return the tokenizer of a checkpoint.
+
+    Raises FileNotFoundError if the folder has none, ValueError naming a file that is damaged.
+    """
     names = TOKENIZER_FILES[model_class]
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"no tokenizer in {folder}: expected {' or '.join(names)}")
+    check_tokenizer_files(folder)
     return TOKENIZERS[model_class].from_pretrained(folder)
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Raise ValueError naming a damaged tokenizer file; the readers of transformers fail without saying which it is."""
+    contents = {}
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
+        if (folder / name).is_file():
+            contents[name] = read_config_dict(folder, folder / name)
+    merges = folder / "merges.txt"
+    if "vocab.json" not in contents or not merges.is_file():
+        return
+    for number, line in enumerate(merges.read_text(encoding="utf-8").splitlines(), start=1):
+        parts = line.split(" ")
+        if line.startswith("#version") or not line:
+            continue
+        if len(parts) != 2 or "".join(parts) not in contents["vocab.json"]:
+            raise ValueError(f"{merges}, line {number}: {line!r} does not merge to an entry of vocab.json")
 
 
 def context_length(config: PretrainedConfig) -> int:

@@ -38,7 +38,20 @@ def test_sound_only(refused, tmp_path):
 def test_truncated(refused, tmp_path, share, flags):
     options = {"movflags": flags} if flags else {}
     path = files.write_cut(tmp_path / "cut.mp4", share, frames=60, options=options)
-    assert "truncated mp4 file" in refused(video=path)
+    assert "truncated video file" in refused(video=path)
+
+
+# decord reads what is left of such files and repeats it, without an error.
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("name,codec", [("cut.mkv", "mpeg4"), ("cut.webm", "libvpx"), ("cut.avi", "mpeg4")])
+def test_truncated_file_of_another_family(refused, tmp_path, name, codec, share):
+    path = files.write_cut(tmp_path / name, share, frames=60, codec=codec)
+    assert "truncated video file" in refused(video=path)
+
+
+@pytest.mark.parametrize("video", ["", "https://example.org/video.mp4"])
+def test_no_path(refused, video):
+    assert "expected the path of a video file" in refused(video=video)
 
 
 def test_damaged_inside(refused, tmp_path):

@@ -36,7 +36,7 @@ def test_hub_repository_offline(refused):
 
 def test_config_is_no_json(refused, tmp_path):
     (tmp_path / "config.json").write_text("{")
-    assert "no JSON object" in refused(model=tmp_path)
+    assert "is no JSON" in refused(model=tmp_path)
 
 
 @pytest.mark.parametrize("architectures", [["MistralForCausalLM"], None, []])
@@ -102,3 +102,52 @@ def test_prompt_longer_than_the_transformers_model_reads(refused, hf_copy):
     config["text_config"]["max_position_embeddings"] = 80
     (hf_copy / "config.json").write_text(json.dumps(config))
     assert "the prompt fills the 80 tokens" in refused("--method", "full", model=hf_copy)
+
+
+def test_a_long_prompt_is_refused_before_it_is_read(refused, copy, monkeypatch):
+    """The refusal must not cost what it refuses."""
+    tiny.edit_config(copy, max_position_embeddings=150)
+    monkeypatch.setattr("dycoke.ask.session.answer", lambda *a, **kw: pytest.fail("the model was run"))
+    assert "or a shorter question" in refused("--method", "full", model=copy)
+    assert "or a shorter question" in refused(question="long " * 200, model=copy)
+
+
+DAMAGE = {
+    "architectures": [("architectures", 5), ("architectures", [["x"]]), ("architectures", [])],
+    "quantisation": [("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True})],
+    "values": [("vision_config", 5), ("num_hidden_layers", "many"), ("num_attention_heads", 0)],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [pair for pairs in DAMAGE.values() for pair in pairs])
+def test_damaged_config(refused, copy, key, value):
+    tiny.edit_config(copy, **{key: value})
+    assert str(copy) in refused(model=copy) or key in refused(model=copy)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [*DAMAGE["architectures"], *DAMAGE["quantisation"], ("vision_config", 5), ("text_config", 5)]
+)
+def test_damaged_config_of_the_transformers_format(refused, hf_copy, key, value):
+    tiny.edit_config(hf_copy, **{key: value})
+    assert str(hf_copy) in refused(model=hf_copy)
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_cut_tokenizer(refused, copy, name):
+    (copy / name).write_text('{"a": 0}' if name == "merges.txt" else '{"a": 0, "b"')
+    assert name in refused(model=copy)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"a'])
+def test_damaged_tokenizer_of_the_transformers_format(refused, hf_copy, content):
+    (hf_copy / "tokenizer.json").write_text(content)
+    assert str(hf_copy) in refused(model=hf_copy)
+
+
+@pytest.mark.parametrize("index", ['{"weight_map": {"a": 5}}', '{"weight_map": {"a": "absent.safetensors"}}', "{"])
+def test_damaged_shard_index(refused, copy, hf_copy, index):
+    for folder in (copy, hf_copy):
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(index)
+        assert "model.safetensors.index.json" in refused(model=folder)

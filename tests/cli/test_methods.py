@@ -30,12 +30,13 @@ def test_version(dycoke):
 
 
 def test_values_are_yaml():
-    assert parse_options(["k=0.7", "variant=paper", "flag=true", "list=[1, 2]", "a=b=c"]) == {
+    assert parse_options(["k=0.7", "variant=paper", "flag=true", "list=[1, 2]", "a=b=c", "keep=1e-3"]) == {
         "k": 0.7,
         "variant": "paper",
         "flag": True,
         "list": [1, 2],
         "a": "b=c",
+        "keep": 0.001,
     }
     assert parse_method("dycoke,k=0.5") == ("dycoke", {"k": 0.5})
     assert parse_method("full") == ("full", {})

@@ -36,6 +36,7 @@ def test_unknown_option_names_the_accepted_ones():
         ("dycoke", {"variant": "official", "positions": "original"}, "original positions must ascend"),
         ("random_drop", {"keep": 0}, r"keep=0: expected a number in \(0, 1\]"),
         ("random_drop", {"seed": -1}, "seed=-1"),
+        ("random_drop", {"seed": 10**23}, "seed=10+: expected an integer from 0"),
         ("uniform_frames", {"keep": 1.1}, r"keep=1\.1"),
         ("uniform_frames", {"positions": ""}, "positions=''"),
     ],
