@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
+from dycoke.adapters.llava import tokens_per_frame
 from dycoke.attach import Run, apply
 from dycoke.options import parse_method, parse_value
 from dycoke.registry import build
+from dycoke.types import Method, Plan
 
 logger = logging.getLogger(__name__)
 
@@ -22,13 +24,28 @@ _TOKENS = "dycoke_num_tokens_per_frame"
 _WAYS = ("dycoke", "method", "plan")
 
 
-def apply_loader_options(model: nn.Module, options: Mapping[str, Any]) -> Run | None:
-    """Put the method that loader keywords describe on a llava model; None if they ask for none (dycoke=False).
+@dataclass(frozen=True)
+class Chosen:
+    """A method chosen by loader keywords; tokens_per_frame is what the caller expects of the model, None if unsaid."""
+
+    method: Method | Plan
+    tokens_per_frame: int | None = None
+
+    def put_on(self, model: nn.Module) -> Run:
+        """Put the method on a llava model. Raises ValueError if its frames have another number of tokens."""
+        if self.tokens_per_frame is not None:
+            _check_tokens(model, self.tokens_per_frame)
+        return apply(model, self.method)
+
+
+def choose_method(options: Mapping[str, Any]) -> Chosen | None:
+    """The method that loader keywords describe, before any weights are read; None if they ask for none.
 
     dycoke=True is the paper: k=0.7, variant "paper"; dycoke_k and dycoke_variant change it, and
-    dycoke_num_tokens_per_frame is compared with the model's own layout. method is a registered name, "name,k=0.5", or
-    a name beside a dict method_options; plan is a Plan or a method. image_token_start_index is accepted and ignored:
-    visual tokens are found without it. Texts as lmms-eval passes them ("True", "0.7") are read as their values.
+    dycoke_num_tokens_per_frame is to be compared with the model's own layout; dycoke=False switches all of that off.
+    method is a registered name, "name,k=0.5", or a name beside a dict method_options; plan is a Plan or a method.
+    image_token_start_index is accepted and ignored: visual tokens are found without it. Texts as lmms-eval passes
+    them ("True", "0.7") are read as their values.
     Raises ValueError for unknown or contradictory keywords and for values out of range, TypeError for an unknown
     option of a method.
     """
@@ -37,17 +54,19 @@ def apply_loader_options(model: nn.Module, options: Mapping[str, Any]) -> Run | 
         logger.warning("image_token_start_index is ignored: visual tokens are found by their place in the prompt")
     asked = _asked(options)
     ours = {name: value for name, value in options.items() if name.startswith("dycoke_")}
-    if ours and asked != "dycoke":
+    if ours and asked != "dycoke" and options.get("dycoke") is not False:
         raise ValueError(f"{', '.join(sorted(ours))} given without dycoke=True; add it, or leave them out")
     if options.get("method_options") is not None and asked != "method":
         raise ValueError("method_options given without method=...; name the method they belong to")
     if asked is None:
         return None
     if asked == "plan":
-        return apply(model, options["plan"])
+        if not isinstance(options["plan"], Plan | Method) or isinstance(options["plan"], type):
+            raise ValueError(f"plan={options['plan']!r}: expected a dycoke.Plan or a method; names go to method=")
+        return Chosen(options["plan"])
     if asked == "method":
-        return apply(model, _named(options["method"], options.get("method_options")))
-    return apply(model, build("dycoke", **_paper_options(model, ours)))
+        return Chosen(_named(options["method"], options.get("method_options")))
+    return Chosen(build("dycoke", **_paper_options(ours)), ours.get(_TOKENS))
 
 
 def _is_text(name: str, value: Any) -> bool:
@@ -80,27 +99,23 @@ def _named(method: Any, extra: Any) -> Any:
     return build(name, **options, **(extra or {}))
 
 
-def _paper_options(model: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+def _paper_options(given: Mapping[str, Any]) -> dict[str, Any]:
     later = [name for name in _LATER if given.get(name) is not None]
     if later:
         raise ValueError(
             f"{', '.join(later)}: dynamic pruning while decoding (stage 2 of the paper) is not in this version of the "
             "library; leave it out to run temporal merging (stage 1) alone"
         )
-    if given.get(_TOKENS) is not None:
-        _check_tokens(model, given[_TOKENS])
     chosen = {option: given[name] for name, option in _PASSED_ON.items() if given.get(name) is not None}
     return PAPER | chosen
 
 
 def _check_tokens(model: nn.Module, expected: Any) -> None:
     """Raise ValueError unless the model's tower and pooling make `expected` tokens of a frame."""
-    side = model.get_vision_tower().num_patches_per_side
-    # One channel of zeros through the model's own pooling: the count then has no second definition.
-    per_frame = model.get_2dPool(torch.zeros(1, side * side, 1)).shape[1]
+    per_frame = tokens_per_frame(model)
     if expected != per_frame:
         mode = getattr(model.config, "mm_spatial_pool_mode", "average")
         raise ValueError(
             f"{_TOKENS}={expected!r}: this model makes {per_frame} tokens of a frame "
-            f"({side} x {side} patches, mm_spatial_pool_mode={mode!r}); pass {per_frame} or leave it out"
+            f"(mm_spatial_pool_mode={mode!r}); pass {per_frame} or leave it out"
         )

@@ -14,6 +14,7 @@ from llava.errors import Unsupported
 from llava.mm_utils import get_model_name_from_path
 from llava.model.checkpoint import TOWER_PREFIX, check_tensors, local_folder, tensor_shapes, tower_folder
 from llava.model.model_config import (
+    DAMAGED,
     build_config,
     context_length,
     load_tokenizer,
@@ -23,8 +24,7 @@ from llava.model.model_config import (
 from llava.model.multimodal_encoder.processors import build_image_processor
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-PLAN_OPTIONS = ("method", "plan")  # either of them, or dycoke=True, asks for a method
-OTHER_OPTIONS = ("method_options", "image_token_start_index")
+METHOD_OPTIONS = ("method", "method_options", "plan", "image_token_start_index")
 
 
 def load_pretrained_model(
@@ -53,7 +53,7 @@ def load_pretrained_model(
     Raises FileNotFoundError or ValueError for a folder that is no complete checkpoint, naming what is wrong;
     llava.errors.Unsupported for quantised loading, LoRA and model families without a class here.
     """
-    options = _take_method_options(kwargs)
+    chosen = _choose_method(kwargs)
     kwargs.pop("multimodal", None)
     if kwargs:
         raise ValueError(f"unknown option {', '.join(sorted(kwargs))}; see load_pretrained_model for those accepted")
@@ -72,31 +72,20 @@ def load_pretrained_model(
     tower = model.get_vision_tower()
     image_processor = build_image_processor(tower.family, tower.config, folder, tower.vision_tower_name)
     tower.image_processor = image_processor
-    if options:
-        _apply_method(model, options)
+    if chosen is not None:
+        chosen.put_on(model)
     return tokenizer, model, image_processor, context_length(model.config)
 
 
-def _take_method_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take the options of a compression method out of kwargs; empty if none is to be applied."""
-    names = [
-        name
-        for name in kwargs
-        if name == "dycoke" or name.startswith("dycoke_") or name in PLAN_OPTIONS + OTHER_OPTIONS
-    ]
-    options = {name: kwargs.pop(name) for name in names}
-    if options.get("dycoke") or any(options.get(name) is not None for name in PLAN_OPTIONS):
-        return options
-    if options and "dycoke" not in options:
-        raise ValueError(f"{', '.join(options)} given, but no method: add dycoke=True, method=... or plan=...")
-    return {}
-
-
-def _apply_method(model: PreTrainedModel, options: dict[str, Any]) -> None:
-    from dycoke.adapters.loader import apply_loader_options  # llava does not depend on dycoke otherwise
+def _choose_method(kwargs: dict[str, Any]) -> Any:
+    """Take the options of a compression method out of kwargs; what they choose, or None."""
+    names = [name for name in kwargs if name == "dycoke" or name.startswith("dycoke_") or name in METHOD_OPTIONS]
+    if not names:
+        return None
+    from dycoke.adapters.loader import choose_method  # llava does not depend on dycoke otherwise
 
     try:
-        apply_loader_options(model, options)
+        return choose_method({name: kwargs.pop(name) for name in names})
     except TypeError as error:
         # lmms-eval takes a TypeError for an unknown `multimodal` and loads again without it.
         raise ValueError(str(error)) from error
@@ -149,8 +138,11 @@ def _load_model(
     config.delay_load = not any(name.startswith(TOWER_PREFIX) for name in shapes)
     if config.delay_load:
         tower_folder(config.mm_vision_tower)  # an absent tower is an error before the language model is read
-    with torch.device("meta"):
-        skeleton = model_class(copy.deepcopy(config))
+    try:
+        with torch.device("meta"):
+            skeleton = model_class(copy.deepcopy(config))
+    except DAMAGED as error:
+        raise ValueError(f"{folder}: no model can be built from its config: {type(error).__name__}: {error}") from error
     check_tensors(skeleton, shapes, str(folder))
     model = model_class.from_pretrained(
         folder, config=config, dtype=dtype, device_map=placement, attn_implementation=attention

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 import dycoke
-from dycoke.adapters.loader import apply_loader_options
+from dycoke.adapters.loader import choose_method
 from tests.llava import tiny
 
 
@@ -18,7 +18,7 @@ def model():
 
 def applied(model, **options):
     """The compressor that ends up on the model."""
-    run = apply_loader_options(model, options)
+    run = choose_method(options).put_on(model)
     assert model.video_seam is not None
     compressor = model.video_seam.compressor
     run.remove()
@@ -47,7 +47,7 @@ def test_tokens_per_frame_follow_tower_and_pooling(mode, size):
     expected = (-(-side // 2) if mode == "bilinear" else side // 2) ** 2
     applied(model, dycoke=True, dycoke_num_tokens_per_frame=str(expected))
     with pytest.raises(ValueError, match=f"=196: this model makes {expected} tokens of a frame .*{mode}"):
-        apply_loader_options(model, {"dycoke": True, "dycoke_num_tokens_per_frame": 196})
+        choose_method({"dycoke": True, "dycoke_num_tokens_per_frame": 196}).put_on(model)
 
 
 def test_token_start_index_is_ignored_with_a_message(model, caplog):
@@ -56,10 +56,19 @@ def test_token_start_index_is_ignored_with_a_message(model, caplog):
     assert "image_token_start_index is ignored" in caplog.text
 
 
-@pytest.mark.parametrize("off", [{}, {"dycoke": False}, {"dycoke": "False"}, {"method": None, "plan": None}])
-def test_no_method(model, off):
-    assert apply_loader_options(model, off) is None
-    assert model.video_seam is None
+@pytest.mark.parametrize(
+    "off",
+    [
+        {},
+        {"dycoke": False},
+        {"dycoke": "False"},
+        {"dycoke": False, "dycoke_k": 0.7, "dycoke_l": 3},  # one line of arguments for the method and its baseline
+        {"image_token_start_index": 14},
+        {"method": None, "plan": None},
+    ],
+)
+def test_no_method(off):
+    assert choose_method(off) is None
 
 
 def test_method_by_text_by_dict_and_by_plan(model):
@@ -82,7 +91,9 @@ def test_method_by_text_by_dict_and_by_plan(model):
         ),
         ({"dycoke": True, "dycoke_num_image_per_frame": 196}, "unknown option dycoke_num_image_per_frame"),
         ({"dycoke_k": 0.5}, "dycoke_k given without dycoke=True"),
-        ({"dycoke": False, "dycoke_k": 0.5}, "dycoke_k given without dycoke=True"),
+        ({"dycoke": False, "dycoke_kk": 0.5}, "unknown option dycoke_kk"),
+        ({"plan": "full"}, "plan='full': expected a dycoke.Plan or a method; names go to method="),
+        ({"plan": dycoke.methods.Full}, "expected a dycoke.Plan or a method"),
         ({"method": "dycoke", "dycoke_k": 0.5}, "dycoke_k given without dycoke=True"),
         ({"dycoke": "yes please"}, "dycoke='yes please': expected True or False"),
         ({"dycoke": 1}, "dycoke=1: expected True or False"),
@@ -97,15 +108,22 @@ def test_method_by_text_by_dict_and_by_plan(model):
         ({"method_options": {"k": 0.6}}, "method_options given without method"),
     ],
 )
-def test_refused(model, options, complaint):
+def test_refused(options, complaint):
     with pytest.raises(ValueError, match=complaint):
-        apply_loader_options(model, options)
-    assert model.video_seam is None
+        choose_method(options)
 
 
-def test_unknown_option_of_a_method(model):
+def test_unknown_option_of_a_method():
     with pytest.raises(TypeError, match="unknown option 'kk'; accepts: k, positions, variant"):
-        apply_loader_options(model, {"method": "dycoke,kk=0.5"})
+        choose_method({"method": "dycoke,kk=0.5"})
+
+
+def test_a_bad_choice_is_refused_before_anything_is_read():
+    from llava.model.builder import load_pretrained_model
+
+    for options in ({"method": "nope"}, {"dycoke": True, "dycoke_k": 7}, {"method": "dycoke,kk=1"}):
+        with pytest.raises(ValueError, match=r"unknown method|k=7|unknown option 'kk'"):
+            load_pretrained_model("no/such/folder", None, "llava_qwen", **options)
 
 
 def test_through_load_pretrained_model(checkpoint):
