@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -79,3 +80,20 @@ def test_python_blocks_compile_and_name_what_exists():
 def test_linked_files_exist():
     for name in re.findall(r"`([\w./]+/)`", README):
         assert (ROOT / name).is_dir(), name
+
+
+def test_benchmark_table_is_what_the_records_say():
+    rows = re.findall(
+        r"^\| (\d+) x (\d+) x (\d+) .*\| ([\d.]+) ms \| ([\d.]+) ms \| ([\d.]+) ms \|$", README, re.MULTILINE
+    )
+    records = {}
+    for file in (ROOT / "results" / "bench").glob("compress_*.json"):
+        record = json.loads(file.read_text())
+        records[tuple(str(record["setting"][size]) for size in ("frames", "tokens", "dim"))] = record
+    assert {tuple(row[:3]) for row in rows} == set(records) and rows
+    for *sizes, torch_ms, triton_ms, floor_ms in rows:
+        record = records[tuple(sizes)]
+        medians = {row["version"]: row["median_ms"] for row in record["results"]}
+        said = (float(torch_ms), float(triton_ms), float(floor_ms))
+        assert said == tuple(round(value, 3) for value in (medians["torch"], medians["triton"], record["floor_ms"]))
+        assert record["device"] == "NVIDIA H200" and record["commit"]
