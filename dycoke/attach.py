@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
 
 from dycoke.adapters import adapter_for
@@ -41,8 +42,12 @@ class Run:
 _runs: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
 
 
+# Where transformers' generate and nn.Module.compile keep what they compiled.
+_COMPILED = ("_compiled_call", "_compiled_call_impl")
+
+
 def apply(model: nn.Module, method: Method | Plan) -> Run:
-    """Put a method (or a plan) on a model until `remove(model)`.
+    """Put a method (or a plan) on a model until `remove(model)`. Until then its `generate` runs uncompiled.
 
     Raises TypeError if `method` is neither, ValueError if the model's family has no adapter (naming those that have),
     the model carries a method already, or the adapter lacks something the plan needs.
@@ -54,12 +59,30 @@ def apply(model: nn.Module, method: Method | Plan) -> Run:
     devices = sorted({p.device for p in model.parameters()}, key=str)
     recorder = Recorder(name, devices)
     with ExitStack() as undo:
+        _run_uncompiled(model, undo)
         adapter.install(plan, recorder, undo)
         run = Run(name, recorder, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)
     run._undo.callback(lambda: _runs.pop(weak(), None))
     return run
+
+
+def _run_uncompiled(model: nn.Module, undo: ExitStack) -> None:
+    """Keep compiled code from passing our hooks by: torch.compile checks no hooks when it reuses what it compiled."""
+    _forget_compiled(weakref.ref(model))
+    undo.callback(_forget_compiled, weakref.ref(model))
+    config = getattr(model, "generation_config", None)
+    if config is not None:  # generate compiles by itself for a static cache
+        undo.callback(setattr, config, "disable_compile", config.disable_compile)
+        config.disable_compile = True
+
+
+def _forget_compiled(model: weakref.ref) -> None:
+    if model() is not None and any(
+        getattr(module, name, None) is not None for module in model().modules() for name in _COMPILED
+    ):
+        torch.compiler.reset()
 
 
 def remove(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from transformers import CompileConfig
 
 import dycoke
 from dycoke.types import Compressed
@@ -179,6 +180,24 @@ def test_every_cache_gives_the_same_answer(name, positions, options):
     with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions)):
         want = greedy(subject, PROMPTS["batch"])
         assert torch.equal(greedy(subject, PROMPTS["batch"], **options), want)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_code_does_not_pass_the_method_by(name):
+    """generate compiles for a static cache, and torch.compile reuses code without looking at hooks."""
+    subject = SUBJECTS[name]()
+    compiling = CompileConfig(backend="eager", fullgraph=False)
+    compiling._compile_all_devices = True
+    options = {"cache_implementation": "static", "compile_config": compiling}
+    prompts = PROMPTS["one_video"]
+    untouched = greedy(subject, prompts, **options)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0  # or nothing was compiled
+    with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
+        want = greedy(subject, prompts, eos_token_id=None)
+        assert torch.equal(greedy(subject, prompts, eos_token_id=None, **options), want)
+        assert run.report.stages["decode"].tokens == 5
+    assert torch.equal(greedy(subject, prompts, **options), untouched)
+    assert not subject.model.generation_config.disable_compile
 
 
 @pytest.mark.parametrize("name", NAMES)
