@@ -69,3 +69,11 @@ def test_full_is_the_untouched_model_and_the_report_is_complete(name):
     with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
         greedy(subject, PROMPTS["batch"])
     assert run.report.stages["compress"].tokens < stages["compress"].tokens
+
+
+@pytest.mark.parametrize("name", ["llava", "hf"])
+def test_a_static_cache_which_generate_would_compile_for(name):
+    subject = OnGPU(name)
+    with dycoke.attach(subject.model, dycoke.build("dycoke")):
+        want = greedy(subject, PROMPTS["batch"])
+        assert torch.equal(greedy(subject, PROMPTS["batch"], cache_implementation="static"), want)
