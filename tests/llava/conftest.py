@@ -41,10 +41,10 @@ def onevision():
 
 @pytest.fixture(scope="session")
 def load():
-    """Load a checkpoint in float32, as (tokenizer, model, image_processor, context_len)."""
+    """Load a checkpoint on the CPU in float32, as (tokenizer, model, image_processor, context_len)."""
 
     def load(path, **kwargs):
-        options = {"torch_dtype": "float32", "attn_implementation": "sdpa", **kwargs}
+        options = {"torch_dtype": "float32", "attn_implementation": "sdpa", "device_map": "cpu", **kwargs}
         return load_pretrained_model(str(path), None, Path(path).name, **options)
 
     return load
