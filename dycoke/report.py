@@ -104,8 +104,8 @@ class Recorder:
 
     def _over(self, stage: str) -> bool:
         """Whether the current request is finished, or has failed: then nobody told, but the stages start anew."""
-        prefill = self._request.spans["prefill"] or "prefill" in self._open
-        return bool(prefill or (stage == "vision" and self._request.spans["compress"]))
+        reached = {name for name, spans in self._request.spans.items() if spans} | set(self._open)
+        return "prefill" in reached or (stage == "vision" and "compress" in reached)
 
     def stop(self, stage: str) -> None:
         """Mark the end of a started stage."""

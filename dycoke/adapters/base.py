@@ -75,11 +75,7 @@ class StageOne:
         Raises ValueError if the number of tokens is not the one it announced.
         """
         self.recorder.start("compress")
-        try:
-            kept = self.compressor.compress(VisualTokens(frames, grid))
-        except BaseException:
-            self.recorder.discard()
-            raise
+        kept = self.compressor.compress(VisualTokens(frames, grid))
         self.recorder.stop("compress")
         expected = self.compressor.count(*frames.shape[:2])
         if len(kept.index) != len(kept.embeds) or (expected is not None and len(kept.index) != expected):

@@ -51,14 +51,11 @@ def write_cut(path: Path, share: float, **kwargs) -> Path:
 def write_hf_checkpoint(path: Path) -> Path:
     """A tiny LlavaOnevisionForConditionalGeneration with its processor, as save_pretrained writes them."""
     from transformers import (
-        LlavaOnevisionConfig,
         LlavaOnevisionForConditionalGeneration,
         LlavaOnevisionImageProcessor,
         LlavaOnevisionProcessor,
         LlavaOnevisionVideoProcessor,
-        Qwen2Config,
         Qwen2Tokenizer,
-        SiglipVisionConfig,
     )
 
     path.mkdir(parents=True)
@@ -69,35 +66,13 @@ def write_hf_checkpoint(path: Path) -> Path:
     side = 24
     size = {"height": side, "width": side}
     looks = {"size": size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    vision = SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=side,
-        patch_size=4,
-        vision_use_head=False,
-    )
-    text = Qwen2Config(
+    config = tiny.hf_config(
+        image_id,
+        video_id,
         vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )
-    config = LlavaOnevisionConfig(
-        vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
-        image_token_id=image_id,
-        video_token_id=video_id,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        image_grid_pinpoints=[[side, side]],
     )
     model = LlavaOnevisionForConditionalGeneration(config)
     tiny.fill_randomly(model)

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
+from transformers import LlavaOnevisionForConditionalGeneration
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from tests.llava import tiny
@@ -93,36 +88,8 @@ class HFSubject:
     returns_prompt = True
 
     def __init__(self) -> None:
-        vision = SiglipVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=self.side,
-            patch_size=4,
-            vision_use_head=False,
-        )
-        text = Qwen2Config(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=0,
-        )
-        config = LlavaOnevisionConfig(
-            vision_config=vision.to_dict(),
-            text_config=text.to_dict(),
-            image_token_id=HF_IMAGE,
-            video_token_id=HF_VIDEO,
-            vision_feature_layer=-1,
-            vision_feature_select_strategy="full",
-            image_grid_pinpoints=[[self.side, self.side]],
-        )
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        config = tiny.hf_config(HF_IMAGE, HF_VIDEO, vocab_size=64, **ids)
         self.model = LlavaOnevisionForConditionalGeneration(config).eval()
         tiny.fill_randomly(self.model)
 

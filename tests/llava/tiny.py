@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlavaOnevisionConfig, Qwen2Config, SiglipVisionConfig
 
 from llava.model import LlavaConfig, LlavaLlamaForCausalLM, LlavaQwenConfig, LlavaQwenForCausalLM
 
@@ -89,6 +90,38 @@ def llama_config(**overrides: Any) -> LlavaConfig:
         **overrides,
     }
     return LlavaConfig(**values)
+
+
+def hf_config(image_token_id: int, video_token_id: int, **text: Any) -> LlavaOnevisionConfig:
+    """Return the config of a tiny LLaVA-OneVision model of transformers, 3 x 3 tokens a frame; text: its Qwen2 keys."""
+    side = 24
+    vision = SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=side,
+        patch_size=4,
+        vision_use_head=False,
+    )
+    language = Qwen2Config(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        **text,
+    )
+    return LlavaOnevisionConfig(
+        vision_config=vision.to_dict(),
+        text_config=language.to_dict(),
+        image_token_id=image_token_id,
+        video_token_id=video_token_id,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        image_grid_pinpoints=[[side, side]],
+    )
 
 
 def make_model(config: LlavaQwenConfig | LlavaConfig, seed: int = 0) -> torch.nn.Module:
