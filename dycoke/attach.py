@@ -64,7 +64,7 @@ def apply(model: nn.Module, method: Method | Plan) -> Run:
         run = Run(name, recorder, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)
-    run._undo.callback(lambda: _runs.pop(weak(), None))
+    run._undo.callback(lambda: _runs.pop(weak(), None) if weak() is not None else None)
     return run
 
 
@@ -79,10 +79,13 @@ def _run_uncompiled(model: nn.Module, undo: ExitStack) -> None:
 
 
 def _forget_compiled(model: weakref.ref) -> None:
-    if model() is not None and any(
-        getattr(module, name, None) is not None for module in model().modules() for name in _COMPILED
-    ):
-        torch.compiler.reset()
+    if model() is None:
+        return
+    for module in model().modules():
+        # A forward of the instance's own is how users compile one module of a model.
+        if "forward" in vars(module) or any(getattr(module, name, None) is not None for name in _COMPILED):
+            torch.compiler.reset()
+            return
 
 
 def remove(model: nn.Module) -> None:

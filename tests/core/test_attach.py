@@ -106,11 +106,12 @@ def test_apply_and_remove(subject):
 
 
 def test_attaching_keeps_no_model_alive(subject):
-    dycoke.apply(subject.model, dycoke.build("dycoke"))
+    run = dycoke.apply(subject.model, dycoke.build("dycoke"))
     model = weakref.ref(subject.model)
     del subject.model
     gc.collect()
     assert model() is None
+    run.remove()  # nothing is left to be taken off
 
 
 def test_two_models_carry_two_methods():

@@ -61,6 +61,21 @@ def test_compiled_code_does_not_pass_the_method_by(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_a_forward_compiled_by_the_user_does_not_pass_the_method_by(name):
+    subject = SUBJECTS[name]()
+    inputs = subject.inputs(PROMPTS["one_video"])
+    method = dycoke.build("dycoke")
+    with dycoke.attach(subject.model, method):
+        want = subject.model(**inputs).logits
+    subject.model.forward = torch.compile(subject.model.forward, backend="eager")
+    untouched = subject.model(**inputs).logits
+    with dycoke.attach(subject.model, method):
+        torch.testing.assert_close(subject.model(**inputs).logits, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(subject.model(**inputs).logits, untouched, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("positions", ["packed", "original"])
 def test_beams_of_one_row_are_those_of_the_batch(name, positions):
     subject, beams = SUBJECTS[name](), {"num_beams": 3, "num_return_sequences": 2}
