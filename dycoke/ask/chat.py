@@ -85,7 +85,7 @@ def load_chat(name: str, where: Placement) -> Chat:
     """
     config_file = _config_file(name)
     try:
-        config = json.loads(config_file.read_text())
+        config = json.loads(config_file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: its config.json is no JSON") from error
     if not isinstance(config, dict):

@@ -7,13 +7,17 @@ from typing import BinaryIO
 
 _HEADER = 8  # bytes of a box or chunk header: size and type
 _BOXES = (b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide")  # what an mp4 file starts with
+_MORE_BOXES = (*_BOXES, b"sidx", b"mfra", b"meta", b"uuid", b"udta", b"emsg", b"pnot", b"prft", b"ssix")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_RIFF = b"RIFF"
+_STREAMED = (0, 0xFFFFFFFF)  # sizes a writer leaves that could not go back and fill them in
 
 
 def is_cut(path: Path) -> bool:
     """True if a file of the mp4, Matroska (WebM) or RIFF (AVI) family is shorter than its own headers say.
 
-    False for other families, and where a stream was written without knowing its length.
+    False for other families, where a stream was written without knowing its length, and for an AVI that lacks whole
+    parts at its end.
     """
     length = path.stat().st_size
     with path.open("rb") as file:
@@ -22,19 +26,45 @@ def is_cut(path: Path) -> bool:
             return _boxes_end(file, length) > length
         if start[:4] == _EBML:
             return _segment_end(file, length) > length
-        if start[:4] == b"RIFF" and len(start) == _HEADER:
-            return _HEADER + int.from_bytes(start[4:], "little") > length
+        if start[:4] == _RIFF:
+            return _parts_end(file, length) > length
     return False
 
 
 def _boxes_end(file: BinaryIO, length: int) -> int:
     """Where the boxes of an mp4 file's top level end."""
-    at = 0
+    at, seen = 0, set()
     while at < length:
+        file.seek(at)
+        header = file.read(_HEADER)
+        kind = header[4:]
+        whole = {b"moov", b"mdat"} <= seen
+        if whole and len(header) < _HEADER and b"moof" in seen:
+            return length + 1  # a fragmented file goes on with boxes, so this is the start of one
+        if whole and kind not in _MORE_BOXES:
+            return at  # bytes that somebody appended to a whole file
         size = _box_size(file, at, length)
         if size is None:
-            return at  # no box: bytes that somebody appended
+            return at
+        seen.add(kind)
         at += size
+    return at
+
+
+def _parts_end(file: BinaryIO, length: int) -> int:
+    """Where the RIFF parts of an AVI file end; a long one has several."""
+    at = 0
+    while at < length:
+        file.seek(at)
+        header = file.read(_HEADER)
+        if header[:4] != _RIFF:
+            return at  # bytes that somebody appended
+        size = int.from_bytes(header[4:], "little")
+        if len(header) < _HEADER:
+            return length + 1
+        if size in _STREAMED:
+            return length
+        at += _HEADER + size + size % 2
     return at
 
 

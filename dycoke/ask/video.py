@@ -41,7 +41,9 @@ def read_frames(path: str | Path, count: int) -> np.ndarray:
             frames = reader.get_batch(places).asnumpy() if total else None
     except (DECORDError, RuntimeError) as error:
         # decord's own messages are stack traces of C++.
-        raise ValueError(f"{path}: cannot be decoded; the file is damaged, truncated or of an unknown codec") from error
+        raise ValueError(
+            f"{path}: cannot be decoded; the file is damaged, truncated, without an index, or of an unknown codec"
+        ) from error
     if frames is None:
         raise ValueError(f"{path}: no frames in this video")
     return frames
@@ -73,16 +75,16 @@ def _check_file(path: Path) -> None:
 
 def _check_container(path: Path) -> None:
     """Raise ValueError unless the file is a container with a video in it, and whole where its format can tell."""
-    cut = is_cut(path)
+    if is_cut(path):
+        # decord may hand back fewer, repeated or half-empty frames of such a file without a word.
+        raise ValueError(f"{path}: truncated video file")
     try:
         with av.open(str(path)) as container:
             family, videos = container.format.name, len(container.streams.video)
+            claimed = container.streams.video[0].frames if videos else 0
     except av.error.FFmpegError as error:
-        if cut:
-            raise ValueError(f"{path}: truncated video file") from error
         raise ValueError(f"{path}: no video file ({error.strerror})") from error
     if not videos:
         raise ValueError(f"{path}: no video in this {family} file")
-    if cut:
-        # decord may hand back fewer, repeated or half-empty frames of such a file without a word.
-        raise ValueError(f"{path}: truncated video file")
+    if claimed > path.stat().st_size:  # decord allocates for that many, and the process dies
+        raise ValueError(f"{path}: its header claims {claimed} frames, more than its bytes; it was streamed or damaged")

@@ -20,6 +20,7 @@ TOKENIZER_FILES = {
 }
 # What building a config or a model raises on values of a wrong type or range, wherever they are used first.
 DAMAGED = (StrictDataclassError, AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError)
+_BYTES, _SPECIALS = 256, 64  # entries of a byte-level vocabulary that no merge makes; special tokens, generously
 CONTEXT_KEYS = ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length")
 
 
@@ -36,7 +37,7 @@ def read_config_dict(folder: Path, customized: str | Path | dict | PretrainedCon
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} is no model folder: it has no {file.name}")
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no JSON: {error}") from error
     if not isinstance(content, dict):
@@ -113,24 +114,39 @@ def load_tokenizer(model_class: type, folder: Path) -> PreTrainedTokenizerBase:
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"no tokenizer in {folder}: expected {' or '.join(names)}")
     check_tokenizer_files(folder)
-    return TOKENIZERS[model_class].from_pretrained(folder)
+    try:
+        return TOKENIZERS[model_class].from_pretrained(folder)
+    except DAMAGED as error:
+        raise ValueError(f"{folder}: damaged tokenizer files: {type(error).__name__}: {error}") from error
 
 
 def check_tokenizer_files(folder: Path) -> None:
     """Raise ValueError naming a damaged tokenizer file; the readers of transformers fail without saying which it is."""
-    contents = {}
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json"):
-        if (folder / name).is_file():
-            contents[name] = read_config_dict(folder, folder / name)
-    merges = folder / "merges.txt"
-    if "vocab.json" not in contents or not merges.is_file():
-        return
-    for number, line in enumerate(merges.read_text(encoding="utf-8").splitlines(), start=1):
-        parts = line.split(" ")
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+    contents = {name: read_config_dict(folder, folder / name) for name in names if (folder / name).is_file()}
+    for name, key in (("tokenizer.json", "model"), ("tokenizer_config.json", "added_tokens_decoder")):
+        value = contents.get(name, {}).get(key, None if name == "tokenizer.json" else {})
+        if name in contents and not isinstance(value, dict):
+            raise ValueError(f"{folder / name}: {key} is {value!r}, expected an object")
+    if "tokenizer.json" not in contents and "vocab.json" in contents and (folder / "merges.txt").is_file():
+        _check_merges(folder / "merges.txt", contents["vocab.json"])
+
+
+def _check_merges(file: Path, vocab: dict[str, Any]) -> None:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text: {error}") from error
+    merges = 0
+    for number, line in enumerate(lines, start=1):
         if line.startswith("#version") or not line:
             continue
-        if len(parts) != 2 or "".join(parts) not in contents["vocab.json"]:
-            raise ValueError(f"{merges}, line {number}: {line!r} does not merge to an entry of vocab.json")
+        parts = line.split(" ")
+        if len(parts) != 2 or "".join(parts) not in vocab:
+            raise ValueError(f"{file}, line {number}: {line!r} does not merge to an entry of vocab.json")
+        merges += 1
+    if merges < len(vocab) - _BYTES - _SPECIALS:
+        raise ValueError(f"{file}: {merges} merges cannot make the {len(vocab)} entries of vocab.json")
 
 
 def context_length(config: PretrainedConfig) -> int:

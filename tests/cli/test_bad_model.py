@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dycoke.nano import MODEL_PATH
 from tests.llava import tiny
 
 
@@ -133,10 +134,27 @@ def test_damaged_config_of_the_transformers_format(refused, hf_copy, key, value)
     assert str(hf_copy) in refused(model=hf_copy)
 
 
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
-def test_cut_tokenizer(refused, copy, name):
-    (copy / name).write_text('{"a": 0}' if name == "merges.txt" else '{"a": 0, "b"')
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("vocab.json", '{"a": 0, "b"'),
+        ("merges.txt", '{"a": 0}'),
+        ("merges.txt", "a"),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": 3}'),
+    ],
+)
+def test_damaged_tokenizer(refused, copy, name, content):
+    (copy / name).write_text(content)
     assert name in refused(model=copy)
+
+
+def test_merges_without_their_end(refused, tmp_path):
+    copied = tmp_path / "nano"
+    shutil.copytree(MODEL_PATH, copied)
+    merges = (copied / "merges.txt").read_text().splitlines()
+    (copied / "merges.txt").write_text("\n".join(merges[:50]))
+    assert "49 merges cannot make the 593 entries" in refused(model=copied)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a'])
