@@ -6,6 +6,7 @@ import weakref
 from contextlib import ExitStack
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from dycoke.report import Recorder
@@ -134,5 +135,5 @@ def real_tokens(mask: Tensor | dict[str, Tensor] | None, length: int) -> Tensor 
         return None
     if mask.ndim == 4:
         last = mask[:, 0, -1, :length]
-        return last if last.dtype == last.bool().dtype else last == 0
+        return last if last.dtype == torch.bool else last == 0
     return mask[:, :length].bool()

@@ -1,9 +1,13 @@
 """The report says what was really done."""
 
+import itertools
+import time
+
 import pytest
+import torch
 
 import dycoke
-from tests.core.subjects import PROMPTS, SUBJECTS, forward, greedy
+from tests.core.subjects import HF_VIDEO, PROMPTS, SUBJECTS, forward, greedy
 
 
 @pytest.mark.parametrize("name", ["llava", "hf"])
@@ -53,3 +57,19 @@ def test_peak_is_measured_on_linux():
         greedy(subject, PROMPTS["one_video"])
         peaks = [stage.peak_bytes for stage in run.report.stages.values()]
     assert all(peak is not None and peak > 10 * 2**20 for peak in peaks)
+
+
+def test_a_refused_request_leaves_no_time_behind(monkeypatch):
+    """<video> ids that text takes apart are as many as the features, so the request fails behind the vision tower."""
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    subject = SUBJECTS["hf"]()
+    good = subject.inputs(PROMPTS["one_video"])
+    apart = torch.tensor([[5, *[HF_VIDEO] * 36, 7, *[HF_VIDEO] * 37, 8]])
+    with dycoke.attach(subject.model, dycoke.build("full")) as run:
+        subject.model(**good)
+        alone = run.report.stages["vision"].ms
+        with pytest.raises(ValueError, match="36 <video> ids in a row"):
+            subject.model(input_ids=apart, pixel_values_videos=good["pixel_values_videos"])
+        subject.model(**good)
+        assert run.report.stages["vision"].ms == alone
