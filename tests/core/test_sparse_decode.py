@@ -1,0 +1,139 @@
+"""Sparse decode attention: the reference against a loop in float64, the kernels against the reference."""
+
+import math
+
+import pytest
+import torch
+
+from dycoke.ops.sparse_decode import (
+    Reads,
+    Store,
+    sparse_decode,
+    sparse_decode_observed,
+    sparse_decode_observed_torch,
+    sparse_decode_torch,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAN = float("nan")
+
+
+def subject(b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False, dtype=torch.float32, seed=0):
+    """Query, store and reads of random numbers; NaN wherever nothing may be read, rows drawn with repetition.
+
+    `swapped` lays the stores out as [P, S, H, D]. The last row reads no prompt column, the first row all N of them.
+    """
+    random = torch.Generator().manual_seed(seed)
+    n = s if dense else min(n, s)
+
+    def stored(rows, columns):
+        if swapped:
+            return torch.randn(rows, columns, h, d, generator=random).transpose(1, 2)
+        return torch.randn(rows, h, columns, d, generator=random)
+
+    count = torch.randint(0, n + 1, (b,), generator=random)
+    count[-1], count[0] = 0, n
+    filled = torch.randint(1, t + 1, (b,), generator=random)
+    rows = torch.randint(0, b, (b,), generator=random)
+    index = torch.stack([torch.randperm(s, generator=random)[:n] for _ in range(b)])
+    index = index.masked_fill(torch.arange(n) >= count[:, None], -1)
+    store = [stored(b, s), stored(b, s), stored(b, t), stored(b, t)]
+    for tensor in store[2:]:
+        tensor.transpose(1, 2)[torch.arange(t) >= filled[:, None]] = NAN
+    read = torch.zeros(b, s, dtype=torch.bool)  # of the stored rows, by any batch row
+    for row in range(b):
+        read[rows[row], index[row, : count[row]] if not dense else slice(s - int(count[row]), s)] = True
+    for tensor in store[:2]:
+        tensor.transpose(1, 2)[~read] = NAN
+    query = torch.randn(b, h * g, d, generator=random).to(DEVICE, dtype)
+    store = Store(*(x.to(DEVICE, dtype) for x in store), rows.int().to(DEVICE), filled.int().to(DEVICE))
+    return query, store, Reads(count.int().to(DEVICE), None if dense else index.int().to(DEVICE)), d**-0.5
+
+
+def as_double(query, store, reads, scale):
+    floats = (x.double() for x in (store.prompt_keys, store.prompt_values, store.tail_keys, store.tail_values))
+    return query.double(), Store(*floats, store.rows, store.filled), reads, scale
+
+
+def loop(query, store, reads, scale):
+    """Output and attention in float64, one row and one head at a time, from the columns written out in a list."""
+    size, group = store.prompt_keys.shape[2], query.shape[1] // store.prompt_keys.shape[1]
+    out = torch.zeros(query.shape, dtype=torch.float64)
+    attn = torch.zeros(len(query), size, dtype=torch.float64)
+    for b, row in enumerate(store.rows.tolist()):
+        count, filled = int(reads.count[b]), int(store.filled[b])
+        columns = list(range(size - count, size)) if reads.index is None else reads.index[b, :count].tolist()
+        for head in range(query.shape[1]):
+            kv = head // group
+            keys = [store.prompt_keys[row, kv, c] for c in columns] + list(store.tail_keys[b, kv, :filled])
+            values = [store.prompt_values[row, kv, c] for c in columns] + list(store.tail_values[b, kv, :filled])
+            weights = [math.exp(float(query[b, head].double() @ k.double()) * scale) for k in keys]
+            for weight, value in zip(weights, values, strict=True):
+                out[b, head] += weight / sum(weights) * value.double().cpu()
+            for column, weight in zip(columns, weights, strict=False):
+                attn[b, column] += weight / sum(weights) / query.shape[1]
+    return out, attn
+
+
+@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("b,g,d,s", [(1, 1, 8, 1), (2, 7, 20, 5), (3, 4, 16, 33)])
+def test_reference_equals_the_loop(b, g, d, s, dense, swapped):
+    case = subject(b, 2, g, d, s, dense=dense, swapped=swapped, dtype=torch.float64)
+    out, attn = sparse_decode_observed_torch(*case)
+    want, want_attn = loop(*case)
+    assert out.dtype == attn.dtype == torch.float64
+    torch.testing.assert_close(out.cpu(), want, atol=1e-12, rtol=0)
+    torch.testing.assert_close(attn.cpu(), want_attn, atol=1e-12, rtol=0)
+    assert torch.equal(attn == 0, want_attn.to(DEVICE) == 0)
+    assert torch.equal(sparse_decode_torch(*case), out)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_reference_computes_half_precision_in_fp32(dtype):
+    case = subject(g=7, dtype=dtype)
+    out, attn = sparse_decode_observed_torch(*case)
+    exact, exact_attn = sparse_decode_observed_torch(*as_double(*case))
+    assert out.dtype == dtype and attn.dtype == torch.float32
+    assert (out.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()  # the final rounding
+    torch.testing.assert_close(attn.double(), exact_attn, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_step_traces(dense):
+    query, store, reads, scale = subject(dense=dense)
+    parts = [getattr(store, name) for name in Store.__slots__]
+
+    def step(query, count, index, *parts):
+        return sparse_decode_observed(query, Store(*parts), Reads(count, index), scale), sparse_decode(
+            query, Store(*parts), Reads(count, index), scale
+        )
+
+    traced = torch.compile(step, fullgraph=True, backend="eager")
+    got, want = (f(query, reads.count, reads.index, *parts) for f in (traced, step))
+    for a, b in zip((*got[0], got[1]), (*want[0], want[1]), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "wrong,message",
+    [
+        ({"query": (2, 5, 64)}, "heads and dim"),
+        ({"query": (2, 6, 32)}, "heads and dim"),
+        ({"query": (2, 6)}, r"expected \[B, Hq, D\]"),
+        ({"prompt_values": (2, 2, 32, 64)}, "values"),
+        ({"tail_values": (2, 2, 4, 64)}, "values"),
+        ({"tail_keys": (1, 2, 5, 64), "tail_values": (1, 2, 5, 64)}, "tail"),
+        ({"rows": (3,)}, "rows"),
+        ({"filled": (2, 1)}, "filled"),
+        ({"count": (1,)}, "count"),
+        ({"index": (3, 11)}, "index"),
+    ],
+)
+def test_shapes_that_do_not_fit(wrong, message):
+    query, store, reads, scale = subject()
+    given = {name: getattr(store, name) for name in Store.__slots__} | {"count": reads.count, "index": reads.index}
+    given |= {"query": query} | {name: torch.zeros(shape, device=DEVICE) for name, shape in wrong.items()}
+    parts = [given[name] for name in Store.__slots__]
+    with pytest.raises(ValueError, match=message):
+        sparse_decode(given["query"], Store(*parts), Reads(given["count"], given["index"]), scale)
