@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ONE_BLOCK = 16384  # columns a kernel takes; longer rows run the reference
+
 
 def top_columns(scores: Tensor, among: Tensor, budget: Tensor, width: int) -> Tensor:
     """Columns with the highest scores [B, S] fp32, `budget` [B] int32 of them a row: [B, width] int64.
@@ -17,7 +19,7 @@ def top_columns(scores: Tensor, among: Tensor, budget: Tensor, width: int) -> Te
     ascending order, then -1. Ties go to the lower column, -0.0 ties with 0.0, and NaN ranks below -inf. `width` must
     be at least the largest budget.
     """
-    if scores.is_cuda:
+    if scores.is_cuda and scores.shape[1] <= ONE_BLOCK:
         from dycoke.ops.choose_triton import top_columns_triton  # Triton only where there is a GPU
 
         return top_columns_triton(scores, among, budget, width)
@@ -29,7 +31,7 @@ def list_columns(read: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
     A row with more than `width` of them keeps the lowest.
     """
-    if read.is_cuda:
+    if read.is_cuda and read.shape[1] <= ONE_BLOCK:
         from dycoke.ops.choose_triton import list_columns_triton  # Triton only where there is a GPU
 
         return list_columns_triton(read, width)

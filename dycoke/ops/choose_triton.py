@@ -1,0 +1,111 @@
+"""Choosing columns, one Triton program a row; the references are `top_columns_torch` and `list_columns_torch`.
+
+A row's scores stay in registers as integers of the same order. Sixteen counts, of two bits each, find the score of the
+last column chosen, and one prefix sum finds where every chosen column goes.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_LOWEST = tl.constexpr(-(2**31))  # below every score's integer: a column that must not be chosen
+_COLUMNS_A_WARP = 256
+
+
+def top_columns_triton(scores: Tensor, among: Tensor, budget: Tensor, width: int) -> Tensor:
+    """Same as `top_columns_torch`, bit for bit: at most `choose.ONE_BLOCK` columns, scores in fp32."""
+    batch, columns = scores.shape
+    keep = torch.empty(batch, width, dtype=torch.int64, device=scores.device)
+    if batch and width:
+        rows = (scores.contiguous(), among.contiguous(), budget.contiguous(), keep)
+        _top[(batch,)](*rows, columns, width, **_blocks(columns, width))
+    return keep
+
+
+def list_columns_triton(read: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Same as `list_columns_torch`: at most `choose.ONE_BLOCK` columns."""
+    batch, columns = read.shape
+    index = torch.empty(batch, width, dtype=torch.int32, device=read.device)
+    count = torch.empty(batch, dtype=torch.int32, device=read.device)
+    if batch:
+        _list[(batch,)](read.contiguous(), index, count, columns, width, **_blocks(columns, width))
+    return index, count
+
+
+def _blocks(columns: int, width: int) -> dict[str, int]:
+    block = triton.next_power_of_2(max(columns, 1))
+    warps = min(max(block // _COLUMNS_A_WARP, 1), 16)
+    return {"block": block, "block_w": triton.next_power_of_2(max(width, 1)), "num_warps": warps}
+
+
+@triton.jit
+def _top(scores, among, budget, keep, columns, width, block: tl.constexpr, block_w: tl.constexpr):
+    row = tl.program_id(0)
+    column = tl.arange(0, block)
+    real = column < columns
+    at = row.to(tl.int64) * columns + column
+    score = tl.load(scores + at, mask=real, other=0.0)
+    eligible = tl.load(among + at, mask=real, other=0) != 0
+    key = _ordered(score, eligible)
+    wanted = tl.load(budget + row).to(tl.int32)
+    last = _kth_largest(key, wanted)
+
+    above = (key > last).to(tl.int32)
+    tied = eligible & (key == last)
+    needed = wanted - tl.sum(above)
+    # Both counts are below 2**15, so one prefix sum carries them.
+    before = tl.cumsum(above + (tied.to(tl.int32) << 16), axis=0)
+    above_before, tied_before = before & 0xFFFF, before >> 16
+    chosen = (above != 0) | (tied & (tied_before <= needed))
+    place = above_before + tl.minimum(tied_before, needed) - 1
+    _store(keep + row.to(tl.int64) * width, column.to(tl.int64), chosen, place, width, block_w)
+
+
+@triton.jit
+def _list(read, index, count, columns, width, block: tl.constexpr, block_w: tl.constexpr):
+    row = tl.program_id(0)
+    column = tl.arange(0, block)
+    chosen = tl.load(read + row.to(tl.int64) * columns + column, mask=column < columns, other=0) != 0
+    place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
+    found = _store(index + row.to(tl.int64) * width, column, chosen, place, width, block_w)
+    tl.store(count + row, tl.minimum(found, width))
+
+
+@triton.jit
+def _ordered(score, eligible):
+    """Integers [block] int32 in the order of the scores: -0.0 equals 0.0, NaN is under -inf, the ineligible lowest."""
+    bits = score.to(tl.int32, bitcast=True)
+    key = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    key = tl.where(score == 0.0, 0, key)
+    key = tl.where(score == score, key, _LOWEST + 1)
+    return tl.where(eligible, key, _LOWEST)
+
+
+@triton.jit
+def _kth_largest(key, k):
+    """The largest t that at least k of the keys reach: the k-th largest key; _LOWEST if they are fewer."""
+    t = tl.full([], _LOWEST, tl.int32)
+    for step in range(16):
+        part = tl.full([], 1, tl.int32) << (30 - 2 * step)
+        t1 = t + part
+        t2 = t1 + part
+        t3 = t2 + part
+        reach = (key >= t1).to(tl.int64) + ((key >= t2).to(tl.int64) << 20) + ((key >= t3).to(tl.int64) << 40)
+        reached = tl.sum(reach)
+        t = tl.where((reached & 0xFFFFF) >= k, t1, t)
+        t = tl.where(((reached >> 20) & 0xFFFFF) >= k, t2, t)
+        t = tl.where((reached >> 40) >= k, t3, t)
+    return t
+
+
+@triton.jit
+def _store(out, column, chosen, place, width, block_w: tl.constexpr):
+    """Write the chosen columns to their places in a row of `width`, and -1 behind them; -> how many are chosen."""
+    tl.store(out + place, column, mask=chosen & (place < width))
+    found = tl.sum(chosen.to(tl.int32))
+    rest = tl.arange(0, block_w)
+    tl.store(out + rest, tl.full([block_w], -1, column.dtype), mask=(rest >= found) & (rest < width))
+    return found
