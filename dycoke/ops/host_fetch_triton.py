@@ -72,15 +72,15 @@ def _fetch(
     column = tl.load(wanted + row * width + slot, mask=slot < width, other=-1)
     if tl.max(column) >= 0:
         source = tl.load(rows + row).to(tl.int64)
-        column = column.to(tl.int64)[:, None]
-        slot = (slot + first).to(tl.int64)[:, None]
         offset = tl.arange(0, block_d)[None, :]
-        mask = (column >= 0) & (offset < dim)
-        from_key = host_keys + source * host_key_row + head * host_key_head + column * host_key_column + offset
-        from_value = (
-            host_values + source * host_value_row + head * host_value_head + column * host_value_column + offset
-        )
-        key = tl.load(from_key, mask=mask)
-        value = tl.load(from_value, mask=mask)
-        tl.store(keys + row * key_row + head * key_head + slot * key_slot + offset, key, mask=mask)
-        tl.store(values + row * value_row + head * value_head + slot * value_slot + offset, value, mask=mask)
+        mask = (column >= 0)[:, None] & (offset < dim)
+        away = column.to(tl.int64)[:, None]
+        here = (slot + first).to(tl.int64)[:, None]
+        host_keys += source * host_key_row + head * host_key_head
+        host_values += source * host_value_row + head * host_value_head
+        key = tl.load(host_keys + away * host_key_column + offset, mask=mask)
+        value = tl.load(host_values + away * host_value_column + offset, mask=mask)
+        keys += row * key_row + head * key_head
+        values += row * value_row + head * value_head
+        tl.store(keys + here * key_slot + offset, key, mask=mask)
+        tl.store(values + here * value_slot + offset, value, mask=mask)
