@@ -1,10 +1,12 @@
 """Sparse decode attention: the reference against a loop in float64, the kernels against the reference."""
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from dycoke.ops import sparse_decode_triton as kernels
 from dycoke.ops.sparse_decode import (
     Reads,
     Store,
@@ -13,6 +15,7 @@ from dycoke.ops.sparse_decode import (
     sparse_decode_observed_torch,
     sparse_decode_torch,
 )
+from dycoke.ops.sparse_decode_triton import Tuning, sparse_decode_observed_triton, sparse_decode_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAN = float("nan")
@@ -137,3 +140,133 @@ def test_shapes_that_do_not_fit(wrong, message):
     parts = [given[name] for name in Store.__slots__]
     with pytest.raises(ValueError, match=message):
         sparse_decode(given["query"], Store(*parts), Reads(given["count"], given["index"]), scale)
+
+
+@contextmanager
+def poisoned():
+    """Fill torch.empty with NaN: what a kernel leaves unwritten must not look right."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(1, device=DEVICE).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def assert_close(got, want):
+    """fp32 within 1e-5 of the largest value; half precision within its epsilon of each row's length.
+
+    Weights and output are each rounded once, which Triton's interpreter does towards zero.
+    """
+    assert got.shape == want.shape and not got.isnan().any()
+    error = got.double() - want
+    if got.dtype == torch.float32:
+        assert error.abs().max() <= 1e-5 * want.abs().max()
+    else:
+        error, want = error.flatten(1).norm(dim=1), want.flatten(1).norm(dim=1)
+        assert (error <= torch.finfo(got.dtype).eps * want).all(), float((error / want).max())
+
+
+def assert_observed(case, out, attn):
+    """Output and attention of a case against the reference in float64."""
+    exact, exact_attn = sparse_decode_observed_torch(*as_double(*case))
+    assert_close(out, exact)
+    assert attn.dtype == torch.float32
+    assert_close(attn, exact_attn)
+    assert torch.equal(attn == 0, exact_attn == 0)
+    assert (attn.sum(1) <= 1 + 1e-5).all()
+
+
+# b, h, g, d, s, n, t
+SIZES = [
+    (1, 1, 1, 64, 1, 1, 1),
+    (2, 2, 4, 128, 5, 3, 7),
+    (3, 2, 7, 64, 33, 17, 40),
+    (2, 3, 1, 128, 130, 101, 3),
+    (1, 2, 7, 128, 301, 129, 33),
+]
+REAL_SIZES = [(1, 4, 7, 128, 2990, 918, 64), (16, 4, 7, 128, 2990, 918, 64), (5, 2, 7, 64, 6291, 1813, 1000)]
+
+
+@pytest.mark.parametrize("size", SIZES + REAL_SIZES * torch.cuda.is_available(), ids=lambda x: "-".join(map(str, x)))
+@pytest.mark.parametrize(
+    "dtype,dense,swapped",
+    [(torch.float32, dense, swapped) for dense in (False, True) for swapped in (False, True)]
+    + [(dtype, dense, dense) for dtype in (torch.bfloat16, torch.float16) for dense in (False, True)],
+)
+def test_kernels_equal_the_reference(size, dtype, dense, swapped):
+    case = subject(*size, dense=dense, swapped=swapped, dtype=dtype, seed=sum(size))
+    with poisoned():
+        out, attn = sparse_decode_observed_triton(*case)
+        unobserved = sparse_decode_triton(*case)
+    assert out.dtype == unobserved.dtype == dtype
+    assert_observed(case, out, attn)
+    assert torch.equal(unobserved, out)
+
+
+@pytest.mark.parametrize("block,per_processor", [(16, 1), (16, 1000), (32, 2)])
+def test_any_number_of_parts(block, per_processor):
+    """One part, two, and more than the second pass holds at once, most of them empty."""
+    case = subject(2, 1, 2, 64, 1100, 1090, 70, seed=4)
+    with poisoned():
+        out, attn = kernels._decode(*case, observed=True, tuning=Tuning(block, per_processor, 4, 2))
+    assert_observed(case, out, attn)
+
+
+def test_an_index_without_columns():
+    query, store, reads, scale = subject(n=0)
+    with poisoned():
+        out, attn = sparse_decode_observed_triton(query, store, reads, scale)
+    assert_observed((query, store, reads, scale), out, attn)
+
+
+def test_layouts_the_kernel_cannot_read():
+    with pytest.raises(ValueError, match="head dim 48"):
+        sparse_decode_triton(*subject(d=48))
+    query, store, reads, scale = subject()
+    parts = {name: getattr(store, name) for name in Store.__slots__}
+    parts["tail_values"] = parts["tail_values"].mT.contiguous().mT
+    with pytest.raises(ValueError, match="contiguous last axis"):
+        sparse_decode_triton(query, Store(**parts), reads, scale)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("d,dtype,runs", [(64, torch.bfloat16, True), (48, torch.bfloat16, False)])
+def test_cuda_tensors_run_the_kernels_where_there_are(d, dtype, runs, monkeypatch):
+    calls = []
+    real = kernels._decode
+    monkeypatch.setattr(kernels, "_decode", lambda *args, **kwargs: calls.append(1) or real(*args, **kwargs))
+    case = subject(d=d, dtype=dtype)
+    sparse_decode(*case)
+    sparse_decode_observed(*case)
+    assert len(calls) == 2 * runs
+
+
+@needs_gpu
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_graph_follows_its_inputs_and_repeats_exactly(dense):
+    size, options = (4, 4, 7, 128, 700, 300, 64), {"dense": dense, "dtype": torch.bfloat16}
+    case, other = subject(*size, seed=1, **options), subject(*size, seed=2, **options)
+    sparse_decode_observed(*case)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # a host read would end the capture with an error
+        out, attn = sparse_decode_observed(*case)
+    query, store, reads, _ = case
+    into = [query, *(getattr(store, name) for name in Store.__slots__), reads.count, reads.index]
+    query, store, reads, _ = other
+    new = [query, *(getattr(store, name) for name in Store.__slots__), reads.count, reads.index]
+    for old, value in zip(into, new, strict=True):
+        if old is not None:
+            old.copy_(value)
+    runs = []
+    for _ in range(2):
+        out.fill_(NAN)
+        attn.fill_(NAN)
+        graph.replay()
+        runs.append((out.clone(), attn.clone()))
+    assert_observed(other, out, attn)
+    assert torch.equal(runs[0][0], runs[1][0]) and torch.equal(runs[0][1], runs[1][1])
