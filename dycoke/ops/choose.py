@@ -1,7 +1,7 @@
 """Which prompt columns a step reads, and which slot of a smaller store holds each of them.
 
-The torch references are the definition; on CUDA `top_columns` and `list_columns` run `choose_triton`. Every choice is
-made on the device: shapes follow from the arguments' shapes and `width` alone, and nothing is read by the host.
+The torch references are the definition; on CUDA the operations run `choose_triton`. Every choice is made on the device:
+shapes follow from the arguments' shapes and `width` alone, and nothing is read by the host.
 """
 
 from __future__ import annotations
@@ -38,6 +38,35 @@ def list_columns(read: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return list_columns_torch(read, width)
 
 
+def plan_fetch(keep: Tensor, slots: Tensor, valid: Tensor) -> Tensor:
+    """Column to fetch into each slot, -1 where none: [B, W] int32; `slots` is updated in place to the new assignment.
+
+    keep [B, W] int64: the columns to hold from now on, ascending, then -1. slots [B, W] int32, contiguous: the column
+    that each slot holds, -1 if none. valid [B, W] bool: the slots a row may use, at least as many as it keeps columns.
+    A column that is already held stays where it is; the others go, in ascending order, into the other valid slots in
+    slot order. Slots left over hold -1.
+    """
+    if keep.is_cuda and keep.shape[1] <= ONE_BLOCK:
+        from dycoke.ops.choose_triton import plan_fetch_triton  # Triton only where there is a GPU
+
+        return plan_fetch_triton(keep, slots, valid)
+    return plan_fetch_torch(keep, slots, valid)
+
+
+def place_columns(index: Tensor, slots: Tensor, home: Tensor, first: int) -> Tensor:
+    """Slot of each column of `index` [B, N] int32 in a store that holds a part of the columns: [B, N] int32.
+
+    home [B, S] int32: the slot of every column with a place of its own (text), -1 for the others. slots [B, W] int32,
+    as `plan_fetch` leaves it: the column in slot first + w, -1 if none, and none that `home` places. index -1 gives
+    -1, and so does a column the store does not hold.
+    """
+    if index.is_cuda and index.shape[1] <= ONE_BLOCK:
+        from dycoke.ops.choose_triton import place_columns_triton  # Triton only where there is a GPU
+
+        return place_columns_triton(index, slots, home, first)
+    return place_columns_torch(index, slots, home, first)
+
+
 def top_columns_torch(scores: Tensor, among: Tensor, budget: Tensor, width: int) -> Tensor:
     """The reference of `top_columns`, on any device."""
     number = scores == scores
@@ -57,14 +86,8 @@ def list_columns_torch(read: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return _pack(column, read, width), read.sum(1).clamp(max=width).int()
 
 
-def plan_fetch(keep: Tensor, slots: Tensor, valid: Tensor) -> Tensor:
-    """Column to fetch into each slot, -1 where none: [B, W] int32; `slots` is updated in place to the new assignment.
-
-    keep [B, W] int64: the columns to hold from now on, ascending, then -1. slots [B, W] int32: the column each slot
-    holds, -1 if none. valid [B, W] bool: the slots a row may use, at least as many as it keeps columns. A column that
-    is already held stays where it is; the others go, in ascending order, into the other valid slots in slot order.
-    Slots left over hold -1. Any device, no host read.
-    """
+def plan_fetch_torch(keep: Tensor, slots: Tensor, valid: Tensor) -> Tensor:
+    """The reference of `plan_fetch`, on any device."""
     last = keep.shape[1] - 1
     ascending = torch.where(keep < 0, torch.iinfo(torch.int64).max, keep)
     place = torch.searchsorted(ascending, slots.long()).clamp(max=max(last, 0))
@@ -77,13 +100,8 @@ def plan_fetch(keep: Tensor, slots: Tensor, valid: Tensor) -> Tensor:
     return wanted
 
 
-def place_columns(index: Tensor, slots: Tensor, home: Tensor, first: int) -> Tensor:
-    """Slot of each column of `index` [B, N] int32 in a store that holds a part of the columns: [B, N] int32.
-
-    home [B, S] int32: the slot of every column with a place of its own (text), -1 for the others. slots [B, W] int32,
-    as `plan_fetch` leaves it: the column in slot first + w, -1 if none, and none that `home` places. index -1 gives
-    -1, and so does a column the store does not hold. Any device, no host read.
-    """
+def place_columns_torch(index: Tensor, slots: Tensor, home: Tensor, first: int) -> Tensor:
+    """The reference of `place_columns`, on any device."""
     columns = home.shape[1]
     slot = torch.arange(first, first + slots.shape[1], dtype=torch.int32, device=home.device).expand(slots.shape)
     unheld = torch.full_like(home[:, :1], -1)  # one more column, written by empty slots and read by -1

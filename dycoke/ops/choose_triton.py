@@ -1,7 +1,7 @@
-"""Choosing columns, one Triton program a row; the references are `top_columns_torch` and `list_columns_torch`.
+"""Choosing columns and giving them slots, one Triton program a row; `choose` has the references.
 
-A row's scores stay in registers as integers of the same order. Sixteen counts, of two bits each, find the score of the
-last column chosen, and one prefix sum finds where every chosen column goes.
+Choosing keeps a row's scores in registers, as integers of the same order. Sixteen counts, of two bits each, find the
+score of the last column chosen, and one prefix sum finds where every chosen column goes.
 """
 
 from __future__ import annotations
@@ -33,6 +33,31 @@ def list_columns_triton(read: Tensor, width: int) -> tuple[Tensor, Tensor]:
     if batch:
         _list[(batch,)](read.contiguous(), index, count, columns, width, **_blocks(columns, width))
     return index, count
+
+
+def plan_fetch_triton(keep: Tensor, slots: Tensor, valid: Tensor) -> Tensor:
+    """Same as `plan_fetch_torch`: `slots` must be contiguous."""
+    batch, width = keep.shape
+    wanted = torch.empty_like(slots)
+    if batch and width:
+        held, arriving = torch.empty_like(slots), torch.empty_like(slots)
+        rows = (keep.contiguous(), slots, valid.contiguous(), wanted, held, arriving)
+        block = triton.next_power_of_2(width)
+        _plan[(batch,)](*rows, width, block=block, steps=block.bit_length(), num_warps=8)
+    return wanted
+
+
+def place_columns_triton(index: Tensor, slots: Tensor, home: Tensor, first: int) -> Tensor:
+    """Same as `place_columns_torch`."""
+    batch, read = index.shape
+    place = torch.empty(batch, read, dtype=torch.int32, device=index.device)
+    if batch and read:
+        holder = torch.empty(home.shape, dtype=torch.int32, device=index.device)
+        rows = (index.contiguous(), slots.contiguous(), home.contiguous(), holder, place)
+        width = slots.shape[1]
+        blocks = {"block": triton.next_power_of_2(read), "block_w": triton.next_power_of_2(max(width, 1))}
+        _place[(batch,)](*rows, home.shape[1], read, width, first, **blocks, num_warps=8)
+    return place
 
 
 def _blocks(columns: int, width: int) -> dict[str, int]:
@@ -109,3 +134,76 @@ def _store(out, column, chosen, place, width, block_w: tl.constexpr):
     rest = tl.arange(0, block_w)
     tl.store(out + rest, tl.full([block_w], -1, column.dtype), mask=(rest >= found) & (rest < width))
     return found
+
+
+@triton.jit
+def _plan(keep, slots, valid, wanted, held, arriving, width, block: tl.constexpr, steps: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * width
+    keep += row
+    held += row
+    arriving += row
+    place = tl.arange(0, block)
+    real = place < width
+    column = tl.load(keep + place, mask=real, other=-1).to(tl.int32)
+    holds = tl.load(slots + row + place, mask=real, other=-1)
+    usable = tl.load(valid + row + place, mask=real, other=0) != 0
+
+    # Where a slot's column is among the kept ones, by halving: the kept are ascending.
+    kept = tl.sum((column >= 0).to(tl.int32))
+    low = tl.zeros([block], tl.int32)
+    high = low + kept
+    for _ in range(steps):
+        middle = (low + high) >> 1
+        searching = low < high
+        below = tl.load(keep + middle, mask=searching, other=0) < holds
+        low = tl.where(searching & below, middle + 1, low)
+        high = tl.where(searching & (below == 0), middle, high)
+    found = tl.load(keep + low, mask=low < kept, other=-1)
+    stays = usable & (holds >= 0) & (found == holds)
+
+    # The program's threads hand each other results through memory: every barrier parts a write from a read.
+    tl.store(held + place, 0, mask=real)
+    tl.debug_barrier()
+    tl.store(held + low, 1, mask=stays)
+    tl.debug_barrier()
+    arrives = (column >= 0) & (tl.load(held + place, mask=real, other=1) == 0)
+    arrivals = tl.sum(arrives.to(tl.int32))
+    tl.store(arriving + tl.cumsum(arrives.to(tl.int32), axis=0) - 1, column, mask=arrives)
+    tl.debug_barrier()
+    free = usable & (stays == 0)
+    turn = tl.cumsum(free.to(tl.int32), axis=0) - 1
+    incoming = tl.load(arriving + turn, mask=free & (turn < arrivals), other=-1)
+    tl.store(wanted + row + place, incoming, mask=real)
+    tl.store(slots + row + place, tl.where(stays, holds, incoming), mask=real)
+
+
+@triton.jit
+def _place(
+    index,
+    slots,
+    home,
+    holder,
+    place,
+    columns,
+    read,
+    width,
+    first,
+    block: tl.constexpr,
+    block_w: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    slots += row * width
+    holder += row * columns
+    slot = tl.arange(0, block_w)
+    holds = tl.load(slots + slot, mask=slot < width, other=-1)
+    tl.store(holder + holds, slot, mask=holds >= 0)
+    tl.debug_barrier()
+    at = tl.arange(0, block)
+    column = tl.load(index + row * read + at, mask=at < read, other=-1)
+    own = tl.load(home + row * columns + column, mask=column >= 0, other=-1)
+    # Only what a slot wrote means anything in `holder`; whether a slot did, the slot itself tells.
+    found = tl.load(holder + column, mask=column >= 0, other=-1)
+    inside = (found >= 0) & (found < width)
+    found = tl.where(inside & (tl.load(slots + found, mask=inside, other=-1) == column), found + first, -1)
+    found = tl.where(column >= 0, found, -1)
+    tl.store(place + row * read + at, tl.where(own >= 0, own, found), mask=at < read)

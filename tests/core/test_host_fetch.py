@@ -5,12 +5,30 @@ import random
 import pytest
 import torch
 
-from dycoke.ops.choose import place_columns, plan_fetch
+from dycoke.ops.choose import place_columns_torch, plan_fetch_torch
+from dycoke.ops.choose_triton import place_columns_triton, plan_fetch_triton
 from dycoke.ops.host_fetch import fetch_torch
 from dycoke.ops.host_fetch_triton import fetch_triton
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+OPERATIONS = {
+    "torch": (fetch_torch, plan_fetch_torch, place_columns_torch),
+    "triton": (fetch_triton, plan_fetch_triton, place_columns_triton),
+}
+
+
+@pytest.fixture(params=["untouched", "largest", "zeros"])
+def fresh_memory(request, monkeypatch):
+    """What torch.empty holds: kernels must not take what they have not written for a result or a finding of theirs."""
+    if request.param == "zeros":
+        monkeypatch.setattr(torch, "empty", torch.zeros)
+        monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
+    elif request.param == "largest":
+        torch.use_deterministic_algorithms(True)
+        assert torch.empty(1, dtype=torch.int32).item() == torch.iinfo(torch.int32).max
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def stores(rows, heads, columns, slots, dim, dtype=torch.float32, seed=0):
@@ -90,10 +108,11 @@ def padded(rows, width, dtype):
     return torch.tensor([row + [-1] * (width - len(row)) for row in rows], dtype=dtype, device=DEVICE)
 
 
-@pytest.mark.parametrize("fetch", [fetch_torch, fetch_triton])
+@pytest.mark.parametrize("operations", OPERATIONS)
 @pytest.mark.parametrize("columns,shares", [(30, (0.3, 1.0, 0.0)), (41, (0.5, 0.1, 0.7)), (3, (0.4, 0.4, 0.4))])
-def test_reading_through_slots_equals_reading_the_whole_store(fetch, columns, shares):
+def test_reading_through_slots_equals_reading_the_whole_store(operations, columns, shares, fresh_memory):
     """Random keeps, step after step: each row has its own text columns, budget and, as beams do, its own full row."""
+    fetch, plan, place = OPERATIONS[operations]
     rng = random.Random(columns)
     batch, heads, dim = len(shares), 2, 8
     text = [sorted(rng.sample(range(columns), rng.randint(0, columns // 3))) for _ in shares]
@@ -119,7 +138,7 @@ def test_reading_through_slots_equals_reading_the_whole_store(fetch, columns, sh
         moves = [simulate(c, k) for c, k in zip(contents, keep, strict=True)]
         contents = [new for new, _ in moves]
 
-        wanted = plan_fetch(padded(keep, width, torch.int64), slots, valid)
+        wanted = plan(padded(keep, width, torch.int64), slots, valid)
         assert torch.equal(wanted, padded([w for _, w in moves], width, torch.int32))
         assert torch.equal(slots, padded(contents, width, torch.int32))
         if step % 5 == 4:
@@ -128,22 +147,47 @@ def test_reading_through_slots_equals_reading_the_whole_store(fetch, columns, sh
 
         read = [sorted(t + k) for t, k in zip(text, keep, strict=True)]
         index = padded(read, columns + 1, torch.int32)
-        place = place_columns(index, slots, home, first)
-        assert place.dtype == torch.int32 and torch.equal(place >= 0, index >= 0)
+        found = place(index, slots, home, first)
+        assert found.dtype == torch.int32 and torch.equal(found >= 0, index >= 0)
         for b, columns_read in enumerate(read):
-            at = place[b, : len(columns_read)].long()
+            at = found[b, : len(columns_read)].long()
             for whole, part in zip(full, held, strict=True):
                 assert torch.equal(part[b, :, at], whole[rows[b], :, columns_read])
 
 
-def test_columns_that_are_nowhere_have_no_place():
+@pytest.mark.parametrize("columns,width", [(90, 33), (3000, 888)])
+def test_slot_kernels_equal_the_references(columns, width, fresh_memory):
+    g = torch.Generator().manual_seed(columns)
+    budget = torch.tensor([0, 1, width // 2, width])[:, None]
+    valid = torch.arange(width).expand(4, -1) < budget
+    slots = torch.full((4, width), -1, dtype=torch.int32)
+    home = torch.full((4, columns), -1, dtype=torch.int32)
+    home[:, columns - 7 :] = torch.arange(7, dtype=torch.int32)
+    valid, slots, home = (t.to(DEVICE) for t in (valid, slots, home))
+    for _ in range(3):
+        order = torch.rand(4, columns - 7, generator=g).argsort(1)[:, :width]
+        keep = order.where(torch.arange(width) < budget, columns).sort(1).values
+        keep = keep.where(keep < columns, -1).to(DEVICE)
+        reference, kernel = slots.clone(), slots.clone()
+        assert torch.equal(plan_fetch_triton(keep, kernel, valid), plan_fetch_torch(keep, reference, valid))
+        assert torch.equal(kernel, reference)
+        slots = reference
+        index = torch.cat([keep.int(), home.new_tensor([[columns - 2, 0, columns - 8, -1]]).expand(4, -1)], dim=1)
+        want = place_columns_torch(index, slots, home, 7)
+        assert torch.equal(place_columns_triton(index, slots, home, 7), want)
+
+
+@pytest.mark.parametrize("place_columns", [place_columns_torch, place_columns_triton])
+def test_columns_that_are_nowhere_have_no_place(place_columns):
     home = torch.tensor([[0, -1, -1, 1, -1]], dtype=torch.int32, device=DEVICE)
     slots = torch.tensor([[4, -1]], dtype=torch.int32, device=DEVICE)
     index = torch.tensor([[0, 2, 3, 4, -1]], dtype=torch.int32, device=DEVICE)
     assert place_columns(index, slots, home, 6).tolist() == [[0, -1, 1, 6, -1]]
 
 
-def test_no_columns_to_keep():
+@pytest.mark.parametrize("operations", OPERATIONS)
+def test_no_columns_to_keep(operations):
+    _, plan_fetch, place_columns = OPERATIONS[operations]
     slots = torch.empty(2, 0, dtype=torch.int32, device=DEVICE)
     assert plan_fetch(slots.long(), slots, slots.bool()).shape == (2, 0)
     home = torch.tensor([[0, 1], [1, 0]], dtype=torch.int32, device=DEVICE)
@@ -158,9 +202,9 @@ def test_references_trace():
     full, _, held = stores(2, 1, 7, 4, 8)
 
     def step(keep, slots, held):
-        wanted = plan_fetch(keep, slots, keep >= 0)
+        wanted = plan_fetch_torch(keep, slots, keep >= 0)
         fetch_torch(*full, torch.zeros(2, dtype=torch.int32, device=DEVICE), wanted, *held, 1)
-        return wanted, place_columns(keep.int(), slots, home, 1), slots, *held
+        return wanted, place_columns_torch(keep.int(), slots, home, 1), slots, *held
 
     def fresh():
         return keep, slots.clone(), [h.clone() for h in held]
