@@ -5,12 +5,13 @@ from __future__ import annotations
 from numbers import Real
 
 
-def check_ratio(name: str, value: float, *, above_zero: bool = False) -> None:
-    """Raise TypeError or ValueError unless `value` is a number in [0, 1] (in (0, 1] if `above_zero`)."""
+def check_ratio(name: str, value: float, *, above_zero: bool = False, below_one: bool = False) -> None:
+    """Raise TypeError or ValueError unless `value` is a number in [0, 1], without 0 or 1 where asked."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: expected a number")
-    if not (0.0 <= value <= 1.0) or (above_zero and value == 0.0):
-        raise ValueError(f"{name}={value!r}: expected a number in {'(' if above_zero else '['}0, 1]")
+    if not (0.0 <= value <= 1.0) or (above_zero and value == 0.0) or (below_one and value == 1.0):
+        low, high = "(" if above_zero else "[", ")" if below_one else "]"
+        raise ValueError(f"{name}={value!r}: expected a number in {low}0, 1{high}")
 
 
 def kept_per_frame(k: float, per_frame: int) -> int:
@@ -38,6 +39,15 @@ def official_count(frames: int, per_frame: int, k: float) -> int:
 def official_windows(frames: int) -> int:
     """Windows whose third frame the released code compares with the first: those that start before frame T - 4."""
     return -(-max(frames - 4, 0) // 4)
+
+
+def kept_visual(p: float, visual: int) -> int:
+    """Visual tokens a pruned decode step reads of `visual`: int(V * (1 - P)) in double, as the released code counts.
+
+    P is the share removed, in [0, 1): P = .7 and V = 100 give 30. Source: DyCoke, section 3.3.
+    """
+    check_ratio("p", p, below_one=True)
+    return int(visual * (1 - float(p)))
 
 
 def from_keep(keep: float, total: int) -> int:

@@ -86,19 +86,31 @@ class LayerPruner(Protocol):
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
+class PolicyState(Protocol):
+    """What a decode policy knows about one request.
+
+    keep [B, W] int64: the visual columns of the cache the next layers read, any order, -1 padded. Every tensor
+    attribute has one row for each of the batch, so that beam search can reorder it.
+    """
+
+    keep: Tensor
+
+
 @runtime_checkable
 class DecodePolicy(Protocol):
     """Stage 3, every decoded token: tensors only, no host reads, static shapes.
 
     first_layer: layers below see the whole cache; layer first_layer - 1 is the observer.
-    start: visual [B, S] bool -> state; step: attn [B, S] of the observer (head mean) updates the state in place.
+    budget: how many of a row's visual columns a step reads at most.
+    start: visual [B, S] bool -> state, once, behind the prefill; W, the width of its `keep`, never changes.
+    step: attn [B, S] fp32 of the observer (head mean, over the columns of the prompt) updates the state in place.
     """
 
     first_layer: int
 
     def budget(self, visual: int) -> int: ...
 
-    def start(self, visual: Tensor) -> Any: ...
+    def start(self, visual: Tensor) -> PolicyState: ...
 
     def step(self, state: Any, attn: Tensor) -> None: ...
 
@@ -129,3 +141,9 @@ def check_positions(value: str) -> None:
     """Raise ValueError unless `value` names a way to number the positions."""
     if value not in POSITIONS:
         raise ValueError(f"positions={value!r}: expected one of {', '.join(POSITIONS)}")
+
+
+def check_seed(value: int) -> None:
+    """Raise ValueError unless `value` can seed a generator."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"seed={value!r}: expected an integer from 0 to 2**63 - 1")

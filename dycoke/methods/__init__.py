@@ -1,8 +1,9 @@
 """The methods, one file each. Importing this package registers them all."""
 
 from dycoke.methods.dycoke import DyCoke, TemporalMerge
+from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.methods.full import Full, KeepAll
 from dycoke.methods.random_drop import RandomDrop
 from dycoke.methods.uniform_frames import UniformFrames
 
-__all__ = ["DyCoke", "Full", "KeepAll", "RandomDrop", "TemporalMerge", "UniformFrames"]
+__all__ = ["DyCoke", "DynamicPruning", "Full", "KeepAll", "RandomDrop", "TemporalMerge", "UniformFrames"]

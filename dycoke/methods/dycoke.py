@@ -1,4 +1,4 @@
-"""DyCoke: temporal token merging before the language model (stage 1 of the paper)."""
+"""DyCoke: temporal token merging before the language model, and the method that joins both stages of the paper."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dycoke import budget
+from dycoke.methods.dynamic_pruning import CHOICES, PUBLISHED_REFRESH, VARIANTS, DynamicPruning
 from dycoke.ops.temporal_merge import released_merge, temporal_merge
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
-
-VARIANTS = ("paper", "official")
 
 
 @dataclass(frozen=True)
@@ -56,21 +55,54 @@ class TemporalMerge:
 
 @register(
     "dycoke",
-    source="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models, CVPR 2025, section 3.2",
+    source="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models, CVPR 2025, section 3",
     paper="https://arxiv.org/abs/2411.15024",
 )
 @dataclass(frozen=True)
 class DyCoke:
-    """Temporal token merging: windows of four frames, repeated tokens dropped before the language model."""
+    """Temporal token merging before the language model, and dynamic pruning of its KV cache while decoding.
+
+    The defaults are the paper's (K = .7, L = 3, P = .7); `variant` sets both stages. Raises TypeError or ValueError
+    for options out of range or that exclude each other.
+    """
 
     k: float = field(default=0.7, metadata={"help": "K, share removed from every compared frame, in [0, 1]"})
+    l: int = field(default=3, metadata={"help": "L, first layer that reads less of the cache, from 1"})  # noqa: E741
+    p: float = field(default=0.7, metadata={"help": "P, share of the visual tokens it does not read, in [0, 1)"})
     variant: Literal["paper", "official"] = field(
         default="paper", metadata={"help": "paper, or official: the released code with its quirks"}
     )
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    decode: Literal["dynamic", "one_shot", "random", "off"] = field(
+        default="dynamic", metadata={"help": "dynamic, one_shot or random pruning while decoding, or off"}
+    )
+    refresh: float = field(
+        default=PUBLISHED_REFRESH, metadata={"help": "cosine under which tokens are chosen anew; 1.0: at every step"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of decode=random"})
+    dp_cache: Literal["device", "host"] = field(
+        default="device", metadata={"help": "where tokens that are not read live: device, or host (pinned memory)"}
+    )
 
     def __post_init__(self) -> None:
-        self.plan()  # the compressor checks its options; a bad one must fail here, not at attach
+        self.plan()  # the stages check their options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
-        return Plan(before=TemporalMerge(self.k, self.variant, self.positions))
+        if self.decode not in (*CHOICES, "off"):
+            raise ValueError(f"decode={self.decode!r}: expected one of {', '.join((*CHOICES, 'off'))}")
+        pruning = DynamicPruning(
+            self.l,
+            self.p,
+            self.variant,
+            "dynamic" if self.decode == "off" else self.decode,
+            self.refresh,
+            self.seed,
+            self.dp_cache,
+        )
+        if self.decode == "off" and self.variant == "official":
+            raise ValueError(
+                "decode='off' with variant='official': the released code has only decode='dynamic'; for its temporal "
+                "merging alone use Plan(before=TemporalMerge(k, 'official'))"
+            )
+        before = TemporalMerge(self.k, self.variant, self.positions)
+        return Plan(before=before, decode=None if self.decode == "off" else pruning)

@@ -9,7 +9,7 @@ import torch
 
 from dycoke import budget
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions, check_seed
 
 
 @register("random_drop", source="floor of the comparisons (random rows of VidCom2, Table 1)")
@@ -27,8 +27,7 @@ class RandomDrop:
     def __post_init__(self) -> None:
         budget.check_ratio("keep", self.keep, above_zero=True)
         check_positions(self.positions)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed!r}: expected an integer from 0 to 2**63 - 1")
+        check_seed(self.seed)
 
     def plan(self) -> Plan:
         return Plan(before=self)

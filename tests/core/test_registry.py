@@ -13,13 +13,14 @@ from dycoke.types import VisualTokens
 
 def test_unknown_method_names_the_registered_ones():
     with pytest.raises(
-        ValueError, match=r"unknown method 'dycok'; available: dycoke, full, random_drop, uniform_frames"
+        ValueError,
+        match=r"unknown method 'dycok'; available: dycoke, dynamic_pruning, full, random_drop, uniform_frames",
     ):
         dycoke.build("dycok")
 
 
 def test_unknown_option_names_the_accepted_ones():
-    with pytest.raises(TypeError, match=re.escape("dycoke: unknown option 'kk'; accepts: k, positions, variant")):
+    with pytest.raises(TypeError, match=re.escape("dycoke: unknown option 'kk'; accepts: decode, dp_cache, k, l, p, ")):
         dycoke.build("dycoke", kk=0.7)
     with pytest.raises(TypeError, match="full: unknown option 'k'; accepts: no options"):
         dycoke.build("full", k=0.7)
@@ -34,6 +35,18 @@ def test_unknown_option_names_the_accepted_ones():
         ("dycoke", {"variant": "fast"}, "variant='fast': expected one of paper, official"),
         ("dycoke", {"positions": "kept"}, "positions='kept': expected one of packed, original"),
         ("dycoke", {"variant": "official", "positions": "original"}, "original positions must ascend"),
+        ("dycoke", {"l": 0}, "l=0: expected at least 1, for layer l - 1 is the observer"),
+        ("dycoke", {"p": 1.0}, r"p=1\.0: expected a number in \[0, 1\)"),
+        ("dycoke", {"p": -0.1}, r"p=-0\.1: expected a number in \[0, 1\)"),
+        ("dycoke", {"refresh": 1.1}, r"refresh=1\.1: expected a number in \[0, 1\]"),
+        ("dycoke", {"decode": "static"}, "decode='static': expected one of dynamic, one_shot, random, off"),
+        ("dycoke", {"dp_cache": "disk"}, "dp_cache='disk': expected one of device, host"),
+        ("dycoke", {"seed": -1}, "seed=-1: expected an integer from 0"),
+        ("dycoke", {"variant": "official", "decode": "one_shot"}, "decode='one_shot' with variant='official'"),
+        ("dycoke", {"variant": "official", "decode": "random"}, "decode='random' with variant='official'"),
+        ("dycoke", {"variant": "official", "decode": "off"}, "decode='off' with variant='official'"),
+        ("dycoke", {"variant": "official", "dp_cache": "host"}, "dp_cache='host' with variant='official'"),
+        ("dynamic_pruning", {"layer": 0}, "l=0: expected at least 1"),
         ("random_drop", {"keep": 0}, r"keep=0: expected a number in \(0, 1\]"),
         ("random_drop", {"seed": -1}, "seed=-1"),
         ("random_drop", {"seed": 10**23}, "seed=10+: expected an integer from 0"),
@@ -46,10 +59,17 @@ def test_option_out_of_range(name, options, error):
         dycoke.build(name, **options)
 
 
+@pytest.mark.parametrize("option", ["k", "p", "refresh"])
 @pytest.mark.parametrize("value", ["0.7", None, True])
-def test_option_of_another_type(value):
+def test_option_of_another_type(option, value):
     with pytest.raises(TypeError, match="expected a number"):
-        dycoke.build("dycoke", k=value)
+        dycoke.build("dycoke", **{option: value})
+
+
+@pytest.mark.parametrize("value", ["3", 3.0, None, True])
+def test_layer_of_another_type(value):
+    with pytest.raises(TypeError, match="l=.*: expected an integer"):
+        dycoke.build("dycoke", l=value)
 
 
 def test_register_refuses_a_taken_name_and_a_mutable_class():

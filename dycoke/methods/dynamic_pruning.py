@@ -1,0 +1,167 @@
+"""DyCoke's dynamic pruning of the KV cache: each decoded token reads the visual tokens it attends to (stage 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dycoke import budget
+from dycoke.ops.choose import top_columns
+from dycoke.registry import register
+from dycoke.types import Plan, check_seed
+
+VARIANTS = ("paper", "official")
+CHOICES = ("dynamic", "one_shot", "random")
+DP_CACHES = ("device", "host")
+PUBLISHED_REFRESH = 0.9
+_WORD = 2**32
+
+
+@dataclass
+class PruningState:
+    """State of one request. Tensors of shape [B, S] run over the columns of the prompt.
+
+    keep [B, W] int64: visual columns read, ascending, -1 padded. selections [B] int64: how often each row chose anew.
+    among [B, S]: the columns that compete; always [B, S]: visual columns never pruned. previous [B, S] fp32: the
+    last step's attention. order [B, S] int64: number of each visual column among its row's. budget [B] int32. whole
+    [B, W] int64: every visual column, in the official variant alone.
+    """
+
+    keep: Tensor
+    selections: Tensor
+    among: Tensor
+    always: Tensor
+    whole: Tensor | None
+    budget: Tensor
+    previous: Tensor
+    order: Tensor
+
+
+@register(
+    "dynamic_pruning",
+    source="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models, CVPR 2025, section 3.3",
+    paper="https://arxiv.org/abs/2411.15024",
+)
+@dataclass(frozen=True)
+class DynamicPruning:
+    """Dynamic pruning of the KV cache alone: decoded tokens read the visual tokens they attend to.
+
+    Layers below `layer` read everything. The attention of layer `layer` - 1, averaged over heads, chooses the
+    int(V * (1 - p)) visual tokens that layers from `layer` on read beside all text, where the cosine between it and
+    the step before falls under `refresh`; the choice is carried on otherwise. Pruned tokens stay in the cache and can
+    come back. variant "official" reproduces the released code: the whole cache is read where the cosine does not
+    fall, and a row's last visual token is never pruned. Source: DyCoke, section 3.3.
+    Raises TypeError or ValueError for options out of range.
+    """
+
+    layer: int = field(default=3, metadata={"help": "L, first layer that reads less, from 1 to the last layer"})
+    p: float = field(default=0.7, metadata={"help": "P, share of the visual tokens not read, in [0, 1)"})
+    variant: Literal["paper", "official"] = field(
+        default="paper", metadata={"help": "paper, or official: the released code with its quirks"}
+    )
+    decode: Literal["dynamic", "one_shot", "random"] = field(
+        default="dynamic", metadata={"help": "dynamic, one_shot (chosen once) or random (a set of the same size)"}
+    )
+    refresh: float = field(
+        default=PUBLISHED_REFRESH, metadata={"help": "cosine under which tokens are chosen anew; 1.0: at every step"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of decode=random"})
+    dp_cache: Literal["device", "host"] = field(
+        default="device", metadata={"help": "where tokens that are not read live: device, or host (pinned memory)"}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int):
+            raise TypeError(f"l={self.layer!r}: expected an integer")
+        if self.layer < 1:
+            raise ValueError(
+                f"l={self.layer}: expected at least 1, for layer l - 1 is the observer that chooses the tokens"
+            )
+        budget.check_ratio("p", self.p, below_one=True)
+        budget.check_ratio("refresh", self.refresh)
+        check_seed(self.seed)
+        for name, accepted in (("variant", VARIANTS), ("decode", CHOICES), ("dp_cache", DP_CACHES)):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(accepted)}")
+        if self.variant == "official" and self.decode != "dynamic":
+            raise ValueError(
+                f"decode={self.decode!r} with variant='official': the released code has only decode='dynamic'"
+            )
+        if self.variant == "official" and self.dp_cache != "device":
+            raise ValueError(
+                f"dp_cache={self.dp_cache!r} with variant='official': the released code keeps every entry on the "
+                "device and reads all of them at most steps; accepted: dp_cache='device', or variant='paper'"
+            )
+
+    @property
+    def first_layer(self) -> int:
+        return self.layer
+
+    def plan(self) -> Plan:
+        return Plan(decode=self)
+
+    def budget(self, visual: int) -> int:
+        """Visual tokens of `visual` that a step reads where it prunes; the released code leaves the last one out."""
+        if self.variant == "paper":
+            return budget.kept_visual(self.p, visual)
+        return budget.kept_visual(self.p, visual - 1) + 1 if visual else 0
+
+    def start(self, visual: Tensor) -> PruningState:
+        """visual [B, S] bool -> state in which nothing has been chosen yet. Reads the device once."""
+        counts = visual.sum(1).tolist()
+        budgets = [self.budget(count) for count in counts]
+        order = visual.long().cumsum(1) - 1
+        official = self.variant == "official"
+        always = visual & (order == order[:, -1:]) & official
+        width = max(counts if official else budgets)
+        device = visual.device
+        whole = top_columns(visual.float(), visual, visual.sum(1).int(), max(counts)) if official else None
+        return PruningState(
+            keep=torch.full((len(visual), width), -1, device=device),
+            selections=torch.zeros(len(visual), dtype=torch.int64, device=device),
+            among=visual & ~always,
+            always=always,
+            whole=whole,
+            budget=torch.tensor(budgets, dtype=torch.int32, device=device),
+            previous=torch.zeros(visual.shape, dtype=torch.float32, device=device),
+            order=order,
+        )
+
+    def step(self, state: PruningState, attn: Tensor) -> None:
+        """Choose anew in the rows whose attention has turned; attn [B, S] fp32."""
+        anew = self._turned(state, attn)
+        scores = self._random_scores(state) if self.decode == "random" else attn
+        scores = torch.where(state.always, torch.inf, scores)
+        chosen = top_columns(scores, state.among | state.always, state.budget, state.keep.shape[1])
+        kept = state.keep if state.whole is None else state.whole
+        state.keep.copy_(torch.where(anew[:, None], chosen, kept))
+        state.selections.add_(anew)
+
+    def _turned(self, state: PruningState, attn: Tensor) -> Tensor:
+        """Rows [B] that choose anew, by the cosine between this step's and the last step's attention."""
+        has_visual = state.order[:, -1] >= 0
+        first = (state.selections == 0) & has_visual
+        if self.decode == "one_shot":
+            return first
+        if self.refresh == 1.0 and self.variant == "paper":
+            return has_visual
+        seen = torch.where(state.among, attn, 0.0)
+        # Before the first step there is no attention to compare with: its cosine counts as 0.
+        cosine = torch.nn.functional.cosine_similarity(seen, state.previous, dim=1)
+        state.previous.copy_(seen)
+        turned = (cosine < self.refresh) & has_visual
+        return turned if self.variant == "official" else turned | first
+
+    def _random_scores(self, state: PruningState) -> Tensor:
+        """Uniform numbers [B, S] fp32 from seed, selection and the token's number among the visual ones.
+
+        Hashed rather than drawn, so that a step needs no generator: the same on every device and wherever a row stands.
+        """
+        mixed = state.order + self.seed * 0x9E3779B1 % _WORD + (state.selections * 0x85EBCA6B)[:, None]
+        for shift, factor in ((16, 0x45D9F3B), (15, 0x2C1B3C6D), (16, 1)):
+            mixed = mixed & (_WORD - 1)
+            mixed = ((mixed ^ (mixed >> shift)) * factor) & (_WORD - 1)
+        return (mixed >> 8).float() / 2**24
