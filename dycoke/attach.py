@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dycoke.adapters import adapter_for
 from dycoke.registry import name_of
@@ -46,9 +46,11 @@ _runs: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
 _COMPILED = ("_compiled_call", "_compiled_call_impl")
 
 
-def apply(model: nn.Module, method: Method | Plan) -> Run:
+def apply(model: nn.Module, method: Method | Plan, *, visual: Tensor | None = None, trace: bool = False) -> Run:
     """Put a method (or a plan) on a model until `remove(model)`. Until then its `generate` runs uncompiled.
 
+    visual [B, S] bool: the visual slots of the prompts of a bare language model, for it alone. trace: note which
+    columns every decode step reads, for `run.report.keeps`; it costs memory and time.
     Raises TypeError if `method` is neither, ValueError if the model's family has no adapter (naming those that have),
     the model carries a method already, or the adapter lacks something the plan needs.
     """
@@ -60,7 +62,7 @@ def apply(model: nn.Module, method: Method | Plan) -> Run:
     recorder = Recorder(name, devices)
     with ExitStack() as undo:
         _run_uncompiled(model, undo)
-        adapter.install(plan, recorder, undo)
+        adapter.install(plan, recorder, undo, visual, trace)
         run = Run(name, recorder, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)
@@ -96,9 +98,11 @@ def remove(model: nn.Module) -> None:
 
 
 @contextmanager
-def attach(model: nn.Module, method: Method | Plan) -> Iterator[Run]:
+def attach(
+    model: nn.Module, method: Method | Plan, *, visual: Tensor | None = None, trace: bool = False
+) -> Iterator[Run]:
     """`apply` for the length of a block; the model is given back at its end, also by an exception."""
-    run = apply(model, method)
+    run = apply(model, method, visual=visual, trace=trace)
     try:
         yield run
     finally:

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dycoke.usage import CacheReport, CacheUse
+
 STAGES = ("vision", "compress", "prefill", "decode")
 
 
@@ -34,11 +36,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Report:
-    """One request. `decode` runs from the end of prefill to the last decoded token, the loop's own time included."""
+    """One request. `decode` runs from the end of prefill to the last decoded token, the loop's own time included.
+
+    cache: what the KV cache cost, where a method prunes it. keeps: with trace=True, the columns the pruned layers
+    read, ascending, as keeps[step][row]; step 0 is the first after prefill.
+    """
 
     method: str
     frames: int
     stages: dict[str, Stage]
+    cache: CacheReport | None = None
+    keeps: list[list[list[int]]] | None = None
 
     @property
     def visual_kept(self) -> float | None:
@@ -81,6 +89,7 @@ class _Request:
     spans: dict[str, list[tuple[object, object]]] = field(default_factory=lambda: {s: [] for s in STAGES})
     peaks: dict[str, int] = field(default_factory=dict)
     last: object = None  # mark of the latest decoded token
+    cache: CacheUse | None = None
 
 
 class Recorder:
@@ -125,6 +134,10 @@ class Recorder:
         self._request.made += made
         self._request.kept += kept
 
+    def cache(self, use: CacheUse | None) -> None:
+        """The counters of the request's cache, None where nothing prunes it."""
+        self._request.cache = use
+
     def prefilled(self, sequence: int | Tensor, rows: int) -> None:
         """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows."""
         self.stop("prefill")
@@ -134,7 +147,8 @@ class Recorder:
     def decoded(self) -> None:
         """A decode step has been queued."""
         self._request.steps += 1
-        self._request.last = self._mark()
+        if not (self._cuda and torch.cuda.is_current_stream_capturing()):  # a captured event tells no time
+            self._request.last = self._mark()
 
     @property
     def report(self) -> Report:
@@ -142,7 +156,7 @@ class Recorder:
         request = self._request
         if request is None or not request.spans["prefill"]:
             raise RuntimeError("no report yet: call model.generate or model.forward inside the attached block first")
-        if request.steps:
+        if request.last is not None:
             request.spans["decode"] = [(request.spans["prefill"][-1][1], request.last)]
             self._keep_peak("decode")
         for device in self._cuda:
@@ -156,6 +170,8 @@ class Recorder:
                 name: Stage(count, self._elapsed(request.spans[name]), request.peaks.get(name))
                 for name, count in zip(STAGES, tokens, strict=True)
             },
+            None if request.cache is None else request.cache.report(),
+            None if request.cache is None else request.cache.keeps,
         )
 
     def _mark(self) -> object:

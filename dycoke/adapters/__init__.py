@@ -12,11 +12,16 @@ from dycoke.adapters.base import Adapter
 _FAMILIES = {
     "LlavaMetaForCausalLM": ("llava.", "dycoke.adapters.llava"),
     "LlavaOnevisionForConditionalGeneration": ("transformers.", "dycoke.adapters.hf_llava_onevision"),
+    "Qwen2Model": ("transformers.", "dycoke.adapters.language_model"),
+    "Qwen2ForCausalLM": ("transformers.", "dycoke.adapters.language_model"),
+    "LlamaModel": ("transformers.", "dycoke.adapters.language_model"),
+    "LlamaForCausalLM": ("transformers.", "dycoke.adapters.language_model"),
 }
 SUPPORTED = (
     "llava.model.LlavaQwenForCausalLM",
     "llava.model.LlavaLlamaForCausalLM",
     "transformers.LlavaOnevisionForConditionalGeneration",
+    "transformers.Qwen2ForCausalLM and LlamaForCausalLM (with visual=)",
 )
 
 

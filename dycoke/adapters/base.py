@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dycoke.adapters.decoding import DecodeStage
+from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 
@@ -16,15 +18,15 @@ from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 class Adapter(Protocol):
     """Knows one model family. `install` puts a plan on the model and pushes what undoes it on `undo`."""
 
-    def install(self, plan: Plan, recorder: Recorder, undo: ExitStack) -> None: ...
+    def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None: ...
 
 
-class StageOne:
-    """Base of the adapters: serves the stage before the language model. Holds its model weakly.
+class FamilyAdapter:
+    """Base of the adapters: serves the stage before the language model and the one while decoding.
 
-    A request is a prefill and the decode steps on the cache that prefill filled; a model answers one at a time, so
-    threads must take turns. Subclasses hook the model in `hook`
-    and may rewrite what its language model reads in `prefill_inputs` and `decode_inputs`.
+    Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled; a model
+    answers one at a time, so threads must take turns. Subclasses hook the model in `hook`, may rewrite what its
+    language model reads in `prefill_inputs` and `decode_inputs`, and say in `visual` which slots are visual tokens.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
@@ -35,25 +37,38 @@ class StageOne:
         self._model = weakref.ref(model)
         self._cache: weakref.ref | None = None
         self._decoding = False
+        self._stage: DecodeStage | None = None
 
-    def install(self, plan: Plan, recorder: Recorder, undo: ExitStack) -> None:
+    def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None:
         """Raises ValueError if the plan asks for a stage or an input this adapter does not serve."""
-        family = type(self._model()).__name__
-        for stage in ("inside", "decode"):
-            if getattr(plan, stage) is not None:
-                raise ValueError(f"{family}: this plan has a stage {stage!r}; its adapter serves: before")
-        if plan.before is None:
+        model = self._model()
+        family = type(model).__name__
+        if plan.inside is not None:
+            raise ValueError(f"{family}: this plan has a stage 'inside'; its adapter serves: before, decode")
+        if plan.before is None and plan.decode is None:
             raise ValueError("empty plan: use build('full') to run a model with nothing removed")
-        missing = plan.before.needs - self.provides
+        if trace and plan.decode is None:
+            raise ValueError("trace=True: this plan has no stage 'decode' to trace")
+        self.compressor, self.recorder = plan.before or KeepAll(), recorder
+        self.check(self.compressor, visual)
+        if plan.decode is not None:
+            self._stage = DecodeStage(self.language_model(model), plan.decode, trace)
+            self._stage.install(undo)
+        self.hook(model, undo)
+
+    def check(self, compressor: Compressor, visual: Tensor | None) -> None:
+        """Raises ValueError for a compressor this adapter cannot run, or a mask it finds by itself."""
+        family = type(self._model()).__name__
+        if visual is not None:
+            raise ValueError(f"visual=: {family} knows its visual tokens; the mask is for bare language models")
+        missing = compressor.needs - self.provides
         if missing:
             raise ValueError(
-                f"{family}: {type(plan.before).__name__} needs {', '.join(sorted(missing))}; "
+                f"{family}: {type(compressor).__name__} needs {', '.join(sorted(missing))}; "
                 f"its adapter provides: {', '.join(sorted(self.provides)) or 'embeds only'}"
             )
-        if plan.before.positions == "original" and not plan.before.raster:
-            raise ValueError(f"{plan.before!r}: positions='original' needs tokens in raster order")
-        self.compressor, self.recorder = plan.before, recorder
-        self.hook(self._model(), undo)
+        if compressor.positions == "original" and not compressor.raster:
+            raise ValueError(f"{compressor!r}: positions='original' needs tokens in raster order")
 
     def __reduce_ex__(self, protocol: int) -> Any:
         raise TypeError("a model that carries a method cannot be copied or pickled; remove the method first")
@@ -61,6 +76,14 @@ class StageOne:
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         """Install the hooks of the family, each with its way back on `undo`."""
         raise AssertionError(f"{type(self).__name__} hooks nothing")
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        """The module whose layers fill a cache."""
+        raise AssertionError(f"{type(self).__name__} has no language model")
+
+    def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
+        """Visual tokens [B, S] bool of the prefill under way, called once for each; None if it has none."""
+        raise AssertionError(f"{type(self).__name__} finds no visual tokens")
 
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments the language model gets in prefill."""
@@ -103,17 +126,30 @@ class StageOne:
         cache = kwargs.get("past_key_values")
         self._decoding = cache is not None and self._cache is not None and self._cache() is cache
         if self._decoding:
-            return args, self.decode_inputs(kwargs)
+            kwargs = self.decode_inputs(kwargs)
+            return args, kwargs if self._stage is None else self._stage.step(kwargs, _shape(kwargs)[1])
         try:
-            kwargs = self.prefill_inputs(kwargs)
+            kwargs = self._prefill(self.prefill_inputs(kwargs))
         except BaseException:
             self.recorder.discard()  # or the next request would carry this one's marks
             raise
-        self.recorder.start("prefill")
         return args, kwargs
+
+    def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        use = None
+        if self._stage is not None:
+            shape = _shape(kwargs)
+            real = real_tokens(kwargs.get("attention_mask"), shape[1])
+            visual = self.visual(kwargs, shape)
+            kwargs, use = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
+        self.recorder.start("prefill")
+        self.recorder.cache(use)
+        return kwargs
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         if self._decoding:
+            if self._stage is not None:
+                self._stage.end_step()
             self.recorder.decoded()
             return
         cache = output.past_key_values
@@ -121,6 +157,24 @@ class StageOne:
         rows, length = output.last_hidden_state.shape[:2]
         real = real_tokens(kwargs.get("attention_mask"), length)
         self.recorder.prefilled(rows * length if real is None else real, rows)
+
+
+def expand_rows(mask: Tensor, shape: tuple[int, int]) -> Tensor:
+    """A mask [B, S] for the n * B rows of beams or return sequences. Raises ValueError if it does not fit them."""
+    rows, length = shape
+    if mask.shape[1] != length or rows % mask.shape[0]:
+        raise ValueError(f"visual mask of shape {tuple(mask.shape)} for a prompt of {rows} rows and {length} tokens")
+    return mask.repeat_interleave(rows // mask.shape[0], dim=0)
+
+
+def _tokens(kwargs: dict[str, Any]) -> Tensor:
+    """What the language model reads, ids [B, S] or embeddings [B, S, D]."""
+    embeds = kwargs.get("inputs_embeds")
+    return kwargs["input_ids"] if embeds is None else embeds
+
+
+def _shape(kwargs: dict[str, Any]) -> tuple[int, int]:
+    return tuple(_tokens(kwargs).shape[:2])
 
 
 def real_tokens(mask: Tensor | dict[str, Tensor] | None, length: int) -> Tensor | None:

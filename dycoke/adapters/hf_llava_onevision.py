@@ -8,6 +8,7 @@ compresses them, and shortens embeddings, mask and positions, in prefill and con
 from __future__ import annotations
 
 import math
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.base import StageOne, real_tokens
+from dycoke.adapters.base import FamilyAdapter, real_tokens
 
 
 @dataclass
@@ -38,20 +39,31 @@ class _Shortened:
     decoded: int = 0
 
 
-class HFLlavaOnevisionAdapter(StageOne):
+class HFLlavaOnevisionAdapter(FamilyAdapter):
     """transformers' LLaVA-OneVision. A video is T * N tokens and one newline; N follows from the vision config."""
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         self._grid = (side, side)
-        self._video_id = model.config.video_token_id
+        self._video_id, self._image_id = model.config.video_token_id, model.config.image_token_id
+        self._newline = weakref.ref(inner.image_newline)
+        self._visual: Tensor | None = None
         self._ids: Tensor | None = None
         self._state: _Shortened | None = None
         undo.callback(model.register_forward_pre_hook(_refuse_full_length, with_kwargs=True).remove)
         undo.callback(inner.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
         self.time_vision(inner.vision_tower, inner.multi_modal_projector, undo)
         self.follow(inner.language_model, undo)
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return model.model.language_model
+
+    def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
+        visual, self._visual = self._visual, None
+        # The ids of an image stand for its newlines too, which are text. They are copies of one vector.
+        newline = self._newline().to(kwargs["inputs_embeds"])
+        return visual & ~(kwargs["inputs_embeds"] == newline).all(-1)
 
     def _note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._ids = args[0] if args else kwargs.get("input_ids")
@@ -77,6 +89,7 @@ class HFLlavaOnevisionAdapter(StageOne):
 
         spans = _content(real, count, before)
         is_video = (ids == self._video_id).cpu()
+        is_visual = (ids == self._video_id) | (ids == self._image_id)
         rows = [self._compress_row(embeds[r], given[r], is_video[r], *spans[r]) for r in range(count)]
         right_padded = any(stop < before for _, stop in spans)
         common = min(before - (stop - start) for start, stop in spans)  # padding every row has, kept as it was
@@ -89,11 +102,13 @@ class HFLlavaOnevisionAdapter(StageOne):
         out = embeds.new_zeros(count, width, embeds.shape[2])
         positions = given.new_zeros(count, width)
         mask = torch.zeros(count, width, dtype=torch.long, device=embeds.device)
+        self._visual = torch.zeros(count, width, dtype=torch.bool, device=embeds.device)
         for r, row in enumerate(rows):
             length = len(row.tokens)
             at = slice(0, length) if right_padded else slice(width - length, width)
             out[r, at], positions[r, at] = row.tokens, row.positions
             mask[r, at] = 1 if real is None else real[r, row.source].long()
+            self._visual[r, at] = is_visual[r, row.source]
         # A mask also where positions have gaps: without one transformers takes a gap for the border of a packed sample.
         padded = real is not None or not consecutive or any(len(row.tokens) < width for row in rows)
         self._state = _Shortened(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.base import StageOne
+from dycoke.adapters.base import FamilyAdapter, expand_rows
 
 _NEWLINES_INSIDE = ("grid", "frame")
 
 
-class LlavaAdapter(StageOne):
+class LlavaAdapter(FamilyAdapter):
     """LlavaQwenForCausalLM and LlavaLlamaForCausalLM; the `VideoSeam` of the model it is installed on."""
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()
+        self._visual: Tensor | None = None
         model.video_seam = self
         undo.callback(_leave, weakref.ref(model))
         self.time_vision(model.get_vision_tower(), inner.mm_projector, undo)
@@ -38,7 +40,17 @@ class LlavaAdapter(StageOne):
 
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
+        self._visual = visual
         return positions if self.compressor.positions == "original" else None
+
+    def language_model(self, model: nn.Module) -> nn.Module:
+        return model.get_model()
+
+    def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
+        visual, self._visual = self._visual, None
+        if visual is None or kwargs.get("inputs_embeds") is None:  # ids: a prompt without images was never packed
+            return None
+        return expand_rows(visual, shape)
 
 
 def tokens_per_frame(model: nn.Module) -> int:

@@ -8,8 +8,8 @@ from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, forward, greedy
 
 NOTHING_REMOVED = {
     "full": dycoke.build("full"),
-    "K=0": dycoke.build("dycoke", k=0.0),
-    "K=0 original": dycoke.build("dycoke", k=0.0, positions="original"),
+    "K=0": dycoke.build("dycoke", k=0.0, p=0.0),
+    "K=0 original": dycoke.build("dycoke", k=0.0, p=0.0, l=1, positions="original"),
     "random all": dycoke.build("random_drop", keep=1.0),
     "frames all": dycoke.build("uniform_frames", keep=1.0),
 }
@@ -35,12 +35,13 @@ def test_nothing_removed_is_the_untouched_model(case, method):
     torch.testing.assert_close(got[real], logits[real], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["full", "K=0"])
 @pytest.mark.parametrize("name", ["llava", "hf"])
 @pytest.mark.parametrize("options", [{"num_beams": 3, "num_return_sequences": 2}, {"cache_implementation": "static"}])
-def test_nothing_removed_with_beams_and_static_cache(name, options):
+def test_nothing_removed_with_beams_and_static_cache(name, options, method):
     subject = SUBJECTS[name]()
     want = greedy(subject, PROMPTS["batch"], **options)
-    with dycoke.attach(subject.model, dycoke.build("full")):
+    with dycoke.attach(subject.model, NOTHING_REMOVED[method]):
         assert torch.equal(greedy(subject, PROMPTS["batch"], **options), want)
 
 

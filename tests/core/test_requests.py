@@ -27,8 +27,8 @@ def test_state_does_not_leak_between_requests(name):
 def test_a_batch_answers_as_its_rows_alone(name, positions):
     subject = SUBJECTS[name]()
     with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions)):
-        together = greedy(subject, PROMPTS["batch"])
-        alone = torch.cat([greedy(subject, [row]) for row in PROMPTS["batch"]])
+        together = greedy(subject, PROMPTS["batch"], eos_token_id=None)
+        alone = torch.cat([greedy(subject, [row], eos_token_id=None) for row in PROMPTS["batch"]])
     assert torch.equal(together, alone)
 
 
@@ -37,9 +37,18 @@ def test_a_batch_answers_as_its_rows_alone(name, positions):
 @pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}])
 def test_every_cache_gives_the_same_answer(name, positions, options):
     subject = SUBJECTS[name]()
-    with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions)):
+    decode = "off" if options.get("use_cache") is False else "dynamic"  # nothing to prune without a cache
+    with dycoke.attach(subject.model, dycoke.build("dycoke", positions=positions, decode=decode)):
         want = greedy(subject, PROMPTS["batch"])
         assert torch.equal(greedy(subject, PROMPTS["batch"], **options), want)
+
+
+def test_without_a_cache_there_is_nothing_to_prune_and_it_says_so():
+    subject = SUBJECTS["llava"]()
+    with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
+        with pytest.warns(RuntimeWarning, match="use_cache=False: there is no cache to prune"):
+            greedy(subject, PROMPTS["one_video"], use_cache=False)
+        assert run.report.cache is None
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,8 +100,8 @@ def test_original_positions_need_no_mask_and_no_cache(name):
     """Without a mask and a cache transformers would take a gap in the positions for the border of a packed sample."""
     subject = SUBJECTS[name]()
     inputs = subject.inputs(PROMPTS["one_video"])
-    with dycoke.attach(subject.model, dycoke.build("dycoke", positions="original")):
-        want = subject.model(**inputs).logits
+    with dycoke.attach(subject.model, dycoke.build("dycoke", positions="original", decode="off")):
+        want = subject.model(**inputs, use_cache=False).logits
         del inputs["attention_mask"]
         got = subject.model(**inputs, use_cache=False).logits
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)

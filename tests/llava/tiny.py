@@ -107,7 +107,7 @@ def hf_config(image_token_id: int, video_token_id: int, **text: Any) -> LlavaOne
     language = Qwen2Config(
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=3,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,

@@ -1,0 +1,137 @@
+"""The stage while decoding, the same for every family: it turns a request's cache into one that is read by index."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
+
+from dycoke.attention import BASES, REQUEST, pruned_name
+from dycoke.cache import TAIL, DecodeRequest, PrunedLayer
+from dycoke.host_cache import host_cache_works
+from dycoke.types import DecodePolicy
+from dycoke.usage import CacheUse
+
+
+class DecodeStage:
+    """Serves a decode policy on a language model of transformers (the module whose layers fill a cache).
+
+    policy None reads everything, through the same cache and attention. Raises ValueError if the model's attention
+    cannot be observed, or the policy's first layer is not one of its later layers.
+    """
+
+    def __init__(self, language_model: nn.Module, policy: DecodePolicy | None, trace: bool = False) -> None:
+        self.config = language_model.config
+        self._policy, self._trace = policy, trace
+        self._base = _check_attention(language_model)
+        self._layers = self.config.num_hidden_layers
+        if policy is not None and not 1 <= policy.first_layer < self._layers:
+            raise ValueError(
+                f"l={policy.first_layer}: expected 1 to {self._layers - 1}, for this model has {self._layers} layers "
+                "and layer l - 1 is the observer"
+            )
+        self._host = getattr(policy, "dp_cache", "device") == "host"
+        if self._host and not host_cache_works():
+            warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", RuntimeWarning, stacklevel=2)
+            self._host = False
+        self._request: weakref.ref[DecodeRequest] | None = None
+
+    def install(self, undo: ExitStack) -> None:
+        """Let the language model run under our attention's name."""
+        undo.callback(setattr, self.config, "_attn_implementation", self.config._attn_implementation)
+        self.config._attn_implementation = pruned_name(self._base)
+
+    def prefill(
+        self,
+        kwargs: dict[str, Any],
+        shape: tuple[int, int],
+        device: torch.device,
+        real: Tensor | None,
+        visual: Tensor | None,
+    ) -> tuple[dict[str, Any], CacheUse | None]:
+        """Arguments of a prefill [B, S] with the cache taken over, and the counters of its request.
+
+        real [B, S] bool: no padding. visual [B, S] bool. Without a cache (use_cache=False) nothing is decoded and
+        nothing changes. Raises ValueError for a cache that is not fresh or of another kind, and output_attentions.
+        """
+        self._check_outputs(kwargs)
+        cache = kwargs.get("past_key_values")
+        wanted = self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
+        if cache is None and not wanted:
+            warnings.warn("use_cache=False: there is no cache to prune while decoding", RuntimeWarning, stacklevel=2)
+            return kwargs, None
+        cache = DynamicCache(config=self.config) if cache is None else cache
+        tail = _check_cache(cache, shape[1])
+        request = DecodeRequest(
+            self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
+        )
+        cache.layers, cache.layer_class_to_replicate = [PrunedLayer(request, i) for i in range(self._layers)], None
+        self._request = weakref.ref(request)
+        kwargs = {**kwargs, "past_key_values": cache}
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict) or (mask is not None and mask.ndim == 4):
+            # Made for a static cache, as wide as that would have become.
+            kwargs["attention_mask"] = None if real is None else real.long()
+        return kwargs, request.use
+
+    def step(self, kwargs: dict[str, Any], tokens: int) -> dict[str, Any]:
+        """Arguments of a decode step. Raises ValueError for more than one token, and output_attentions."""
+        self._check_outputs(kwargs)
+        if tokens != 1:
+            raise ValueError(
+                f"a step of {tokens} tokens: pruning while decoding takes one at a time; leave out "
+                "prompt_lookup_num_tokens, assistant_model and prefill_chunk_size, and pass a new prompt with a fresh "
+                "cache"
+            )
+        request = self._request()
+        request.advance()
+        # The cache knows which columns are padding; a mask would be one more thing to build and to read.
+        return {**kwargs, "attention_mask": None, REQUEST: request}
+
+    def end_step(self) -> None:
+        """The language model has finished a step."""
+        self._request().end_step()
+
+    def _check_outputs(self, kwargs: dict[str, Any]) -> None:
+        if kwargs.get("output_attentions") or self.config.output_attentions:
+            raise ValueError("output_attentions=True: not available with a method that prunes while decoding")
+
+
+def _check_attention(language_model: nn.Module) -> str:
+    """The model's attention implementation, of those that can be observed."""
+    name, config = type(language_model).__name__, language_model.config
+    base = config._attn_implementation
+    if not getattr(language_model, "_supports_attention_backend", False):
+        raise ValueError(
+            f"{name}: its attention cannot be observed, for it does not go through transformers' attention interface; "
+            "supported: Qwen2 and Llama language models"
+        )
+    if base not in BASES:
+        raise ValueError(f"attn_implementation={base!r}: {name}'s attention cannot be observed; accepted: {BASES}")
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
+    if others:
+        raise ValueError(f"{name}: layers of type {', '.join(others)} cannot be pruned; accepted: full_attention")
+    return base
+
+
+def _check_cache(cache: Cache, prompt: int) -> int:
+    """Tail columns to reserve for the answer. Raises ValueError unless the cache is a plain, fresh one."""
+    layers = getattr(cache, "layers", None)
+    if (
+        layers is None
+        or getattr(cache, "offloading", False)
+        or any(type(layer) not in (DynamicLayer, StaticLayer, PrunedLayer) for layer in layers)
+    ):
+        raise ValueError(
+            f"past_key_values={type(cache).__name__}: a method that prunes while decoding keeps its own entries; "
+            "accepted: a dynamic or static cache, without offloading or quantization"
+        )
+    if any(layer.is_initialized and int(layer.get_seq_length()) for layer in layers):
+        raise ValueError("past_key_values= of another request: pass the whole prompt and a fresh cache")
+    lengths = [layer.max_cache_len for layer in layers if isinstance(layer, StaticLayer)]
+    return max(TAIL, max(lengths) - prompt) if lengths else TAIL

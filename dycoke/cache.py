@@ -1,0 +1,314 @@
+"""The KV cache of a request whose later layers read part of the prompt: one store, and an index view over it.
+
+A layer's keys and values are those of the prompt, kept as prefill made them, and a tail that takes a column for every
+decoded token. What a step reads is an index on the device; nothing is copied to read less, and nothing is evicted:
+a column that is not read now can be read at any later step. The whole store is the paper's DP cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import CacheLayerMixin
+
+from dycoke.host_cache import HostEntries, Slots
+from dycoke.ops.choose import list_columns
+from dycoke.ops.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
+from dycoke.types import DecodePolicy
+from dycoke.usage import CacheUse
+
+TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
+
+
+@dataclass
+class Columns:
+    """What the layers of one device read. rows, filled [B] int32 and position [1] int64 as in `Store`."""
+
+    rows: Tensor
+    filled: Tensor
+    position: Tensor
+    whole: Reads
+    pruned: Reads | None = None
+
+
+class DeviceEntries:
+    """Keys and values [B, H, S, D] of a layer's prompt where prefill left them: no copy."""
+
+    host_bytes = 0
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = _own(keys), _own(values)
+
+    @property
+    def device_bytes(self) -> int:
+        return _bytes(self.keys) + _bytes(self.values)
+
+
+class DecodeRequest:
+    """What the decode steps of one request share. Lives as long as the cache whose layers hold it.
+
+    policy: chooses the columns; None reads everything. layers: of the model. real [B, S] bool: columns that are no
+    padding, None if all are. visual [B, S] bool: columns the policy may leave out, None if there are none.
+    host: keep the entries of pruned layers in host memory. tail: columns to reserve for the answer.
+    Reads the device, once, when it is made.
+    """
+
+    def __init__(
+        self,
+        policy: DecodePolicy | None,
+        layers: int,
+        shape: tuple[int, int],
+        device: torch.device,
+        real: Tensor | None,
+        visual: Tensor | None,
+        *,
+        host: bool = False,
+        tail: int = TAIL,
+        trace: bool = False,
+    ) -> None:
+        self.batch, self.prompt = shape
+        real = torch.ones(shape, dtype=torch.bool, device=device) if real is None else real.to(device)
+        visual = torch.zeros_like(real) if visual is None else visual.to(device) & real
+        self.policy = policy if bool(visual.any()) else None
+        self.first = layers if policy is None else policy.first_layer
+        self.entries: list[DeviceEntries | HostEntries | None] = [None] * layers
+        self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.capacity, self.steps, self.stepping = tail, 0, False
+        self.use = CacheUse(layers, self.first, self.batch, trace)
+        self.use.start(device)
+        self._device = device
+        self._whole = _whole(real)
+        self._columns: dict[torch.device, Columns] = {}
+        self.columns(device)
+        self.slots: Slots | None = None
+        if self.policy is None:
+            return
+        self.state = self.policy.start(visual)
+        self.use.selections = getattr(self.state, "selections", None)
+        text = real & ~visual
+        self._width = min(self.prompt, int(text.sum(1).max()) + self.state.keep.shape[1])
+        # One column more than there are: what is padded in `keep` marks that one.
+        self._text = torch.nn.functional.pad(text, (0, 1))
+        if host:
+            self.slots = Slots(text, torch.tensor([policy.budget(n) for n in visual.sum(1).tolist()], device=device))
+
+    @property
+    def pruned_from(self) -> int:
+        """First layer that reads less: `first`, or no layer where there is nothing to prune."""
+        return len(self.entries) if self.policy is None else self.first
+
+    def columns(self, device: torch.device) -> Columns:
+        """What the layers on `device` share; made when the first of them is filled."""
+        if device not in self._columns:
+            count = self._whole.count.to(device)
+            index = None if self._whole.index is None else self._whole.index.to(device)
+            self._columns[device] = Columns(
+                rows=torch.arange(self.batch, dtype=torch.int32, device=device),
+                filled=torch.full((self.batch,), self.steps, dtype=torch.int32, device=device),
+                position=torch.full((1,), self.steps - 1, device=device),
+                whole=Reads(count, index),
+            )
+        return self._columns[device]
+
+    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Take a layer's prompt, [B, H, S, D] each, and reserve its tail.
+
+        Raises ValueError if the prompt is not the one that was announced.
+        """
+        if (keys.shape[0], keys.shape[2]) != (self.batch, self.prompt):
+            raise ValueError(
+                f"a prompt of {keys.shape[0]} rows and {keys.shape[2]} tokens where {self.batch} and {self.prompt} "
+                "were announced"
+            )
+        self.columns(keys.device)
+        on_host = self.slots is not None and layer >= self.pruned_from
+        self.entries[layer] = HostEntries(keys, values, self.slots) if on_host else DeviceEntries(keys, values)
+        self.tails[layer] = tuple(t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (keys, values))
+        self.use.column_bytes = (keys.shape[1] * keys.shape[3] + values.shape[1] * values.shape[3]) * keys.itemsize
+        self._count_bytes()
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for an answer of `tokens`; a step that is captured in a CUDA graph must never need to grow."""
+        if tokens <= self.capacity:
+            return
+        pad = (0, 0, 0, tokens - self.capacity)
+        self.tails = [t and tuple(torch.nn.functional.pad(part, pad) for part in t) for t in self.tails]
+        self.capacity = tokens
+        self._count_bytes()
+
+    def advance(self) -> None:
+        """Begin a step: one more column of the tail is valid, which the layers fill in turn."""
+        self.steps += 1
+        if self.steps > self.capacity:
+            self.reserve(2 * self.capacity)
+        for columns in self._columns.values():
+            columns.filled.add_(1)
+            columns.position.add_(1)
+        self.stepping = True
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Write the new token's keys and values [B, H, 1, D] of a layer."""
+        position = self._columns[keys.device].position
+        for tail, new in zip(self.tails[layer], (keys, values), strict=True):
+            tail.index_copy_(2, position, new)
+
+    def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
+        """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
+        columns, query = self._columns[query.device], query[:, :, 0]
+        if layer >= self.pruned_from:
+            out = sparse_decode(query, self.store(layer), columns.pruned, scale)
+        elif layer == self.pruned_from - 1 and self.policy is not None:
+            out, attn = sparse_decode_observed(query, self.store(layer), columns.whole, scale)
+            self._choose(attn)
+        else:
+            out = sparse_decode(query, self.store(layer), columns.whole, scale)
+        return out[:, None]
+
+    def store(self, layer: int) -> Store:
+        """A layer's keys and values; for entries in host memory, those on the device, once they have arrived."""
+        entry, (tail_keys, tail_values) = self.entries[layer], self.tails[layer]
+        columns = self._columns[tail_keys.device]
+        rows = columns.rows
+        if isinstance(entry, HostEntries):
+            entry.wait()
+            rows = entry.own_rows
+        return Store(entry.keys, entry.values, tail_keys, tail_values, rows, columns.filled)
+
+    def end_step(self) -> None:
+        """Count what the step read."""
+        self.stepping = False
+        columns = self._columns[self._device]
+        above = columns.whole if self.policy is None else self._listed
+        self.use.step(columns.whole.count, above.count, columns.filled)
+        if self.use.trace:
+            index = above.index
+            if index is None:
+                index = torch.arange(self.prompt, device=self._device)
+                index = (index + self.prompt - above.count[:, None]).remainder(self.prompt)
+            self.use.note_columns(index, above.count, self.prompt)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
+        for name, value in vars(self.state).items() if self.policy is not None else ():
+            if isinstance(value, Tensor):
+                setattr(self.state, name, value.index_select(0, rows.to(value.device)))
+        if self.policy is not None:
+            self.use.selections = getattr(self.state, "selections", None)
+            self._text = self._text.index_select(0, rows.to(self._text.device))
+        for device, columns in self._columns.items():
+            chosen, whole = rows.to(device), columns.whole
+            columns.rows = columns.rows.index_select(0, chosen)
+            index = None if whole.index is None else whole.index.index_select(0, chosen)
+            columns.whole = Reads(whole.count.index_select(0, chosen), index)
+        if self.slots is not None:
+            self.slots.reorder(rows)
+
+    def reorder_layer(self, layer: int, rows: Tensor) -> None:
+        """The part of `reorder` that moves a layer's own keys and values."""
+        self.tails[layer] = tuple(t.index_select(0, rows.to(t.device)) for t in self.tails[layer])
+        if isinstance(self.entries[layer], HostEntries):
+            self.entries[layer].reorder(rows)
+
+    def _choose(self, attn: Tensor) -> None:
+        """Let the policy choose, and tell every later layer what to read; attn [B, S] of the observer."""
+        self.policy.step(self.state, attn.to(self._device))
+        keep = self.state.keep
+        marked = self._text.scatter(1, torch.where(keep < 0, self.prompt, keep), True)
+        index, count = list_columns(marked[:, : self.prompt], self._width)
+        self._listed = Reads(count, index)
+        if self.slots is not None:
+            wanted = self.slots.assign(keep)
+            self.use.fetched.add_((wanted >= 0).sum())
+            index = self.slots.place(index)
+        for device, columns in self._columns.items():
+            columns.pruned = Reads(count.to(device, non_blocking=True), index.to(device, non_blocking=True))
+            if self.slots is not None:
+                here = [e for e in self.entries[self.first :] if e.keys.device == device]
+                HostEntries.fetch_all(here, columns.rows, wanted.to(device, non_blocking=True))
+
+    def _count_bytes(self) -> None:
+        entries = [entry for entry in self.entries if entry is not None]
+        tails = sum(_bytes(part) for tail in self.tails if tail is not None for part in tail)
+        self.use.device_bytes = sum(entry.device_bytes for entry in entries) + tails
+        self.use.host_bytes = sum(entry.host_bytes for entry in entries)
+        self.use.host_layers = sum(isinstance(entry, HostEntries) for entry in entries)
+
+
+class PrunedLayer(CacheLayerMixin):
+    """One layer of a request's cache, as transformers sees it."""
+
+    is_sliding = False
+
+    def __init__(self, request: DecodeRequest, layer: int) -> None:
+        super().__init__()
+        self.request, self.layer = request, layer
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Take the prompt's keys and values [B, H, S, D] first, then a token's [B, H, 1, D] at each step.
+
+        Returns them as they are: prefill attends to them alone, and a step reads the cache by its index.
+        Raises ValueError for several tokens in a step, and for a step no attached method prepared.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.request.fill(self.layer, key_states, value_states)
+        elif not self.request.stepping:
+            raise ValueError("past_key_values= of a method that was removed: pass the whole prompt and a fresh cache")
+        else:
+            self.request.append(self.layer, key_states, value_states)
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Columns before the step under way, whose own column was counted when it began."""
+        request = self.request
+        return request.prompt + request.steps - int(request.stepping) if self.is_initialized else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def reset(self) -> None:
+        """Forget the prompt; the cache can then serve a new request."""
+        self.is_initialized = False
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        if self.layer == 0:
+            self.request.reorder(beam_idx)
+        self.request.reorder_layer(self.layer, beam_idx)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raises ValueError: what was read cannot be taken back."""
+        if tokens_to_remove:
+            raise ValueError(
+                "this cache cannot take tokens back: with a method that prunes while decoding, leave out "
+                "prompt_lookup_num_tokens and assistant_model"
+            )
+
+
+def _whole(real: Tensor) -> Reads:
+    """Every real column: by its number where they end the prompt, by an index where padding stands behind them."""
+    count = real.sum(1).int()
+    columns = torch.arange(real.shape[1], device=real.device)
+    if bool((real == (columns >= real.shape[1] - count[:, None])).all()):
+        return Reads(count)
+    index, count = list_columns(real, real.shape[1])
+    return Reads(count, index)
+
+
+def _own(entries: Tensor) -> Tensor:
+    """The tensor itself, or a copy where it is a part of something larger or its channels are apart."""
+    whole = entries.untyped_storage().nbytes() == _bytes(entries)
+    return entries if whole and entries.stride(-1) == 1 else entries.contiguous().clone()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.itemsize

@@ -1,0 +1,96 @@
+"""What the KV cache of a request cost while it decoded: columns read, choices made, bytes held and fetched.
+
+Counted on the device and read when the report is, so that counting adds no sync to a step. Holds no keys or values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CacheReport:
+    """The KV cache of one request whose method prunes while decoding.
+
+    layers: of the model; those below first_layer read everything. steps: decode steps. read_below, read_from: columns
+    a layer of either group read in a step, mean over steps and rows (prompt, answer and the token itself); None
+    before the first step. selections: how often the columns were chosen anew, summed over rows; None if the policy
+    does not count. device_bytes, host_bytes: keys and values held. fetched_bytes: brought back from the host.
+    """
+
+    layers: int
+    first_layer: int
+    steps: int
+    read_below: float | None
+    read_from: float | None
+    selections: int | None
+    device_bytes: int
+    host_bytes: int
+    fetched_bytes: int
+
+
+@dataclass
+class CacheUse:
+    """Collects what `CacheReport` tells. rows: batch rows; column_bytes: keys and values of a column in one layer."""
+
+    layers: int
+    first_layer: int
+    rows: int
+    trace: bool = False
+    device_bytes: int = 0
+    host_bytes: int = 0
+    column_bytes: int = 0
+    host_layers: int = 0
+    steps: int = 0
+    read_below: Tensor | None = None
+    read_from: Tensor | None = None
+    fetched: Tensor | None = None
+    selections: Tensor | None = None
+    steps_read: list[tuple[Tensor, Tensor, int, int]] = field(default_factory=list)
+
+    def start(self, device: torch.device) -> None:
+        """Set the counters to zero, on the device where the columns are chosen."""
+        self.read_below, self.read_from, self.fetched = torch.zeros(3, dtype=torch.int64, device=device).unbind()
+
+    def step(self, below: Tensor, above: Tensor, filled: Tensor) -> None:
+        """Count a step: prompt columns read below and from the first pruned layer on, [B] each, and the answer's."""
+        self.steps += 1
+        answer = filled.sum()
+        self.read_below.add_(below.sum() + answer)
+        self.read_from.add_(above.sum() + answer)
+
+    def note_columns(self, index: Tensor, count: Tensor, prompt: int) -> None:
+        """Keep what the step now under way reads: index [B, N], its first count [B] valid, and the answer's columns."""
+        self.steps_read.append((index.clone(), count.clone(), prompt, self.steps))
+
+    @property
+    def keeps(self) -> list[list[list[int]]] | None:
+        """Columns the pruned layers read, ascending, by step and row; None unless traced. Waits for the device."""
+        if not self.trace:
+            return None
+        return [
+            [
+                sorted(row[:n]) + list(range(prompt, prompt + step))
+                for row, n in zip(index.tolist(), count.tolist(), strict=True)
+            ]
+            for index, count, prompt, step in self.steps_read
+        ]
+
+    def report(self) -> CacheReport:
+        """The counts so far. Waits for the device."""
+        total = self.steps * self.rows
+        fetched = int(self.fetched) * self.column_bytes * self.host_layers
+        return CacheReport(
+            layers=self.layers,
+            first_layer=self.first_layer,
+            steps=self.steps,
+            read_below=int(self.read_below) / total if total else None,
+            read_from=int(self.read_from) / total if total else None,
+            selections=None if self.selections is None else int(self.selections.sum()),
+            device_bytes=self.device_bytes,
+            host_bytes=self.host_bytes,
+            fetched_bytes=fetched,
+        )
