@@ -179,13 +179,13 @@ class Row:
         queries = self._rotate(block.q_proj(hidden).view(-1, self.dim), position)
         self.keys[number].append(self._rotate(block.k_proj(hidden).view(-1, self.dim), position))
         self.values[number].append(block.v_proj(hidden).view(-1, self.dim))
+        keys = torch.stack([self.keys[number][column] for column in columns], dim=1)
+        values = torch.stack([self.values[number][column] for column in columns], dim=1)
         outputs, rows = [], []
         for head, query in enumerate(queries):
-            shared = head * len(self.keys[number][0]) // len(queries)  # neighbouring heads share a key head
-            keys = torch.stack([self.keys[number][column][shared] for column in columns])
-            values = torch.stack([self.values[number][column][shared] for column in columns])
-            rows.append(torch.softmax(keys @ query / math.sqrt(self.dim), dim=0))
-            outputs.append(rows[-1] @ values)
+            shared = head * len(keys) // len(queries)  # neighbouring heads share a key head
+            rows.append(torch.softmax(keys[shared] @ query / math.sqrt(self.dim), dim=0))
+            outputs.append(rows[-1] @ values[shared])
         return block.o_proj(torch.cat(outputs)), torch.stack(rows)
 
     def _rotate(self, vectors: Tensor, position: int) -> Tensor:
