@@ -71,9 +71,41 @@ class Report:
             for name, stage in self.stages.items()
         ]
 
+    def cache_rows(self) -> list[tuple[str, str]]:
+        """What the pruned KV cache cost, each a label and a text; none where no method prunes it."""
+        cache = self.cache
+        if cache is None:
+            return []
+        below, pruned = _layers(0, cache.first_layer), _layers(cache.first_layer, cache.layers)
+        held = f"{_mib(cache.device_bytes)} on the device"
+        if cache.host_bytes:
+            held += f", {_mib(cache.host_bytes)} on the host, {_mib(cache.fetched_bytes)} fetched back"
+        rows = [
+            (f"tokens read a step, {below}", _count(cache.read_below)),
+            (f"tokens read a step, {pruned}", _count(cache.read_from)),
+            ("KV cache", held),
+        ]
+        if cache.selections is not None:
+            chosen = f"{cache.selections} times in {self.stages['decode'].tokens} decoded tokens"
+            rows.insert(2, ("visual tokens chosen anew", chosen))
+        return rows
+
     def __str__(self) -> str:
         head = f"{self.method}: {self.frames} frames\n{'stage':<10}{'tokens':>8}{'ms':>10}{'peak MiB':>10}"
-        return "\n".join([head, *(f"{n:<10}{t:>8}{ms:>10}{mib:>10}" for n, t, ms, mib in self.rows())])
+        stages = [f"{n:<10}{t:>8}{ms:>10}{mib:>10}" for n, t, ms, mib in self.rows()]
+        return "\n".join([head, *stages, *(f"{label}: {text}" for label, text in self.cache_rows())])
+
+
+def _layers(first: int, end: int) -> str:
+    return f"layers {first}-{end - 1}" if end - first > 1 else f"layer {first}"
+
+
+def _count(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.1f}"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 @dataclass
