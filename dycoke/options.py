@@ -12,13 +12,15 @@ _NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def parse_value(text: str) -> Any:
-    """The value a text stands for in YAML: 0.7 a number, true a bool, paper a string. Raises ValueError."""
+    """The value a text stands for in YAML: 0.7 a number, true a bool, paper and off a string. Raises ValueError."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{text!r} is no value in YAML: {error}") from error
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)  # 1e-9 is a number to everybody but YAML 1.1
+    if isinstance(value, bool) and text.strip().lower() not in ("true", "false"):
+        return text.strip()  # off, on, yes and no are truth values to YAML 1.1 alone
     return value
 
 

@@ -38,6 +38,12 @@ def test_values_are_yaml():
         "a": "b=c",
         "keep": 0.001,
     }
+    assert parse_options(["decode=off", "a=false", "b= True", "c=no"]) == {
+        "decode": "off",
+        "a": False,
+        "b": True,
+        "c": "no",
+    }
     assert parse_method("dycoke,k=0.5") == ("dycoke", {"k": 0.5})
     assert parse_method("full") == ("full", {})
 
