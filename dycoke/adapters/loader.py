@@ -17,9 +17,8 @@ from dycoke.types import Method, Plan
 
 logger = logging.getLogger(__name__)
 
-PAPER = {"k": 0.7, "variant": "paper"}
-_PASSED_ON = {"dycoke_k": "k", "dycoke_variant": "variant"}
-_LATER = ("dycoke_l", "dycoke_p")
+PAPER = {"k": 0.7, "l": 3, "p": 0.7, "variant": "paper"}
+_PASSED_ON = {f"dycoke_{name}": name for name in ("k", "l", "p", "variant", "decode", "refresh", "seed", "dp_cache")}
 _TOKENS = "dycoke_num_tokens_per_frame"
 _WAYS = ("dycoke", "method", "plan")
 
@@ -41,13 +40,14 @@ class Chosen:
 def choose_method(options: Mapping[str, Any]) -> Chosen | None:
     """The method that loader keywords describe, before any weights are read; None if they ask for none.
 
-    dycoke=True is the paper: k=0.7, variant "paper"; dycoke_k and dycoke_variant change it, and
-    dycoke_num_tokens_per_frame is to be compared with the model's own layout; dycoke=False switches all of that off.
+    dycoke=True is the paper: k=0.7, l=3, p=0.7, variant "paper"; dycoke_k, dycoke_l, dycoke_p, dycoke_variant,
+    dycoke_decode, dycoke_refresh, dycoke_seed and dycoke_dp_cache change it, and dycoke_num_tokens_per_frame is to be
+    compared with the model's own layout; dycoke=False switches all of that off.
     method is a registered name, "name,k=0.5", or a name beside a dict method_options; plan is a Plan or a method.
     image_token_start_index is accepted and ignored: visual tokens are found without it. Texts as lmms-eval passes
     them ("True", "0.7") are read as their values.
     Raises ValueError for unknown or contradictory keywords and for values out of range, TypeError for an unknown
-    option of a method.
+    option of a method and for a value of a wrong type.
     """
     options = {name: parse_value(value) if _is_text(name, value) else value for name, value in options.items()}
     if options.pop("image_token_start_index", None) is not None:
@@ -66,7 +66,8 @@ def choose_method(options: Mapping[str, Any]) -> Chosen | None:
         return Chosen(options["plan"])
     if asked == "method":
         return Chosen(_named(options["method"], options.get("method_options")))
-    return Chosen(build("dycoke", **_paper_options(ours)), ours.get(_TOKENS))
+    chosen = {option: ours[name] for name, option in _PASSED_ON.items() if ours.get(name) is not None}
+    return Chosen(build("dycoke", **PAPER | chosen), ours.get(_TOKENS))
 
 
 def _is_text(name: str, value: Any) -> bool:
@@ -75,7 +76,7 @@ def _is_text(name: str, value: Any) -> bool:
 
 def _asked(options: Mapping[str, Any]) -> str | None:
     """Which of the three ways names the method, after checking that only one does and that every key is known."""
-    accepted = (*_WAYS, "method_options", *_PASSED_ON, *_LATER, _TOKENS, "image_token_start_index")
+    accepted = (*_WAYS, "method_options", *_PASSED_ON, _TOKENS, "image_token_start_index")
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise ValueError(f"unknown option {', '.join(unknown)}; accepts: {', '.join(accepted)}")
@@ -97,17 +98,6 @@ def _named(method: Any, extra: Any) -> Any:
     if twice:
         raise ValueError(f"{', '.join(twice)} given in method={method!r} and in method_options; leave one")
     return build(name, **options, **(extra or {}))
-
-
-def _paper_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    later = [name for name in _LATER if given.get(name) is not None]
-    if later:
-        raise ValueError(
-            f"{', '.join(later)}: dynamic pruning while decoding (stage 2 of the paper) is not in this version of the "
-            "library; leave it out to run temporal merging (stage 1) alone"
-        )
-    chosen = {option: given[name] for name, option in _PASSED_ON.items() if given.get(name) is not None}
-    return PAPER | chosen
 
 
 def _check_tokens(model: nn.Module, expected: Any) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 
 import pytest
+import torch
 
 import dycoke
+from dycoke import Plan
 from dycoke.adapters.loader import choose_method
+from dycoke.methods import DynamicPruning, TemporalMerge
 from tests.llava import tiny
 
 
@@ -26,15 +29,66 @@ def applied(model, **options):
     return compressor
 
 
+def chosen(**options) -> Plan:
+    """Both stages of what keywords choose."""
+    return choose_method(options).method.plan()
+
+
 @pytest.mark.parametrize("true", [True, "True", "true"])
-def test_dycoke_alone_is_the_paper(model, true):
-    assert applied(model, dycoke=true) == dycoke.build("dycoke", k=0.7, variant="paper").plan().before
+def test_dycoke_alone_is_the_paper(true):
+    assert chosen(dycoke=true) == Plan(
+        before=TemporalMerge(k=0.7, variant="paper"), decode=DynamicPruning(3, 0.7, "paper", "dynamic", 0.9)
+    )
 
 
-@pytest.mark.parametrize("k", [0.5, "0.5"])
-def test_k_and_variant_are_passed_on(model, k):
-    compressor = applied(model, dycoke=True, dycoke_k=k, dycoke_variant="official")
-    assert compressor == dycoke.build("dycoke", k=0.5, variant="official").plan().before
+def test_the_first_stage_ends_up_on_the_model(model):
+    assert applied(model, dycoke=True, dycoke_l=1, dycoke_k=0.5) == TemporalMerge(k=0.5)
+
+
+def test_both_stages_run_on_the_model(model):
+    """Layer 0 reads everything, layer 1 the text and half of the visual tokens."""
+    run = choose_method({"dycoke": True, "dycoke_k": 0, "dycoke_l": "1", "dycoke_p": "0.5"}).put_on(model)
+    ids = torch.tensor([[11, 12, -200, 13, 14]])
+    frames = tiny.frames(2)
+    model.generate(
+        ids, images=[frames], modalities=["video"], do_sample=False, max_new_tokens=4, min_new_tokens=4, pad_token_id=0
+    )
+    visual = run.report.stages["compress"].tokens
+    cache = run.report.cache
+    assert (cache.first_layer, cache.steps) == (1, 3)
+    assert cache.read_below - cache.read_from == visual - visual // 2 > 0
+    run.remove()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "option"),
+    [
+        ("dycoke_k", 0.5, "k"),
+        ("dycoke_l", 5, "l"),
+        ("dycoke_p", 0.25, "p"),
+        ("dycoke_variant", "official", "variant"),
+        ("dycoke_decode", "one_shot", "decode"),
+        ("dycoke_decode", "off", "decode"),
+        ("dycoke_refresh", 0.5, "refresh"),
+        ("dycoke_dp_cache", "host", "dp_cache"),
+    ],
+)
+@pytest.mark.parametrize("form", [lambda value: value, str])
+def test_options_are_passed_on_as_values_and_as_texts(keyword, value, option, form):
+    plan = chosen(dycoke=True, **{keyword: form(value)})
+    assert plan == dycoke.build("dycoke", **{option: value}).plan()
+    assert plan != dycoke.build("dycoke").plan()
+
+
+@pytest.mark.parametrize("seed", [7, "7"])
+def test_seed_is_passed_on(seed):
+    plan = chosen(dycoke=True, dycoke_decode="random", dycoke_seed=seed)
+    assert plan.decode == DynamicPruning(decode="random", seed=7)
+
+
+def test_official_sets_both_stages():
+    plan = chosen(dycoke=True, dycoke_variant="official")
+    assert (plan.before.variant, plan.decode.variant) == ("official", "official")
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "average"])
@@ -83,8 +137,18 @@ def test_method_by_text_by_dict_and_by_plan(model):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"dycoke": True, "dycoke_l": 3}, "dycoke_l: dynamic pruning while decoding .* is not in this version"),
-        ({"dycoke": "True", "dycoke_l": "3", "dycoke_p": "0.7"}, "dycoke_l, dycoke_p: dynamic pruning"),
+        ({"dycoke": True, "dycoke_l": 0}, "l=0: expected at least 1"),
+        ({"dycoke": "True", "dycoke_p": "1"}, r"p=1: expected a number in \[0, 1\)"),
+        ({"dycoke": True, "dycoke_refresh": 2}, r"refresh=2: expected a number in \[0, 1\]"),
+        ({"dycoke": True, "dycoke_seed": -1}, "seed=-1: expected an integer from 0"),
+        ({"dycoke": True, "dycoke_decode": "of"}, "decode='of': expected one of dynamic, one_shot, random"),
+        ({"dycoke": True, "dycoke_dp_cache": "disk"}, "dp_cache='disk': expected one of device, host"),
+        (
+            {"dycoke": True, "dycoke_variant": "official", "dycoke_decode": "off"},
+            "decode='off' with variant='official'",
+        ),
+        ({"dycoke": True, "dycoke_variant": "official", "dycoke_dp_cache": "host"}, "dp_cache='host' with variant="),
+        ({"dycoke_l": 3, "dycoke_p": 0.7}, "dycoke_l, dycoke_p given without dycoke=True"),
         (
             {"dycoke": True, "dycoke_kk": 1},
             "unknown option dycoke_kk; accepts: .*dycoke_k.*dycoke_num_tokens_per_frame",
@@ -114,8 +178,21 @@ def test_refused(options, complaint):
 
 
 def test_unknown_option_of_a_method():
-    with pytest.raises(TypeError, match="unknown option 'kk'; accepts: k, positions, variant"):
+    with pytest.raises(TypeError, match="unknown option 'kk'; accepts: decode, dp_cache, k, l, p, positions, refresh"):
         choose_method({"method": "dycoke,kk=0.5"})
+
+
+@pytest.mark.parametrize("l", [3.0, "3.5", "three", True])
+def test_l_is_an_integer(l):  # noqa: E741
+    with pytest.raises(TypeError, match=r"l=\S+: expected an integer"):
+        choose_method({"dycoke": True, "dycoke_l": l})
+
+
+def test_l_beyond_the_models_layers_is_refused(model):
+    layers = model.config.num_hidden_layers
+    with pytest.raises(ValueError, match=f"l={layers}: expected 1 to {layers - 1}"):
+        choose_method({"dycoke": True, "dycoke_l": layers}).put_on(model)
+    assert model.video_seam is None
 
 
 def test_a_bad_choice_is_refused_before_anything_is_read():
@@ -137,6 +214,7 @@ def test_through_load_pretrained_model(checkpoint):
         attn_implementation="sdpa",
         dycoke="True",
         dycoke_k="0.5",
+        dycoke_l="1",
         dycoke_num_tokens_per_frame=16,
     )
     assert model.video_seam.compressor == dycoke.build("dycoke", k=0.5).plan().before
