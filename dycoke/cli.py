@@ -76,6 +76,8 @@ def ask(
     method: Annotated[str | None, typer.Option(help="Method; see `dycoke methods`. [default: dycoke]")] = None,
     compare: Annotated[str | None, typer.Option(help="Methods to run side by side, such as full,dycoke.")] = None,
     k: Annotated[float | None, typer.Option("--k", help="Short for --option k=VALUE.")] = None,
+    l: Annotated[int | None, typer.Option("--l", help="Short for --option l=VALUE.")] = None,  # noqa: E741
+    p: Annotated[float | None, typer.Option("--p", help="Short for --option p=VALUE.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Option of the method, name=value; repeatable.")] = None,
     model: Annotated[
         str | None, typer.Option(help="Checkpoint folder or hub repository. [default: the embedded model]")
@@ -92,7 +94,8 @@ def ask(
         from dycoke.ask.session import Asked
         from dycoke.ask.session import ask as run
 
-    asked = Asked(video, question, frames, method, compare, k, option or [], model, max_new_tokens, device, dtype)
+    short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
+    asked = Asked(video, question, frames, method, compare, short, option or [], model, max_new_tokens, device, dtype)
     run(asked, Console(), progress)
 
 
@@ -118,6 +121,33 @@ def compress(
     from dycoke.bench.compress import Setting, run
 
     run(Setting.chosen(frames, tokens, dim, k, dtype, repeat), json, Console())
+
+
+@bench.command()
+def decode(
+    shape: Annotated[str | None, typer.Option(help="7b, 0.5b or tiny. [default: 7b; tiny without a GPU]")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of the attention part. [default: 64; 2 without]")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 4 without a GPU]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens a frame N. [default: 196; 16 without a GPU]")] = None,
+    k: Annotated[float, typer.Option("--k", help="Share removed from every compared frame, in [0, 1].")] = 0.7,
+    l: Annotated[int, typer.Option("--l", help="First layer that reads less, from 1.")] = 3,  # noqa: E741
+    p: Annotated[float, typer.Option("--p", help="Share of the visual tokens it does not read, in [0, 1).")] = 0.7,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32. [default: bfloat16; float32 without a GPU]")
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds, for the spread of a ratio.")] = 5,
+    repeat: Annotated[int, typer.Option(help="Timed runs of each version in a round.")] = 20,
+    warm_up: Annotated[float | None, typer.Option(help="Seconds of work ahead. [default: 40; 0 without a GPU]")] = None,
+    part: Annotated[list[str] | None, typer.Option(help="step, attention or memory; repeatable. [default: all]")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
+) -> None:
+    """Time a decode step with dynamic pruning against one without, and measure the memory of its cache."""
+    from dycoke.bench.decode import run
+    from dycoke.bench.decode_setting import Setting
+
+    sizes = {"shape": shape, "batch": batch, "frames": frames, "tokens": tokens, "dtype": dtype, "warm_up": warm_up}
+    parts = {"parts": tuple(part)} if part else {}
+    run(Setting.chosen(**sizes, k=k, l=l, p=p, rounds=rounds, repeat=repeat, **parts), json, Console())
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ def check_length(chat: Chat, method: Method, request: dict[str, Any], frames: in
 
     Newlines between visual tokens are not counted here; what they add is found when the prompt has been read.
     """
-    kept = method.plan().before.count(frames, chat.per_frame)
+    before = method.plan().before
+    kept = frames * chat.per_frame if before is None else before.count(frames, chat.per_frame)
     if kept is not None:
         _check_tokens(chat, chat.text_tokens(request) + kept)
 

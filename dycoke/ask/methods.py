@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dycoke.options import parse_options
 from dycoke.registry import available, build, entry
@@ -10,11 +10,11 @@ from dycoke.types import Method
 
 
 def chosen_methods(
-    method: str | None, compare: str | None, k: float | None, options: Sequence[str]
+    method: str | None, compare: str | None, short: Mapping[str, float], options: Sequence[str]
 ) -> dict[str, Method]:
     """Methods by name: the one asked for (dycoke by default), or those of compare="full,dycoke", in that order.
 
-    k is short for the option k=... When several methods are compared, each takes the options it has.
+    short={"k": 0.5} is short for the option k=0.5. When several methods are compared, each takes the options it has.
     Raises ValueError for unknown names, options none of the methods has, and values out of range.
     """
     if method is not None and compare is not None:
@@ -24,9 +24,9 @@ def chosen_methods(
         raise ValueError(f"--compare {compare}: a method is named twice")
     accepted = {name: set(entry(name).options) for name in names}
     values = parse_options(options)
-    if k is not None:
-        _check_shorthand(accepted, values)
-        values["k"] = k
+    for option, value in short.items():
+        _check_short(option, accepted, values)
+        values[option] = value
     if len(names) > 1:
         _check_used(accepted, values)
     try:
@@ -39,12 +39,12 @@ def _own(values: dict, accepted: set[str]) -> dict:
     return {option: value for option, value in values.items() if option in accepted}
 
 
-def _check_shorthand(accepted: dict[str, set[str]], values: dict) -> None:
-    if "k" in values:
-        raise ValueError(f"--k and --option k={values['k']}: give one of them")
-    if not any("k" in options for options in accepted.values()):
-        having = ", ".join(name for name in available() if "k" in entry(name).options)
-        raise ValueError(f"--k: {', '.join(accepted)} has no option k; methods that have it: {having}")
+def _check_short(option: str, accepted: dict[str, set[str]], values: dict) -> None:
+    if option in values:
+        raise ValueError(f"--{option} and --option {option}={values[option]}: give one of them")
+    if not any(option in options for options in accepted.values()):
+        having = ", ".join(name for name in available() if option in entry(name).options)
+        raise ValueError(f"--{option}: {', '.join(accepted)} has no option {option}; methods that have it: {having}")
 
 
 def _check_used(accepted: dict[str, set[str]], values: dict) -> None:

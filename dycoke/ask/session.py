@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +25,14 @@ _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of `dycoke ask`; see its help."""
+    """The arguments of `dycoke ask`; see its help. short: options of the method that have an option of their own."""
 
     video: str
     question: str
     frames: int
     method: str | None
     compare: str | None
-    k: float | None
+    short: Mapping[str, float]
     options: Sequence[str]
     model: str | None
     max_new_tokens: int
@@ -46,7 +46,7 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
     What is cheap to refuse is refused first, the model is loaded last. Raises ValueError and OSError on bad input.
     """
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
-    methods = chosen_methods(asked.method, asked.compare, asked.k, asked.options)
+    methods = chosen_methods(asked.method, asked.compare, asked.short, asked.options)
     where = placement(asked.device, asked.dtype)
     check_new_tokens(asked.max_new_tokens)
     with _quiet():

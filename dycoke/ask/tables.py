@@ -12,10 +12,11 @@ from rich.text import Text
 from dycoke.ask.answer import Answer
 from dycoke.registry import available, entry
 from dycoke.report import Report
+from dycoke.usage import CacheReport
 
 
 def report_table(report: Report) -> Group:
-    """One request: a headline, and tokens, milliseconds and peak memory of each stage."""
+    """One request: a headline, tokens, milliseconds and peak memory of each stage, and what a pruned cache cost."""
     headline = Text(f"{report.method}: {report.frames} frames, {_share(report)} of the visual tokens kept")
     table = Table(box=box.SIMPLE)
     table.add_column("stage")
@@ -23,7 +24,7 @@ def report_table(report: Report) -> Group:
         table.add_column(column, justify="right")
     for row in report.rows():
         table.add_row(*row)
-    return Group(headline, table)
+    return Group(headline, table, *_cache_lines(report))
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
@@ -45,6 +46,9 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         ("peak MiB", [_peak(r) for r in reports]),
     ):
         table.add_row(label, *values)
+    table.add_section()
+    for row in _cache_rows([report.cache for report in reports]):
+        table.add_row(*row)
     return table
 
 
@@ -61,6 +65,32 @@ def methods_table() -> Table:
     return table
 
 
+def _cache_lines(report: Report) -> list[Table]:
+    if report.cache is None:
+        return []
+    lines = Table(box=box.SIMPLE, show_header=False)
+    for label, text in report.cache_rows():
+        lines.add_row(label, text)
+    return [lines]
+
+
+def _cache_rows(caches: Sequence[CacheReport | None]) -> list[list[str]]:
+    """What each pruned cache cost, "-" where a method has none; without the rows that tell nothing of any."""
+    rows = []
+    for label, told, text in (
+        ("read/step below L", "read_below", "{:.1f}".format),
+        ("read/step from L", "read_from", "{:.1f}".format),
+        ("chosen anew", "selections", str),
+        ("KV MiB device", "device_bytes", _mib),
+        ("KV MiB host", "host_bytes", _mib),
+        ("KV MiB fetched", "fetched_bytes", _mib),
+    ):
+        values = [getattr(cache, told, None) for cache in caches]
+        if any(values):
+            rows.append([label, *("-" if value is None else text(value) for value in values)])
+    return rows
+
+
 def _share(report: Report) -> str:
     return "-" if report.visual_kept is None else f"{report.visual_kept:.1%}"
 
@@ -72,3 +102,7 @@ def _ms(value: float | None) -> str:
 def _peak(report: Report) -> str:
     known = [stage.peak_bytes for stage in report.stages.values() if stage.peak_bytes is not None]
     return f"{max(known) / 2**20:.0f}" if known else "-"
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.1f}"

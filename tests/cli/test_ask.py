@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 import dycoke.ask.session as session
-from dycoke.ask.answer import answer
+from dycoke.ask.answer import answer, check_length
 from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
 from dycoke.registry import build
@@ -57,6 +58,48 @@ def test_compare_shows_both_from_one_model(dycoke, video, checkpoint, hf_checkpo
     for row in ("prefill ms", "decode ms/token"):
         assert all(float(value) > 0 for value in lines[row])
     assert done.out.index("full") < done.out.index("dycoke")
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+@pytest.mark.parametrize("method", ["dycoke", "dynamic_pruning"])
+def test_pruning_is_told(dycoke, video, checkpoint, hf_checkpoint, kind, method):
+    model = {"llava": checkpoint, "hf": hf_checkpoint}[kind]
+    short = ("--k", 0.5, "--l", 2, "--p", 0.5) if method == "dycoke" else ("--option", "layer=2", "--option", "p=0.5")
+    done = dycoke("ask", video, "What is it?", "--model", model, "--method", method, *short, *SMALL)
+    assert (done.code, done.err) == (0, "")
+    per_frame = {"llava": 16, "hf": 9}[kind]
+    visual = 2 * per_frame + 6 * (per_frame // 2) if method == "dycoke" else 8 * per_frame
+    read = {line.split()[-2]: float(line.split()[-1]) for line in done.out.splitlines() if "read a step" in line}
+    assert read["0-1"] - read["2-3"] == visual - visual // 2
+    prompt = int(done.out.split("prefill")[1].split()[0])
+    steps = int(done.out.split("decode")[1].split()[0])
+    assert read["0-1"] == prompt + (1 + steps) / 2  # a step reads its own token too
+    assert f"times in {steps} decoded tokens" in done.out and "MiB on the device" in done.out
+
+
+def test_short_options_go_to_the_compared_method_that_has_them(dycoke, video, checkpoint):
+    shorts = ("--k", 1, "--l", 1, "--p", 0.25)
+    done = dycoke("ask", video, "?", "--model", checkpoint, "--compare", "full,dycoke", *shorts, *SMALL)
+    assert done.code == 0, done.err
+    lines = {line[:20].strip(): line[20:].split() for line in done.out.splitlines() if line.strip()}
+    below, above = (lines[f"read/step {which} L"] for which in ("below", "from"))
+    assert below[0] == above[0] == "-"
+    visual = int(lines["visual tokens"][1])
+    assert visual == 2 * 16
+    assert float(below[1]) - float(above[1]) == visual - int(visual * (1 - 0.25))
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_a_method_without_a_stage_before_is_checked_for_length_too(chats, video, kind, monkeypatch):
+    """Before any token of the prompt is computed, as with `full`."""
+    chat = chats[kind]
+    request = chat.request(read_frames(video, 8), "?")
+    tokens = chat.text_tokens(request) + 8 * chat.per_frame
+    for context, fits in ((tokens + 1, True), (tokens, False)):
+        monkeypatch.setattr(type(chat), "context", context)
+        for name in ("full", "dynamic_pruning"):
+            with nullcontext() if fits else pytest.raises(ValueError, match=f"fills the {context} tokens"):
+                check_length(chat, build(name), request, 8)
 
 
 @pytest.mark.parametrize("kind", ["llava", "hf"])

@@ -96,7 +96,7 @@ def test_unknown_method(refused):
 
 def test_unknown_option(refused):
     line = refused("--option", "kk=0.5")
-    assert "'kk'" in line and "k, positions, variant" in line
+    assert "'kk'" in line and "decode, dp_cache, k, l, p, positions" in line
 
 
 def test_unknown_option_of_all_compared(refused):
@@ -109,13 +109,41 @@ def test_k_out_of_range(refused, k):
     assert "expected a number in [0, 1]" in refused("--k", k)
 
 
-def test_k_of_a_method_without_it(refused):
-    line = refused("--method", "random_drop", "--k", 0.5)
-    assert "random_drop has no option k" in line and "dycoke" in line
+@pytest.mark.parametrize("p", [-0.1, 1, "nan"])
+def test_p_out_of_range(refused, p):
+    assert "expected a number in [0, 1)" in refused("--p", p)
 
 
-def test_k_twice(refused):
-    assert "give one of them" in refused("--k", 0.5, "--option", "k=0.6")
+def test_l_without_an_observer(refused):
+    assert "l=0: expected at least 1" in refused("--l", 0)
+
+
+@pytest.mark.parametrize("which", ["llava", "hf"])
+def test_l_beyond_the_models_layers(refused, checkpoint, hf_checkpoint, which):
+    """The tiny models have four layers."""
+    model = {"llava": checkpoint, "hf": hf_checkpoint}[which]
+    assert "l=4: expected 1 to 3, for this model has 4 layers" in refused("--l", 4, model=model)
+
+
+def test_l_is_no_integer(refused):
+    assert "'--l'" in refused("--l", "2.5")
+
+
+@pytest.mark.parametrize("short", ["k", "l", "p"])
+def test_short_option_of_a_method_without_it(refused, short):
+    line = refused("--method", "random_drop", f"--{short}", 1)
+    assert f"random_drop has no option {short}; methods that have it: dycoke" in line
+
+
+@pytest.mark.parametrize(("short", "value"), [("k", 0.5), ("l", 1), ("p", 0.5)])
+def test_short_option_twice(refused, short, value):
+    line = refused(f"--{short}", value, "--option", f"{short}={value}")
+    assert f"--{short} and --option {short}={value}: give one of them" in line
+
+
+def test_options_that_exclude_each_other(refused):
+    line = refused("--option", "variant=official", "--option", "decode=off")
+    assert "decode='off' with variant='official'" in line
 
 
 @pytest.mark.parametrize("option", ["variant", "=3", "k=[1", "k=a"])

@@ -1,0 +1,102 @@
+"""What people read of a report: its text, the table of one request and the comparison of several."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from dycoke.ask.answer import Answer
+from dycoke.ask.tables import comparison_table, report_table
+from dycoke.report import Report, Stage
+from dycoke.usage import CacheReport
+
+MIB = 2**20
+STAGES = {
+    "vision": Stage(512, 12.0, 30 * MIB),
+    "compress": Stage(224, 0.5, 31 * MIB),
+    "prefill": Stage(251, 9.0, 40 * MIB),
+    "decode": Stage(44, 88.0, 41 * MIB),
+}
+ON_DEVICE = CacheReport(8, 3, 44, 273.5, 116.25, 43, 5 * MIB // 2, 0, 0)
+ON_HOST = CacheReport(8, 3, 44, 273.5, 116.25, 43, 5 * MIB // 2, 7 * MIB, 1 * MIB)
+NO_STEP = CacheReport(8, 7, 0, None, None, None, MIB, 0, 0)
+
+
+def report(cache: CacheReport | None, method: str = "dycoke") -> Report:
+    return Report(method, 32, STAGES, cache)
+
+
+def table_lines(renderable) -> list[list[str]]:
+    shown = StringIO()
+    Console(file=shown, width=120).print(renderable)
+    return [line.split() for line in shown.getvalue().splitlines()]
+
+
+def told(cache: CacheReport | None) -> list[str]:
+    """The lines about the cache in a report's text, which its table has too."""
+    text = str(report(cache)).splitlines()
+    assert [line.split()[0] for line in text[1:6]] == ["stage", "vision", "compress", "prefill", "decode"]
+    table = table_lines(report_table(report(cache)))
+    assert all(line.replace(": ", " ").split() in table for line in text[6:])
+    return text[6:]
+
+
+def test_no_cache_no_line():
+    assert told(None) == []
+    assert not any("KV" in line for line in table_lines(report_table(report(None))))
+
+
+def test_cache_on_the_device():
+    assert told(ON_DEVICE) == [
+        "tokens read a step, layers 0-2: 273.5",
+        "tokens read a step, layers 3-7: 116.2",
+        "visual tokens chosen anew: 43 times in 44 decoded tokens",
+        "KV cache: 2.5 MiB on the device",
+    ]
+
+
+def test_cache_on_the_host():
+    assert told(ON_HOST)[-1] == "KV cache: 2.5 MiB on the device, 7.0 MiB on the host, 1.0 MiB fetched back"
+
+
+def test_no_step_and_one_layer():
+    assert told(NO_STEP) == [
+        "tokens read a step, layers 0-6: -",
+        "tokens read a step, layer 7: -",
+        "KV cache: 1.0 MiB on the device",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("caches", "expected"),
+    [
+        ([None, None], []),
+        (
+            [None, ON_DEVICE],
+            [
+                ["read/step", "below", "L", "-", "273.5"],
+                ["read/step", "from", "L", "-", "116.2"],
+                ["chosen", "anew", "-", "43"],
+                ["KV", "MiB", "device", "-", "2.5"],
+            ],
+        ),
+        (
+            [ON_HOST, NO_STEP],
+            [
+                ["read/step", "below", "L", "273.5", "-"],
+                ["read/step", "from", "L", "116.2", "-"],
+                ["chosen", "anew", "43", "-"],
+                ["KV", "MiB", "device", "2.5", "1.0"],
+                ["KV", "MiB", "host", "7.0", "0.0"],
+                ["KV", "MiB", "fetched", "1.0", "0.0"],
+            ],
+        ),
+    ],
+)
+def test_comparison(caches, expected):
+    answers = [Answer("yes", report(cache, name)) for cache, name in zip(caches, "ab", strict=True)]
+    lines = [line for line in table_lines(comparison_table(answers)) if line]
+    last = lines.index(["peak", "MiB", "41", "41"])
+    assert lines[last + 1 :] == expected
