@@ -28,8 +28,8 @@ def loop_top(scores, among, budget, width):
     return torch.tensor(rows, dtype=torch.int64).view(len(rows), width)
 
 
-def case(columns, kind, rows=5):
-    """Scores and among [B, S], and budgets [B]: none, one, a share, all and more; `kind` says how the scores look."""
+def case(columns, kind, rows=6):
+    """Scores and among [B, S], and budgets [B]: none, one, shares, all and more; `kind` says how the scores look."""
     g = torch.Generator().manual_seed(columns)
     scores = torch.randn(rows, columns, generator=g)
     if kind == "ties":
@@ -44,14 +44,15 @@ def case(columns, kind, rows=5):
     elif kind == "close":
         scores = (torch.randint(7, scores.shape, generator=g) + 0x3F800000).int().view(torch.float32)
     among = torch.rand(rows, columns, generator=g) < 0.8
-    n = among.sum(1)
-    budget = torch.stack([n * 0, n.clamp(max=1), n * 3 // 10, n, n + 3]).diagonal()[:rows].int()
+    n = among.sum(1)[:6]
+    budget = torch.stack([n * 0, n.clamp(max=1), n * 3 // 10, n * 3 // 4, n, n + 3]).diagonal()[:rows].int()
     return scores.to(DEVICE), among.to(DEVICE), budget.to(DEVICE)
 
 
 @pytest.mark.parametrize("kind", ["spread", "ties", "constant", "odd", "close"])
 def test_reference_equals_the_loop(kind):
-    scores, among, budget = case(23, kind)
+    scores, among, _ = case(23, kind, rows=25)
+    budget = torch.arange(25, dtype=torch.int32, device=DEVICE)
     for width in (23, 30):
         keep = top_columns_torch(scores, among, budget, width)
         assert torch.equal(keep.cpu(), loop_top(scores, among, budget, width)) and keep.dtype == torch.int64

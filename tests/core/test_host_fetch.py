@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from dycoke.ops.choose import place_columns_torch, plan_fetch_torch
+from dycoke.ops.choose import place_columns, place_columns_torch, plan_fetch, plan_fetch_torch, top_columns
 from dycoke.ops.choose_triton import place_columns_triton, plan_fetch_triton
-from dycoke.ops.host_fetch import fetch_torch
+from dycoke.ops.host_fetch import fetch, fetch_torch
 from dycoke.ops.host_fetch_triton import fetch_triton
 
 GPU = torch.cuda.is_available()
@@ -18,13 +18,13 @@ OPERATIONS = {
 }
 
 
-@pytest.fixture(params=["untouched", "largest", "zeros"])
+@pytest.fixture(params=["largest", "zeros"])
 def fresh_memory(request, monkeypatch):
     """What torch.empty holds: kernels must not take what they have not written for a result or a finding of theirs."""
     if request.param == "zeros":
         monkeypatch.setattr(torch, "empty", torch.zeros)
         monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
-    elif request.param == "largest":
+    else:
         torch.use_deterministic_algorithms(True)
         assert torch.empty(1, dtype=torch.int32).item() == torch.iinfo(torch.int32).max
     yield
@@ -97,11 +97,14 @@ def test_memory_that_is_not_pinned_is_refused():
         fetch_triton(host[0].clone(), host[1], one[0], one, *held, 0)
 
 
-def simulate(held, keep):
+def simulate(held, may, keep):
     """New contents of a row's slots and what is fetched, in plain lists: the rule of `plan_fetch`."""
-    arriving = iter([c for c in keep if c not in held])
-    wanted = [-1 if c in keep else next(arriving, -1) for c in held]
-    return [c if c in keep else w for c, w in zip(held, wanted, strict=True)], wanted
+    staying = {column for column, usable in zip(held, may, strict=True) if usable and column in keep}
+    arriving = iter([column for column in keep if column not in staying])
+    wanted = [
+        next(arriving, -1) if usable and column not in staying else -1 for column, usable in zip(held, may, strict=True)
+    ]
+    return [column if column in staying else w for column, w in zip(held, wanted, strict=True)], wanted
 
 
 def padded(rows, width, dtype):
@@ -125,23 +128,28 @@ def test_reading_through_slots_equals_reading_the_whole_store(operations, column
     for b, t in enumerate(text):
         home[b, t] = torch.arange(len(t), dtype=torch.int32, device=DEVICE)
     slots = torch.full((batch, width), -1, dtype=torch.int32, device=DEVICE)
-    valid = torch.arange(width, device=DEVICE) < torch.tensor(budget, device=DEVICE)[:, None]
     source = list(host if fetch is fetch_triton else full)
     fetch(*source, rows, padded(text, first, torch.int32), *held, 0)
 
-    contents = [[-1] * n for n in budget]
+    contents = [[-1] * width for _ in budget]
     for step in range(12):
-        sizes = budget if step % 4 else [rng.randint(0, n) for n in budget]  # now and then fewer than there is room for
+        # Now and then fewer columns than there is room for, or slots taken from a row, also such as hold something.
+        sizes = budget if step % 4 else [rng.randint(0, n) for n in budget]
         keep = [sorted(rng.sample(v, n)) for v, n in zip(visual, sizes, strict=True)]
-        if step % 5 == 4:
-            keep = [sorted(c for c in held_row if c >= 0) for held_row in contents]  # carried on: nothing to fetch
-        moves = [simulate(c, k) for c, k in zip(contents, keep, strict=True)]
+        may = [[w < n for w in range(width)] for n in budget]
+        if step % 3 == 2:
+            may = [rng.sample([True] * len(k) + [False] * (width - len(k)), width) for k in keep]
+        if carried := step % 5 == 4:
+            keep = [sorted(c for c in row if c >= 0) for row in contents]
+            may = [[True] * width for _ in keep]
+        moves = [simulate(c, m, k) for c, m, k in zip(contents, may, keep, strict=True)]
         contents = [new for new, _ in moves]
+        valid = torch.tensor(may, device=DEVICE)
 
         wanted = plan(padded(keep, width, torch.int64), slots, valid)
         assert torch.equal(wanted, padded([w for _, w in moves], width, torch.int32))
         assert torch.equal(slots, padded(contents, width, torch.int32))
-        if step % 5 == 4:
+        if carried:
             assert (wanted == -1).all()
         fetch(*source, rows, wanted, *held, first)
 
@@ -211,3 +219,36 @@ def test_references_trace():
 
     traced = torch.compile(step, fullgraph=True, backend="eager")(*fresh())
     torch.testing.assert_close(traced, step(*fresh()), atol=0, rtol=0, equal_nan=True)
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU")
+def test_a_captured_step_follows_its_inputs_and_never_waits():
+    full, host, held = stores(2, 2, 50, 14, 64, torch.bfloat16)
+    rows = torch.tensor([1, 0], dtype=torch.int32, device=DEVICE)
+    home = torch.full((2, 50), -1, dtype=torch.int32, device=DEVICE)
+    slots = torch.full((2, 12), -1, dtype=torch.int32, device=DEVICE)
+    scores = torch.randn(2, 50, device=DEVICE)
+    budget = torch.tensor([12, 5], dtype=torch.int32, device=DEVICE)
+    valid = torch.arange(12, device=DEVICE) < budget[:, None]
+
+    def step():
+        keep = top_columns(scores, scores == scores, budget, 12)
+        fetch(*host, rows, plan_fetch(keep, slots, valid), *held, 2)
+        return keep, place_columns(keep.int(), slots, home, 2)
+
+    step()  # the first call compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.graph(graph):
+            keep, place = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for _ in range(5):
+        scores.copy_(torch.randn_like(scores))
+        graph.replay()
+        for b, n in enumerate(budget.tolist()):
+            assert keep[b, :n].tolist() == sorted(scores[b].argsort(descending=True)[:n].tolist())
+            for whole, part in zip(full, held, strict=True):
+                assert torch.equal(part[b, :, place[b, :n].long()], whole[rows[b], :, keep[b, :n]])
