@@ -144,10 +144,14 @@ class DecodeRequest:
         self.steps += 1
         if self.steps > self.capacity:
             self.reserve(2 * self.capacity)
+        self.stepping = True
+        self.tick()
+
+    def tick(self) -> None:
+        """The part of `advance` that happens on the device, and so in every replay of a CUDA graph."""
         for columns in self._columns.values():
             columns.filled.add_(1)
             columns.position.add_(1)
-        self.stepping = True
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the new token's keys and values [B, H, 1, D] of a layer."""
@@ -188,7 +192,7 @@ class DecodeRequest:
             if index is None:
                 index = torch.arange(self.prompt, device=self._device)
                 index = (index + self.prompt - above.count[:, None]).remainder(self.prompt)
-            self.use.note_columns(index, above.count, self.prompt)
+            self.use.note_columns(index, above.count, self.prompt, columns.filled)
 
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""

@@ -99,15 +99,19 @@ class HostEntries:
         if not entries:
             return
         stream = _stream(wanted.device)
-        if stream is not None:
-            stream.wait_stream(torch.cuda.current_stream(wanted.device))
+        if stream is None:
+            for entry in entries:
+                entry._fetch(rows, wanted)
+            return
+        stream.wait_stream(torch.cuda.current_stream(wanted.device))
         with torch.cuda.stream(stream):
             for entry in entries:
-                host = (entry.host_keys, entry.host_values)
-                fetch(*host, rows, wanted, entry.keys, entry.values, entry._slots.first)
-                if stream is not None:
-                    entry._arrived = torch.cuda.Event()
-                    entry._arrived.record(stream)
+                entry._fetch(rows, wanted)
+                entry._arrived = torch.cuda.Event()
+                entry._arrived.record(stream)
+
+    def _fetch(self, rows: Tensor, wanted: Tensor) -> None:
+        fetch(self.host_keys, self.host_values, rows, wanted, self.keys, self.values, self._slots.first)
 
     def wait(self) -> None:
         """Let the current stream wait for the entries fetched last."""

@@ -44,27 +44,28 @@ class CacheUse:
     host_bytes: int = 0
     column_bytes: int = 0
     host_layers: int = 0
-    steps: int = 0
+    steps: Tensor | None = None
     read_below: Tensor | None = None
     read_from: Tensor | None = None
     fetched: Tensor | None = None
     selections: Tensor | None = None
-    steps_read: list[tuple[Tensor, Tensor, int, int]] = field(default_factory=list)
+    noted: list[tuple[Tensor, Tensor, int, Tensor]] = field(default_factory=list)
 
     def start(self, device: torch.device) -> None:
         """Set the counters to zero, on the device where the columns are chosen."""
-        self.read_below, self.read_from, self.fetched = torch.zeros(3, dtype=torch.int64, device=device).unbind()
+        zeros = torch.zeros(4, dtype=torch.int64, device=device)
+        self.steps, self.read_below, self.read_from, self.fetched = zeros.unbind()
 
     def step(self, below: Tensor, above: Tensor, filled: Tensor) -> None:
         """Count a step: prompt columns read below and from the first pruned layer on, [B] each, and the answer's."""
-        self.steps += 1
+        self.steps.add_(1)
         answer = filled.sum()
         self.read_below.add_(below.sum() + answer)
         self.read_from.add_(above.sum() + answer)
 
-    def note_columns(self, index: Tensor, count: Tensor, prompt: int) -> None:
+    def note_columns(self, index: Tensor, count: Tensor, prompt: int, filled: Tensor) -> None:
         """Keep what the step now under way reads: index [B, N], its first count [B] valid, and the answer's columns."""
-        self.steps_read.append((index.clone(), count.clone(), prompt, self.steps))
+        self.noted.append((index.clone(), count.clone(), prompt, filled.clone()))
 
     @property
     def keeps(self) -> list[list[list[int]]] | None:
@@ -73,20 +74,21 @@ class CacheUse:
             return None
         return [
             [
-                sorted(row[:n]) + list(range(prompt, prompt + step))
-                for row, n in zip(index.tolist(), count.tolist(), strict=True)
+                sorted(row[:n]) + list(range(prompt, prompt + answer))
+                for row, n, answer in zip(index.tolist(), count.tolist(), filled.tolist(), strict=True)
             ]
-            for index, count, prompt, step in self.steps_read
+            for index, count, prompt, filled in self.noted
         ]
 
     def report(self) -> CacheReport:
         """The counts so far. Waits for the device."""
-        total = self.steps * self.rows
+        steps = int(self.steps)
+        total = steps * self.rows
         fetched = int(self.fetched) * self.column_bytes * self.host_layers
         return CacheReport(
             layers=self.layers,
             first_layer=self.first_layer,
-            steps=self.steps,
+            steps=steps,
             read_below=int(self.read_below) / total if total else None,
             read_from=int(self.read_from) / total if total else None,
             selections=None if self.selections is None else int(self.selections.sum()),

@@ -68,7 +68,7 @@ def test_option_of_another_type(option, value):
 
 @pytest.mark.parametrize("value", ["3", 3.0, None, True])
 def test_layer_of_another_type(value):
-    with pytest.raises(TypeError, match="l=.*: expected an integer"):
+    with pytest.raises(TypeError, match=r"l=.*: expected an integer"):
         dycoke.build("dycoke", l=value)
 
 
