@@ -138,7 +138,9 @@ def decode(
     rounds: Annotated[int, typer.Option(help="Rounds, for the spread of a ratio.")] = 5,
     repeat: Annotated[int, typer.Option(help="Timed runs of each version in a round.")] = 20,
     warm_up: Annotated[float | None, typer.Option(help="Seconds of work ahead. [default: 40; 0 without a GPU]")] = None,
-    part: Annotated[list[str] | None, typer.Option(help="step, attention or memory; repeatable. [default: all]")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="step, attention or memory; repeatable. [default: all]")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time a decode step with dynamic pruning against one without, and measure the memory of its cache."""
