@@ -9,12 +9,27 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import typer
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
+from dycoke.adapters.loader import _PASSED_ON, _TOKENS
+from dycoke.ask.answer import answer
+from dycoke.ask.chat import load_chat, placement
+from dycoke.ask.video import read_frames
 from dycoke.cli import app
-from dycoke.registry import available, entry
+from dycoke.nano import MODEL_PATH, SAMPLES_PATH
+from dycoke.registry import available, build, entry
 
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 50,
+}
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -77,9 +92,51 @@ def test_python_blocks_compile_and_name_what_exists():
         assert name in dycoke.__all__
 
 
+def test_loader_keywords_are_the_loaders():
+    assert set(re.findall(r"`(dycoke_\w+)`", README)) == {*_PASSED_ON, _TOKENS}
+
+
+def test_quick_starts_answer_stays_with_the_tokens_claimed():
+    """Of the numbers in the first paragraphs, those that any machine can check."""
+    script = (ROOT / "scripts" / "quickstart.sh").read_text()
+    name, question, l = re.search(r'samples/(\w+\.mp4)" "(.*)".*\n.*--compare full,dycoke --l (\d)', script).groups()  # noqa: E741
+    share, pruned, layers, read = re.search(
+        r"stays the same with (\d+) % of its visual tokens, of which (\w+) of (\w+) layers\s+read (\d+) % while", README
+    ).groups()
+    chat = load_chat(str(MODEL_PATH), placement("cpu", "float32"))
+    request = chat.request(read_frames(SAMPLES_PATH / name, 32), question)
+    full, short = (answer(chat, method, request, 128) for method in (build("full"), build("dycoke", l=int(l))))
+    assert short.text == full.text and len(full.text.split()) > 20
+    report, cache = short.report, short.report.cache
+    assert f"{report.visual_kept:.0%}" == f"{share}%"
+    visual = report.stages["compress"].tokens
+    pruned_away = cache.read_below - cache.read_from
+    assert f"{1 - pruned_away / visual:.0%}" == f"{read}%"
+    words = {"three": 3, "eight": 8}
+    assert (words[pruned], words[layers]) == (cache.layers - cache.first_layer, cache.layers)
+
+
+def test_the_block_about_bare_language_models_runs(capsys):
+    (block,) = (block for block in blocks("python") if "visual=mask" in block)
+    torch.manual_seed(0)
+    lm = Qwen2ForCausalLM(Qwen2Config(**SMALL)).eval()
+    mask = torch.zeros(1, 14, dtype=torch.bool)
+    mask[:, 2:12] = True
+    embeds = torch.randn(1, 14, SMALL["hidden_size"])
+    known = {"dycoke": dycoke, "lm": lm, "mask": mask, "embeds": embeds, "attention_mask": torch.ones(1, 14).long()}
+    exec(block, known)
+    said, kept = capsys.readouterr().out.splitlines()
+    assert "first_layer=3" in said
+    kept = json.loads(kept)
+    assert len([column for column in kept if 2 <= column < 12]) == int(10 * (1 - 0.7))
+    assert {0, 1, 12, 13} < set(kept) <= set(range(15)) and kept == sorted(kept)
+
+
 def test_linked_files_exist():
     for name in re.findall(r"`([\w./]+/)`", README):
         assert (ROOT / name).is_dir(), name
+    for name in re.findall(r"\w+\.py\b", README.split("## The tree")[1].split("```")[1]):
+        assert (ROOT / "dycoke" / name).is_file(), name
 
 
 def test_benchmark_table_is_what_the_records_say():

@@ -180,7 +180,7 @@ def test_quickstart_asks_a_sample_question_and_passes_arguments_on(tree):
     done = tree.run("scripts/quickstart.sh", "--k", "0.5")
     assert done.returncode == 0, done.stderr
     call = tree.calls[-1].removeprefix(f"dycoke ask {tree.root}/dycoke/nano/samples/")
-    video, question = re.fullmatch(r"(\S+) (.*) --compare full,dycoke --k 0.5", call).groups()
+    video, question = re.fullmatch(r"(\S+) (.*) --compare full,dycoke --l 5 --k 0.5", call).groups()
     asked = {sample.video.name: [text for _, text, _ in sample.questions] for sample in read_samples()}
     assert question in asked[video]
 
