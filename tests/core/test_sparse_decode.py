@@ -24,12 +24,13 @@ NAN = float("nan")
 def subject(b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False, dtype=torch.float32, seed=0):
     """Query, store and reads of random numbers; NaN wherever nothing may be read, rows drawn with repetition.
 
-    `swapped` lays the stores out as [P, S, H, D]. The last row reads no prompt column, the first row all N of them.
+    `swapped` lays the prompt's keys and the tail's values out as [P, S, H, D].
+    The last row reads no prompt column, the first row all N of them.
     """
     random = torch.Generator().manual_seed(seed)
     n = s if dense else min(n, s)
 
-    def stored(rows, columns):
+    def stored(rows, columns, swapped=False):
         if swapped:
             return torch.randn(rows, columns, h, d, generator=random).transpose(1, 2)
         return torch.randn(rows, h, columns, d, generator=random)
@@ -40,7 +41,7 @@ def subject(b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False,
     rows = torch.randint(0, b, (b,), generator=random)
     index = torch.stack([torch.randperm(s, generator=random)[:n] for _ in range(b)])
     index = index.masked_fill(torch.arange(n) >= count[:, None], -1)
-    store = [stored(b, s), stored(b, s), stored(b, t), stored(b, t)]
+    store = [stored(b, s, swapped), stored(b, s), stored(b, t), stored(b, t, swapped)]
     for tensor in store[2:]:
         tensor.transpose(1, 2)[torch.arange(t) >= filled[:, None]] = NAN
     read = torch.zeros(b, s, dtype=torch.bool)  # of the stored rows, by any batch row
@@ -208,6 +209,7 @@ def test_kernels_equal_the_reference(size, dtype, dense, swapped):
 def test_any_number_of_parts(block, per_processor):
     """One part, two, and more than the second pass holds at once, most of them empty."""
     case = subject(2, 1, 2, 64, 1100, 1090, 70, seed=4)
+    case[1].tail_keys.mul_(4)  # so that what comes last outweighs what came before
     with poisoned():
         out, attn = kernels._decode(*case, observed=True, tuning=Tuning(block, per_processor, 4, 2))
     assert_observed(case, out, attn)
