@@ -125,6 +125,8 @@ class FamilyAdapter:
         # Identity of the cache, not its length: reading a static cache's length would wait for the device.
         cache = kwargs.get("past_key_values")
         self._decoding = cache is not None and self._cache is not None and self._cache() is cache
+        if self._decoding and self._stage is not None:
+            self._decoding = not self._stage.is_fresh(cache)
         if self._decoding:
             kwargs = self.decode_inputs(kwargs)
             return args, kwargs if self._stage is None else self._stage.step(kwargs, _shape(kwargs)[1])

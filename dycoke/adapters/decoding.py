@@ -79,6 +79,11 @@ class DecodeStage:
             kwargs["attention_mask"] = None if real is None else real.long()
         return kwargs, request.use
 
+    @staticmethod
+    def is_fresh(cache: Cache) -> bool:
+        """Whether the cache holds no prompt (any more): it was reset."""
+        return not cache.layers[0].is_initialized
+
     def step(self, kwargs: dict[str, Any], tokens: int) -> dict[str, Any]:
         """Arguments of a decode step. Raises ValueError for more than one token, and output_attentions."""
         self._check_outputs(kwargs)
