@@ -14,6 +14,7 @@ METHODS = {
     "paper": ({}, lambda: Paper(P)),
     "paper_lower": ({"refresh": 0.85}, lambda: Paper(P, 0.85)),
     "paper_every_step": ({"refresh": 1.0}, lambda: Paper(P, 1.0)),
+    "paper_once": ({"refresh": 0.0}, lambda: Paper(P, 0.0)),
     "one_shot": ({"decode": "one_shot"}, lambda: OneShot(P)),
 }
 PROMPTS = {

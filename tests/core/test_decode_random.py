@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from tests.core.decode_cases import PROMPTS, P, assert_agree, attached, subject, traces, visual_read
-from tests.core.decode_oracle import Replay
-from tests.core.decode_subjects import FAMILIES, prompt
+from tests.core.decode_oracle import Everything, Replay, decode
+from tests.core.decode_subjects import FAMILIES, language_model, prompt
 
 
 @pytest.mark.parametrize("layer", [1, 3])
@@ -59,9 +59,17 @@ def test_random_sets_are_even():
     assert sum(counts.values()) == 40 * 6 and min(counts.values()) >= 3 and max(counts.values()) <= 22
 
 
-@pytest.mark.parametrize("options", [{"refresh": 1.0}, {"refresh": 0.0}], ids=["every_step", "never_again"])
-def test_random_sets_at_the_edges_of_refresh(options):
+def test_random_sets_at_every_step():
+    """refresh=1.0 chooses at each step, also where the observer attends to everything alike and the cosine is 1."""
+    model, given = language_model("llama", observer=2, gain=0.0), prompt(*PROMPTS["one_span"])
+    ids, _, keeps = attached(model, given, 3, decode="random", refresh=1.0)
+    trace = decode(model, given.embeds[0], given.row(0)[2], 3, Everything(), len(ids[0]), ids=ids[0].tolist())
+    assert min(step.similarity for step in trace.steps[1:]) > 1 - 1e-12
+    assert all(before != after for before, after in pairwise(visual_read(given, keeps, 0)))
+
+
+def test_random_sets_chosen_once():
+    """No cosine of attentions is under 0."""
     model, given = subject("llama", 3), prompt(*PROMPTS["one_span"])
-    sets = visual_read(given, attached(model, given, 3, decode="random", **options)[2], 0)
-    changed = [before != after for before, after in pairwise(sets)]
-    assert all(changed) if options["refresh"] == 1.0 else not any(changed)
+    sets = visual_read(given, attached(model, given, 3, decode="random", refresh=0.0)[2], 0)
+    assert len(sets[0]) == 6 and all(kept == sets[0] for kept in sets)
