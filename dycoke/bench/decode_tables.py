@@ -34,18 +34,20 @@ def print_part(part: str, measured: dict[str, Any], out: Console) -> None:
                 _print_times(f"{title}, batch 1", measured[how], out)
     else:
         _print_times(f"attention of a step, all layers, batch {measured['batch']}", measured, out)
-        out.print(f"bytes, dense / dp: {measured['byte_ratio']:.2f}", highlight=False)
+        out.print(f"bytes that must move, dense / dp: {measured['byte_ratio']:.2f}", highlight=False)
 
 
 def _print_times(title: str, measured: dict[str, Any], out: Console) -> None:
     rows = measured["results"]
-    columns = ["median ms", "IQR ms", "rounds ms", "runs"] + (["GB/s"] if "gb_per_s" in rows[0] else [])
+    columns = ["median ms", "IQR ms", "rounds ms", "runs"] + (["GB", "GB/s"] if "bytes" in rows[0] else [])
     table = _table(title, *columns)
     for row in rows:
         low, high = row["iqr_ms"]
         rounds = " ".join(f"{median:.3f}" for median in row["round_medians_ms"])
         values = [f"{row['median_ms']:.3f}", f"{low:.3f} to {high:.3f}", rounds, str(row["runs"])]
-        table.add_row(row["version"], *values, *([f"{row['gb_per_s']:.0f}"] if "gb_per_s" in row else []))
+        if "bytes" in row:
+            values += [f"{row['bytes'] / 1e9:.3f}", f"{row['gb_per_s']:.0f}"]
+        table.add_row(row["version"], *values)
     out.print(table)
     for ratio in measured["ratios"]:
         low, high = ratio["range"]
