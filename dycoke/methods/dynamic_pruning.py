@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dycoke import budget
 from dycoke.ops.choose import top_columns
+from dycoke.ops.similarity import turn
 from dycoke.registry import register
 from dycoke.types import Plan, check_seed
 
@@ -17,6 +18,7 @@ VARIANTS = ("paper", "official")
 CHOICES = ("dynamic", "one_shot", "random")
 DP_CACHES = ("device", "host")
 PUBLISHED_REFRESH = 0.9
+_NEVER = -2.0  # under every cosine
 _WORD = 2**32
 
 
@@ -25,19 +27,22 @@ class PruningState:
     """State of one request. Tensors of shape [B, S] run over the columns of the prompt.
 
     keep [B, W] int64: visual columns read, ascending, -1 padded. selections [B] int64: how often each row chose anew.
-    among [B, S]: the columns that compete; always [B, S]: visual columns never pruned. previous [B, S] fp32: the
-    last step's attention. order [B, S] int64: number of each visual column among its row's. budget [B] int32. whole
-    [B, W] int64: every visual column, in the official variant alone.
+    visual [B, S]; among [B, S]: those of them whose attention is compared. previous [B, S] fp32: the last step's.
+    budget [B] int32; refresh [B] fp32: the cosine under which a row chooses anew, below any where it has no choice.
+    order [B, S] int64: number of each visual column among its row's. Official variant alone: always [B, S], visual
+    columns never pruned, and whole [B, W] int64, every visual column.
     """
 
     keep: Tensor
     selections: Tensor
+    visual: Tensor
     among: Tensor
-    always: Tensor
-    whole: Tensor | None
-    budget: Tensor
     previous: Tensor
+    budget: Tensor
+    refresh: Tensor
     order: Tensor
+    always: Tensor | None
+    whole: Tensor | None
 
 
 @register(
@@ -115,45 +120,40 @@ class DynamicPruning:
         budgets = [self.budget(count) for count in counts]
         order = visual.long().cumsum(1) - 1
         official = self.variant == "official"
-        always = visual & (order == order[:, -1:]) & official
-        width = max(counts if official else budgets)
+        always = visual & (order == order[:, -1:]) if official else None
         device = visual.device
-        whole = top_columns(visual.float(), visual, visual.sum(1).int(), max(counts)) if official else None
         return PruningState(
-            keep=torch.full((len(visual), width), -1, device=device),
+            keep=torch.full((len(visual), max(counts if official else budgets)), -1, device=device),
             selections=torch.zeros(len(visual), dtype=torch.int64, device=device),
-            among=visual & ~always,
-            always=always,
-            whole=whole,
-            budget=torch.tensor(budgets, dtype=torch.int32, device=device),
+            visual=visual,
+            among=visual & ~always if official else visual,
             previous=torch.zeros(visual.shape, dtype=torch.float32, device=device),
+            budget=torch.tensor(budgets, dtype=torch.int32, device=device),
+            refresh=torch.tensor([self.refresh if count else _NEVER for count in counts], device=device),
             order=order,
+            always=always,
+            whole=top_columns(visual.float(), visual, visual.sum(1).int(), max(counts)) if official else None,
         )
 
     def step(self, state: PruningState, attn: Tensor) -> None:
         """Choose anew in the rows whose attention has turned; attn [B, S] fp32."""
         anew = self._turned(state, attn)
         scores = self._random_scores(state) if self.decode == "random" else attn
-        scores = torch.where(state.always, torch.inf, scores)
-        chosen = top_columns(scores, state.among | state.always, state.budget, state.keep.shape[1])
+        if state.always is not None:
+            scores = torch.where(state.always, torch.inf, scores)
+        chosen = top_columns(scores, state.visual, state.budget, state.keep.shape[1])
         kept = state.keep if state.whole is None else state.whole
         state.keep.copy_(torch.where(anew[:, None], chosen, kept))
         state.selections.add_(anew)
 
     def _turned(self, state: PruningState, attn: Tensor) -> Tensor:
-        """Rows [B] that choose anew, by the cosine between this step's and the last step's attention."""
-        has_visual = state.order[:, -1] >= 0
-        first = (state.selections == 0) & has_visual
-        if self.decode == "one_shot":
-            return first
-        if self.refresh == 1.0 and self.variant == "paper":
-            return has_visual
-        seen = torch.where(state.among, attn, 0.0)
+        """Rows [B] bool that choose anew, by the cosine between this step's and the last step's attention."""
+        if self.variant == "paper" and (self.decode == "one_shot" or self.refresh == 0.0):
+            return (state.selections == 0) & (state.refresh > _NEVER)  # no cosine of two attentions is under 0
+        if self.variant == "paper" and self.refresh == 1.0:
+            return state.refresh > _NEVER
         # Before the first step there is no attention to compare with: its cosine counts as 0.
-        cosine = torch.nn.functional.cosine_similarity(seen, state.previous, dim=1)
-        state.previous.copy_(seen)
-        turned = (cosine < self.refresh) & has_visual
-        return turned if self.variant == "official" else turned | first
+        return turn(attn, state.among, state.previous) < state.refresh
 
     def _random_scores(self, state: PruningState) -> Tensor:
         """Uniform numbers [B, S] fp32 from seed, selection and the token's number among the visual ones.
