@@ -32,6 +32,7 @@ class Columns:
     position: Tensor
     whole: Reads
     pruned: Reads | None = None
+    wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
 
 
 class DeviceEntries:
@@ -231,7 +232,8 @@ class DecodeRequest:
             columns.pruned = Reads(count.to(device, non_blocking=True), index.to(device, non_blocking=True))
             if self.slots is not None:
                 here = [e for e in self.entries[self.first :] if e.keys.device == device]
-                HostEntries.fetch_all(here, columns.rows, wanted.to(device, non_blocking=True))
+                columns.wanted = wanted.to(device, non_blocking=True)
+                HostEntries.fetch_all(here, columns.rows, columns.wanted)
 
     def _count_bytes(self) -> None:
         entries = [entry for entry in self.entries if entry is not None]

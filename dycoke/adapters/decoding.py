@@ -66,6 +66,11 @@ class DecodeStage:
             warnings.warn("use_cache=False: there is no cache to prune while decoding", RuntimeWarning, stacklevel=2)
             return kwargs, None
         cache = DynamicCache(config=self.config) if cache is None else cache
+        if real is not None and real.shape != shape:
+            raise ValueError(
+                f"attention_mask for {tuple(real.shape)} where the prompt is {shape}: leave out "
+                "prompt_lookup_num_tokens and assistant_model, whose first step some releases hand no mask"
+            )
         tail = _check_cache(cache, shape[1])
         request = DecodeRequest(
             self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
