@@ -44,9 +44,9 @@ class _Layers:
             return torch.randn(sizes, generator=self.generator, device=device, dtype=setting.torch_dtype)
 
         def entries(columns: int) -> tuple[Tensor, Tensor]:
-            # Prefill leaves the keys as the rotation wrote them, head by head, and the values as they were projected.
-            keys = normal(self.batch, shape.kv_heads, columns, shape.head_dim)
-            return keys, normal(self.batch, columns, shape.kv_heads, shape.head_dim).transpose(1, 2)
+            # As prefill leaves them, keys too: a column's heads side by side.
+            sizes = (self.batch, columns, shape.kv_heads, shape.head_dim)
+            return normal(*sizes).transpose(1, 2), normal(*sizes).transpose(1, 2)
 
         self.stores = [entries(setting.prompt) for _ in range(shape.layers)]
         queries = [normal(self.batch, shape.heads, 1, shape.head_dim) for _ in range(shape.layers)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,14 @@ def replays(monkeypatch):
         monkeypatch.setattr(module, "capture", replayed)
         monkeypatch.setattr(module, "time_graphs", replay_all)
         monkeypatch.setattr(module, "stream_step", lambda nbytes: lambda: torch.zeros(1))
+
+
+def test_attention_reads_entries_laid_out_as_prefill_leaves_them(model):
+    prompt = make_prompt(model, SMALL.visual)
+    with running(model, FULL, prompt):
+        left = Loop(model, prompt, None, room=1).request.entries[0]
+    made = decode_attention._Layers(replace(SMALL, batch=1), "cpu").requests[DENSE].entries[0]
+    assert made.keys.stride() == left.keys.stride() and made.values.stride() == left.values.stride()
 
 
 class TestCaptured:
