@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.decoding import DecodeStage
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
+
+if TYPE_CHECKING:
+    from dycoke.adapters.decoding import DecodeStage
 
 
 class Adapter(Protocol):
@@ -52,6 +54,8 @@ class FamilyAdapter:
         self.compressor, self.recorder = plan.before or KeepAll(), recorder
         self.check(self.compressor, visual)
         if plan.decode is not None:
+            from dycoke.adapters.decoding import DecodeStage  # transformers only where it is needed
+
             self._stage = DecodeStage(self.language_model(model), plan.decode, trace)
             self._stage.install(undo)
         self.hook(model, undo)
