@@ -15,13 +15,15 @@ from dycoke.ops.sparse_decode import (
     sparse_decode_observed_torch,
     sparse_decode_torch,
 )
-from dycoke.ops.sparse_decode_triton import Tuning, sparse_decode_observed_triton, sparse_decode_triton
+from dycoke.ops.sparse_decode_triton import Plan, sparse_decode_observed_triton, sparse_decode_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAN = float("nan")
 
 
-def subject(b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False, dtype=torch.float32, seed=0):
+def subject(
+    b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False, dtype=torch.float32, seed=0, device=DEVICE
+):
     """Query, store and reads of random numbers; NaN wherever nothing may be read, rows drawn with repetition.
 
     `swapped` lays the prompt's keys and the tail's values out as [P, S, H, D].
@@ -49,9 +51,9 @@ def subject(b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False,
         read[rows[row], index[row, : count[row]] if not dense else slice(s - int(count[row]), s)] = True
     for tensor in store[:2]:
         tensor.transpose(1, 2)[~read] = NAN
-    query = torch.randn(b, h * g, d, generator=random).to(DEVICE, dtype)
-    store = Store(*(x.to(DEVICE, dtype) for x in store), rows.int().to(DEVICE), filled.int().to(DEVICE))
-    return query, store, Reads(count.int().to(DEVICE), None if dense else index.int().to(DEVICE)), d**-0.5
+    query = torch.randn(b, h * g, d, generator=random).to(device, dtype)
+    store = Store(*(x.to(device, dtype) for x in store), rows.int().to(device), filled.int().to(device))
+    return query, store, Reads(count.int().to(device), None if dense else index.int().to(device)), d**-0.5
 
 
 def as_double(query, store, reads, scale):
@@ -105,7 +107,7 @@ def test_reference_computes_half_precision_in_fp32(dtype):
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_step_traces(dense):
-    query, store, reads, scale = subject(dense=dense)
+    query, store, reads, scale = subject(dense=dense, device="cpu")  # where the reference runs, which is what traces
     parts = [getattr(store, name) for name in Store.__slots__]
 
     def step(query, count, index, *parts):
@@ -187,6 +189,7 @@ SIZES = [
     (1, 2, 7, 128, 301, 129, 33),
 ]
 REAL_SIZES = [(1, 4, 7, 128, 2990, 918, 64), (16, 4, 7, 128, 2990, 918, 64), (5, 2, 7, 64, 6291, 1813, 1000)]
+REAL_SIZES += [(64, 4, 7, 128, 500, 150, 64)]  # enough rows for one program each
 
 
 @pytest.mark.parametrize("size", SIZES + REAL_SIZES * torch.cuda.is_available(), ids=lambda x: "-".join(map(str, x)))
@@ -205,14 +208,56 @@ def test_kernels_equal_the_reference(size, dtype, dense, swapped):
     assert torch.equal(unobserved, out)
 
 
-@pytest.mark.parametrize("block,per_processor", [(16, 1), (16, 1000), (32, 2)])
-def test_any_number_of_parts(block, per_processor):
+@pytest.mark.parametrize("block,chunk", [(16, 1104), (16, 16), (32, 544)])
+def test_any_number_of_separate_parts(block, chunk):
     """One part, two, and more than the second pass holds at once, most of them empty."""
     case = subject(2, 1, 2, 64, 1100, 1090, 70, seed=4)
     case[1].tail_keys.mul_(4)  # so that what comes last outweighs what came before
     with poisoned():
-        out, attn = kernels._decode(*case, observed=True, tuning=Tuning(block, per_processor, 4, 2))
+        out, attn = kernels._decode(*case, observed=True, plan=Plan(block, 0, chunk, stages=2))
     assert_observed(case, out, attn)
+
+
+@pytest.mark.parametrize("joint", range(1, 9))
+@pytest.mark.parametrize("dense", [False, True])
+def test_any_number_of_joint_parts(joint, dense):
+    """Rows of different lengths: blocks and parts begin in the prompt or the tail, hold the end of both, or nothing."""
+    case = subject(4, 2, 3, 64, 101, 77, 70, dense=dense, swapped=joint % 2 == 0, seed=joint)
+    case[1].tail_keys.mul_(4)
+    with poisoned():
+        out, attn = kernels._decode(*case, observed=True, plan=Plan(16, joint))
+        unobserved, _ = kernels._decode(*case, observed=False, plan=Plan(16, joint))
+    assert_observed(case, out, attn)
+    assert torch.equal(unobserved, out)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda x: "-".join(map(str, x)))
+@pytest.mark.parametrize("dtype,dense", [(torch.bfloat16, False), (torch.bfloat16, True), (torch.float32, False)])
+def test_one_program_for_all_columns(size, dtype, dense, monkeypatch):
+    """What a large batch takes: with a single multiprocessor, every batch is one."""
+    monkeypatch.setattr(kernels, "_processors", lambda device: 1)
+    case = subject(max(2, size[0]), *size[1:], dense=dense, swapped=dense, dtype=dtype, seed=sum(size))
+    assert kernels._plan(case[0], 2 * size[1], 10, 1, not dense).joint == 1
+    with poisoned():
+        out, attn = sparse_decode_observed_triton(*case)
+        unobserved = sparse_decode_triton(*case)
+    assert_observed(case, out, attn)
+    assert torch.equal(unobserved, out)
+
+
+def test_plans_by_batch_size(monkeypatch):
+    """The measured optima of an H200, four key heads a row; the smallest batch and the smallest reads."""
+    monkeypatch.setattr(kernels, "_processors", lambda device: 132)
+    half, single = torch.empty(1, 1, 64, dtype=torch.bfloat16), torch.empty(1, 1, 64)
+    assert kernels._plan(half, 256, 918, 64, True) == Plan(64, 1)
+    assert kernels._plan(half, 256, 2990, 64, False) == Plan(64, 1)
+    assert kernels._plan(single, 256, 2990, 64, False) == Plan(16, 1)
+    assert kernels._plan(half, 64, 918, 64, True) == Plan(32, 6)
+    assert kernels._plan(half, 64, 2990, 64, False) == Plan(64, 4)
+    assert kernels._plan(half, 64, 1, 1, True) == Plan(32, 1)
+    assert kernels._plan(half, 4, 918, 64, True) == Plan(32, 0, 32)
+    assert kernels._plan(half, 4, 2990, 64, False) == Plan(64, 0, 64)
+    assert kernels._plan(half, 1, 0, 64, True) == Plan(32, 0, 32)
 
 
 def test_an_index_without_columns():
@@ -249,7 +294,9 @@ def test_cuda_tensors_run_the_kernels_where_there_are(d, dtype, runs, monkeypatc
 
 @needs_gpu
 @pytest.mark.parametrize("dense", [False, True])
-def test_a_graph_follows_its_inputs_and_repeats_exactly(dense):
+@pytest.mark.parametrize("plan", [Plan(64, 1), Plan(32, 6), Plan(64, 0, 64)])
+def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, plan, monkeypatch):
+    monkeypatch.setattr(kernels, "_plan", lambda *args: plan)
     size, options = (4, 4, 7, 128, 700, 300, 64), {"dense": dense, "dtype": torch.bfloat16}
     case, other = subject(*size, seed=1, **options), subject(*size, seed=2, **options)
     sparse_decode_observed(*case)
