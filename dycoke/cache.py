@@ -8,11 +8,9 @@ a column that is not read now can be read at any later step. The whole store is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import CacheLayerMixin
 
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
@@ -77,6 +75,7 @@ class DecodeRequest:
         self.first = layers if policy is None else policy.first_layer
         self.entries: list[DeviceEntries | HostEntries | None] = [None] * layers
         self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
         self.capacity, self.steps, self.stepping = tail, 0, False
         self.use = CacheUse(layers, self.first, self.batch, trace)
         self.use.start(device)
@@ -137,7 +136,7 @@ class DecodeRequest:
             return
         pad = (0, 0, 0, tokens - self.capacity)
         self.tails = [t and tuple(torch.nn.functional.pad(part, pad) for part in t) for t in self.tails]
-        self.capacity = tokens
+        self.capacity, self._stores = tokens, [None] * len(self._stores)
         self._count_bytes()
 
     def advance(self) -> None:
@@ -174,13 +173,14 @@ class DecodeRequest:
 
     def store(self, layer: int) -> Store:
         """A layer's keys and values; for entries in host memory, those on the device, once they have arrived."""
-        entry, (tail_keys, tail_values) = self.entries[layer], self.tails[layer]
-        columns = self._columns[tail_keys.device]
-        rows = columns.rows
+        entry = self.entries[layer]
         if isinstance(entry, HostEntries):
             entry.wait()
-            rows = entry.own_rows
-        return Store(entry.keys, entry.values, tail_keys, tail_values, rows, columns.filled)
+        if self._stores[layer] is None:
+            columns = self._columns[entry.keys.device]
+            rows = entry.own_rows if isinstance(entry, HostEntries) else columns.rows
+            self._stores[layer] = Store(entry.keys, entry.values, *self.tails[layer], rows, columns.filled)
+        return self._stores[layer]
 
     def end_step(self) -> None:
         """Count what the step read."""
@@ -214,6 +214,7 @@ class DecodeRequest:
     def reorder_layer(self, layer: int, rows: Tensor) -> None:
         """The part of `reorder` that moves a layer's own keys and values."""
         self.tails[layer] = tuple(t.index_select(0, rows.to(t.device)) for t in self.tails[layer])
+        self._stores[layer] = None
         if isinstance(self.entries[layer], HostEntries):
             self.entries[layer].reorder(rows)
 
@@ -241,63 +242,6 @@ class DecodeRequest:
         self.use.device_bytes = sum(entry.device_bytes for entry in entries) + tails
         self.use.host_bytes = sum(entry.host_bytes for entry in entries)
         self.use.host_layers = sum(isinstance(entry, HostEntries) for entry in entries)
-
-
-class PrunedLayer(CacheLayerMixin):
-    """One layer of a request's cache, as transformers sees it."""
-
-    is_sliding = False
-
-    def __init__(self, request: DecodeRequest, layer: int) -> None:
-        super().__init__()
-        self.request, self.layer = request, layer
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Take the prompt's keys and values [B, H, S, D] first, then a token's [B, H, 1, D] at each step.
-
-        Returns them as they are: prefill attends to them alone, and a step reads the cache by its index.
-        Raises ValueError for several tokens in a step, and for a step no attached method prepared.
-        """
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.request.fill(self.layer, key_states, value_states)
-        elif not self.request.stepping:
-            raise ValueError("past_key_values= of a method that was removed: pass the whole prompt and a fresh cache")
-        else:
-            self.request.append(self.layer, key_states, value_states)
-        return key_states, value_states
-
-    def get_seq_length(self) -> int:
-        """Columns before the step under way, whose own column was counted when it began."""
-        request = self.request
-        return request.prompt + request.steps - int(request.stepping) if self.is_initialized else 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length() + query_length, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def reset(self) -> None:
-        """Forget the prompt; the cache can then serve a new request."""
-        self.is_initialized = False
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        if self.layer == 0:
-            self.request.reorder(beam_idx)
-        self.request.reorder_layer(self.layer, beam_idx)
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Raises ValueError: what was read cannot be taken back."""
-        if tokens_to_remove:
-            raise ValueError(
-                "this cache cannot take tokens back: with a method that prunes while decoding, leave out "
-                "prompt_lookup_num_tokens and assistant_model"
-            )
 
 
 def _whole(real: Tensor) -> Reads:

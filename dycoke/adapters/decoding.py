@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
 from dycoke.attention import BASES, REQUEST, pruned_name
-from dycoke.cache import TAIL, DecodeRequest, PrunedLayer
+from dycoke.cache import TAIL, DecodeRequest
+from dycoke.cache_layer import PrunedLayer
 from dycoke.host_cache import host_cache_works
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
