@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -121,11 +122,13 @@ class FamilyAdapter:
 
     def follow(self, language_model: nn.Module, undo: ExitStack) -> None:
         """Tell prefill from decoding at the language model, rewrite its inputs and time it."""
+        self._names = list(inspect.signature(language_model.forward).parameters)
         before = language_model.register_forward_pre_hook(self._before, with_kwargs=True)
         undo.callback(before.remove)
         undo.callback(language_model.register_forward_hook(self._after, with_kwargs=True).remove)
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        args, kwargs = (), dict(zip(self._names, args, strict=False)) | kwargs
         # Identity of the cache, not its length: reading a static cache's length would wait for the device.
         cache = kwargs.get("past_key_values")
         self._decoding = cache is not None and self._cache is not None and self._cache() is cache
@@ -143,7 +146,7 @@ class FamilyAdapter:
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         use = None
-        if self._stage is not None:
+        if self._stage is not None and self._stage.has_cache(kwargs):
             shape = _shape(kwargs)
             real = real_tokens(kwargs.get("attention_mask"), shape[1])
             visual = self.visual(kwargs, shape)
@@ -155,7 +158,7 @@ class FamilyAdapter:
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         if self._decoding:
             if self._stage is not None:
-                self._stage.end_step()
+                self._stage.end_step(kwargs)
             self.recorder.decoded()
             return
         cache = output.past_key_values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-import weakref
+from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,6 +17,8 @@ from dycoke.cache_layer import PrunedLayer
 from dycoke.host_cache import host_cache_works
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
+
+_users: Counter[int] = Counter()  # attached models by the id of their config: transformers lets models share one
 
 
 class DecodeStage:
@@ -40,12 +42,29 @@ class DecodeStage:
         if self._host and not host_cache_works():
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", RuntimeWarning, stacklevel=2)
             self._host = False
-        self._request: weakref.ref[DecodeRequest] | None = None
+        self._warned = False
 
     def install(self, undo: ExitStack) -> None:
-        """Let the language model run under our attention's name."""
-        undo.callback(setattr, self.config, "_attn_implementation", self.config._attn_implementation)
+        """Let the language model run under our attention's name, until the last model of its config is done."""
+        undo.callback(self._leave)
+        _users[id(self.config)] += 1
         self.config._attn_implementation = pruned_name(self._base)
+
+    def _leave(self) -> None:
+        _users[id(self.config)] -= 1
+        if not _users[id(self.config)]:
+            del _users[id(self.config)]
+            self.config._attn_implementation = self._base
+
+    def has_cache(self, kwargs: dict[str, Any]) -> bool:
+        """Whether a prefill with these arguments fills a cache. Warns, once, where there is none to prune."""
+        use_cache = self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
+        if kwargs.get("past_key_values") is not None or use_cache:
+            return True
+        if not self._warned:
+            warnings.warn("use_cache=False: there is no cache to prune while decoding", RuntimeWarning, stacklevel=2)
+        self._warned = True
+        return False
 
     def prefill(
         self,
@@ -54,18 +73,14 @@ class DecodeStage:
         device: torch.device,
         real: Tensor | None,
         visual: Tensor | None,
-    ) -> tuple[dict[str, Any], CacheUse | None]:
+    ) -> tuple[dict[str, Any], CacheUse]:
         """Arguments of a prefill [B, S] with the cache taken over, and the counters of its request.
 
-        real [B, S] bool: no padding. visual [B, S] bool. Without a cache (use_cache=False) nothing is decoded and
-        nothing changes. Raises ValueError for a cache that is not fresh or of another kind, and output_attentions.
+        real [B, S] bool: no padding. visual [B, S] bool. Raises ValueError for a cache that is not fresh or of another
+        kind, and for what `check` refuses.
         """
-        self._check_outputs(kwargs)
+        self.check(kwargs)
         cache = kwargs.get("past_key_values")
-        wanted = self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
-        if cache is None and not wanted:
-            warnings.warn("use_cache=False: there is no cache to prune while decoding", RuntimeWarning, stacklevel=2)
-            return kwargs, None
         cache = DynamicCache(config=self.config) if cache is None else cache
         if real is not None and real.shape != shape:
             raise ValueError(
@@ -77,7 +92,6 @@ class DecodeStage:
             self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
         )
         cache.layers, cache.layer_class_to_replicate = [PrunedLayer(request, i) for i in range(self._layers)], None
-        self._request = weakref.ref(request)
         kwargs = {**kwargs, "past_key_values": cache}
         mask = kwargs.get("attention_mask")
         if isinstance(mask, dict) or (mask is not None and mask.ndim == 4):
@@ -91,24 +105,30 @@ class DecodeStage:
         return not cache.layers[0].is_initialized
 
     def step(self, kwargs: dict[str, Any], tokens: int) -> dict[str, Any]:
-        """Arguments of a decode step. Raises ValueError for more than one token, and output_attentions."""
-        self._check_outputs(kwargs)
+        """Arguments of a decode step. Raises ValueError for more than one token, and for what `check` refuses."""
+        self.check(kwargs)
         if tokens != 1:
             raise ValueError(
                 f"a step of {tokens} tokens: pruning while decoding takes one at a time; leave out "
                 "prompt_lookup_num_tokens, assistant_model and prefill_chunk_size, and pass a new prompt with a fresh "
                 "cache"
             )
-        request = self._request()
+        request = kwargs["past_key_values"].layers[0].request
         request.advance()
         # The cache knows which columns are padding; a mask would be one more thing to build and to read.
         return {**kwargs, "attention_mask": None, REQUEST: request}
 
-    def end_step(self) -> None:
+    def end_step(self, kwargs: dict[str, Any]) -> None:
         """The language model has finished a step."""
-        self._request().end_step()
+        kwargs[REQUEST].end_step()
 
-    def _check_outputs(self, kwargs: dict[str, Any]) -> None:
+    def check(self, kwargs: dict[str, Any]) -> None:
+        """Raises ValueError for output_attentions, and where somebody has changed the model's attention meanwhile."""
+        if self.config._attn_implementation != pruned_name(self._base):
+            raise ValueError(
+                f"attn_implementation={self.config._attn_implementation!r} was set while a method is attached; remove "
+                "the method first"
+            )
         if kwargs.get("output_attentions") or self.config.output_attentions:
             raise ValueError("output_attentions=True: not available with a method that prunes while decoding")
 
@@ -117,6 +137,8 @@ def _check_attention(language_model: nn.Module) -> str:
     """The model's attention implementation, of those that can be observed."""
     name, config = type(language_model).__name__, language_model.config
     base = config._attn_implementation
+    if _users[id(config)]:  # another model of this config carries a method
+        base = base.removeprefix(pruned_name(""))
     if not getattr(language_model, "_supports_attention_backend", False):
         raise ValueError(
             f"{name}: its attention cannot be observed, for it does not go through transformers' attention interface; "

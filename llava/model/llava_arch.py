@@ -121,9 +121,10 @@ class LlavaMetaForCausalLM:
             padding_side = getattr(self.config, "tokenizer_padding_side", "right")
         max_length = None if images is None else getattr(self.config, "tokenizer_model_max_length", None)
         packed = splice(rows, texts, blocks, max_length, padding_side)
-        if self.video_seam is None or images is None:
+        if self.video_seam is None:
             return packed, None
-        return packed, self.video_seam.packed(packed.visual, packed.positions, packed.mask)
+        chosen = self.video_seam.packed(packed.visual, packed.positions, packed.mask)
+        return packed, None if images is None else chosen
 
     def _embed_texts(self, rows: Sequence[PromptRow]) -> list[Tensor]:
         embeds = self.get_input_embeddings()(torch.cat([row.text_ids for row in rows]))

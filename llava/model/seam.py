@@ -23,7 +23,7 @@ class VideoSeam(Protocol):
         ...
 
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
-        """Choose the position ids of a packed batch; called once per batch.
+        """Choose the position ids of a packed batch; called once per batch, one without images too (and then ignored).
 
         visual [B, S] bool is True at tokens of a video or an image, False at text and newlines. positions [B, S]
         int64 holds the place each token has in the uncompressed, unpadded sequence, 0 at padding. mask [B, S]

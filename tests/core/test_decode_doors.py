@@ -121,6 +121,14 @@ def test_several_tokens_in_a_step(name):
         assert greedy(subject, prompts, eos_token_id=None).shape == (1, 6)  # the next request is none the worse
 
 
+def test_attention_is_not_changed_meanwhile():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL):
+        model.set_attn_implementation("eager")
+        with pytest.raises(ValueError, match="attn_implementation='eager' was set while a method is attached"):
+            model(**inputs())
+
+
 def test_attention_maps_are_not_there_to_return():
     model = qwen(attn_implementation="eager")
     with dycoke.attach(model, PLAN, visual=VISUAL), pytest.raises(ValueError, match="output_attentions=True"):
