@@ -1,7 +1,7 @@
 """DyCoke: training-free visual-token compression for video language models."""
 
 from dycoke import methods as _methods  # noqa: F401  registers every method
-from dycoke.attach import Run, apply, attach, remove
+from dycoke.attach import Run, apply, attach, attached, remove
 from dycoke.registry import available, build, register
 from dycoke.types import Compressed, Plan, VisualTokens
 
@@ -12,6 +12,7 @@ __all__ = [
     "VisualTokens",
     "apply",
     "attach",
+    "attached",
     "available",
     "build",
     "register",

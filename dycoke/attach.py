@@ -90,11 +90,16 @@ def _forget_compiled(model: weakref.ref) -> None:
             return
 
 
-def remove(model: nn.Module) -> None:
-    """Take the method off a model. Raises ValueError if it carries none."""
+def attached(model: nn.Module) -> Run:
+    """The run of the method a model carries, for one that was loaded with it. Raises ValueError if it carries none."""
     if model not in _runs:
         raise ValueError(f"{type(model).__name__} carries no method")
-    _runs[model].remove()
+    return _runs[model]
+
+
+def remove(model: nn.Module) -> None:
+    """Take the method off a model. Raises ValueError if it carries none."""
+    attached(model).remove()
 
 
 @contextmanager

@@ -100,7 +100,10 @@ def test_apply_and_remove(subject):
     assert fingerprint(subject.model) == before
     with pytest.raises(ValueError, match="carries no method"):
         dycoke.remove(subject.model)
-    with dycoke.attach(subject.model, dycoke.build("full")):
+    with pytest.raises(ValueError, match="carries no method"):
+        dycoke.attached(subject.model)
+    with dycoke.attach(subject.model, dycoke.build("full")) as run:
+        assert dycoke.attached(subject.model) is run
         dycoke.remove(subject.model)  # leaving early must not fail at the end of the block
     assert fingerprint(subject.model) == before
 
