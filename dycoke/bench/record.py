@@ -20,13 +20,14 @@ _ROOT = Path(__file__).resolve().parents[2]
 def circumstances() -> dict[str, Any]:
     """Command, commit, whether files differ from it, versions and device.
 
-    Outside a git checkout the commit is what DYCOKE_COMMIT says, for a machine that got a copy of the tree, or None.
+    DYCOKE_COMMIT names the commit on a machine that got a copy of the files, whose own history, if any, is another.
     """
-    commit = _git("rev-parse", "--verify", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no") if commit else None
+    named = os.environ.get("DYCOKE_COMMIT")
+    commit = named or _git("rev-parse", "--verify", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=no") if commit and not named else None
     return {
         "command": shlex.join(["dycoke", *sys.argv[1:]]),
-        "commit": commit or os.environ.get("DYCOKE_COMMIT"),
+        "commit": commit,
         "modified": None if status is None else bool(status),
         "versions": {
             "python": platform.python_version(),

@@ -9,6 +9,7 @@ import torch
 
 from dycoke.bench.check import check_merge_output
 from dycoke.bench.compress import STREAM, STREAM_BYTES, Setting, _results
+from dycoke.bench.record import circumstances
 from dycoke.bench.timing import Times, time_on_host
 from dycoke.ops.temporal_merge import temporal_merge_torch
 
@@ -125,3 +126,10 @@ class TestCheck:
         embeds, keep, kept, index = merged
         with pytest.raises(RuntimeError, match="expected"):
             check_merge_output(embeds, keep, torch.cat([kept, kept[:1]]), torch.cat([index, index[:1]]))
+
+
+def test_the_commit_of_a_copied_tree_is_the_one_named(monkeypatch):
+    monkeypatch.setenv("DYCOKE_COMMIT", "1234abc")
+    assert (circumstances()["commit"], circumstances()["modified"]) == ("1234abc", None)
+    monkeypatch.delenv("DYCOKE_COMMIT")
+    assert circumstances()["commit"] != "1234abc"
