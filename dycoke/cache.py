@@ -7,14 +7,14 @@ a column that is not read now can be read at any later step. The whole store is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
-from dycoke.ops.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
+from dycoke.ops.sparse_decode import Reads, Scratch, Store, sparse_decode, sparse_decode_observed
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 
@@ -30,6 +30,7 @@ class Columns:
     position: Tensor
     whole: Reads
     pruned: Reads | None = None
+    scratch: Scratch = field(default_factory=Scratch)  # of all layers in turn
     wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
 
 
@@ -73,6 +74,8 @@ class DecodeRequest:
         visual = torch.zeros_like(real) if visual is None else visual.to(device) & real
         self.policy = policy if bool(visual.any()) else None
         self.first = layers if policy is None else policy.first_layer
+        # First layer that reads less: `first`, or no layer where there is nothing to prune.
+        self.pruned_from = layers if self.policy is None else self.first
         self.entries: list[DeviceEntries | HostEntries | None] = [None] * layers
         self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
@@ -94,11 +97,6 @@ class DecodeRequest:
         self._text = torch.nn.functional.pad(text, (0, 1))
         if host:
             self.slots = Slots(text, torch.tensor([policy.budget(n) for n in visual.sum(1).tolist()], device=device))
-
-    @property
-    def pruned_from(self) -> int:
-        """First layer that reads less: `first`, or no layer where there is nothing to prune."""
-        return len(self.entries) if self.policy is None else self.first
 
     def columns(self, device: torch.device) -> Columns:
         """What the layers on `device` share; made when the first of them is filled."""
@@ -156,31 +154,33 @@ class DecodeRequest:
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the new token's keys and values [B, H, 1, D] of a layer."""
         position = self._columns[keys.device].position
-        for tail, new in zip(self.tails[layer], (keys, values), strict=True):
-            tail.index_copy_(2, position, new)
+        tail_keys, tail_values = self.tails[layer]
+        tail_keys.index_copy_(2, position, keys)
+        tail_values.index_copy_(2, position, values)
 
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
-        columns, query = self._columns[query.device], query[:, :, 0]
+        columns, query, store = self._columns[query.device], query.squeeze(2), self.store(layer)
         if layer >= self.pruned_from:
-            out = sparse_decode(query, self.store(layer), columns.pruned, scale)
+            out = sparse_decode(query, store, columns.pruned, scale, columns.scratch)
         elif layer == self.pruned_from - 1 and self.policy is not None:
-            out, attn = sparse_decode_observed(query, self.store(layer), columns.whole, scale)
+            out, attn = sparse_decode_observed(query, store, columns.whole, scale, columns.scratch)
             self._choose(attn)
         else:
-            out = sparse_decode(query, self.store(layer), columns.whole, scale)
-        return out[:, None]
+            out = sparse_decode(query, store, columns.whole, scale, columns.scratch)
+        return out.unsqueeze(1)
 
     def store(self, layer: int) -> Store:
         """A layer's keys and values; for entries in host memory, those on the device, once they have arrived."""
-        entry = self.entries[layer]
+        entry, store = self.entries[layer], self._stores[layer]
         if isinstance(entry, HostEntries):
             entry.wait()
-        if self._stores[layer] is None:
+        if store is None:
             columns = self._columns[entry.keys.device]
             rows = entry.own_rows if isinstance(entry, HostEntries) else columns.rows
-            self._stores[layer] = Store(entry.keys, entry.values, *self.tails[layer], rows, columns.filled)
-        return self._stores[layer]
+            store = Store(entry.keys, entry.values, *self.tails[layer], rows, columns.filled)
+            self._stores[layer] = store
+        return store
 
     def end_step(self) -> None:
         """Count what the step read."""

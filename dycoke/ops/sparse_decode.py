@@ -6,7 +6,7 @@ The torch reference is the definition; on CUDA `sparse_decode` and `sparse_decod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ class Store:
     prompt_keys, prompt_values [P, H, S, D] and tail_keys, tail_values [B, H, T, D], any strides but a contiguous last
     axis; rows [B] int32, the prompt row each batch row reads (beams share or swap rows instead of copying keys);
     filled [B] int32, how many tail columns are valid, the current token's included. The rest of the tail may hold
-    anything.
+    anything. strides: of the four, first three axes each, in their order.
+
+    Checked when it is made, not at each of the steps that read it. Raises ValueError for shapes that do not fit
+    together and for keys or values whose last axis is not contiguous.
     """
 
     prompt_keys: Tensor
@@ -28,6 +31,23 @@ class Store:
     tail_values: Tensor
     rows: Tensor
     filled: Tensor
+    strides: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        prompt, tail = self.prompt_keys.shape, self.tail_keys.shape
+        if self.prompt_values.shape != prompt or self.tail_values.shape != tail:
+            raise ValueError("values: expected the shapes of the keys")
+        if self.filled.ndim != 1:
+            raise ValueError(f"filled: expected [B], got shape {tuple(self.filled.shape)}")
+        (batch,), (_, heads, _, dim) = self.filled.shape, prompt
+        if tail[:2] != (batch, heads) or tail[3] != dim:
+            raise ValueError(f"tail {tuple(tail)}: expected [{batch}, {heads}, T, {dim}]")
+        if self.rows.shape != (batch,):
+            raise ValueError(f"rows: expected [{batch}], got shape {tuple(self.rows.shape)}")
+        strides = [each.stride() for each in (self.prompt_keys, self.prompt_values, self.tail_keys, self.tail_values)]
+        if any(stride[3] != 1 for stride in strides):
+            raise ValueError("keys and values: expected a contiguous last axis")
+        object.__setattr__(self, "strides", tuple(step for stride in strides for step in stride[:3]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +62,53 @@ class Reads:
     index: Tensor | None = None
 
 
-def sparse_decode(query: Tensor, store: Store, reads: Reads, scale: float) -> Tensor:
+class Scratch:
+    """Working memory of the kernels on one device, kept from call to call: allocating costs a step more than using it.
+
+    Serves calls that follow each other on the device, such as the layers of one request in turn; calls that may run at
+    the same time need one each, and so do graphs that may be replayed at the same time. Lives as long as any graph
+    that was captured with it. What a capture asks for first is not kept: it belongs to that graph's memory, so warm up
+    with the same shapes to have the graph use what is here.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """fp32, holding anything."""
+        buffer = self._buffers.get((name, shape))
+        return self._keep(name, torch.empty(shape, dtype=torch.float32, device=device)) if buffer is None else buffer
+
+    def zeros(self, name: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
+        """int32, zero if every user so far has left it at zero."""
+        buffer = self._buffers.get((name, shape))
+        if buffer is None:
+            return self._keep(name, torch.zeros(shape, dtype=torch.int32, device=device))
+        return buffer
+
+    def _keep(self, name: str, buffer: Tensor) -> Tensor:
+        if not (buffer.is_cuda and torch.cuda.is_current_stream_capturing()):
+            self._buffers[name, tuple(buffer.shape)] = buffer
+        return buffer
+
+
+def sparse_decode(query: Tensor, store: Store, reads: Reads, scale: float, scratch: Scratch | None = None) -> Tensor:
     """Attention of query [B, Hq, D] -> [B, Hq, D], in its dtype: softmax(q k^T * scale) v over what `reads` names.
 
     Read are the prompt columns of `reads` and the filled tail; at least one of both together. Query head h shares key
-    head h // (Hq / H). Arithmetic is fp32 (float64 for float64). Not differentiable on CUDA.
-    Raises ValueError for shapes that do not fit together.
+    head h // (Hq / H). Arithmetic is fp32 (float64 for float64). Not differentiable on CUDA. scratch: for the kernels;
+    without it they allocate what they need at each call. Raises ValueError for shapes that do not fit together.
     """
     if _has_kernel(query):
         from dycoke.ops.sparse_decode_triton import sparse_decode_triton  # Triton only where there is a GPU
 
-        return sparse_decode_triton(query, store, reads, scale)
+        return sparse_decode_triton(query, store, reads, scale, scratch)
     return sparse_decode_torch(query, store, reads, scale)
 
 
-def sparse_decode_observed(query: Tensor, store: Store, reads: Reads, scale: float) -> tuple[Tensor, Tensor]:
+def sparse_decode_observed(
+    query: Tensor, store: Store, reads: Reads, scale: float, scratch: Scratch | None = None
+) -> tuple[Tensor, Tensor]:
     """`sparse_decode`, and the attention [B, S] fp32 of each prompt column: its probability, mean over the Hq heads.
 
     Columns not read have 0; the tail's share is what a row lacks to 1. float64 for a float64 query.
@@ -64,7 +116,7 @@ def sparse_decode_observed(query: Tensor, store: Store, reads: Reads, scale: flo
     if _has_kernel(query):
         from dycoke.ops.sparse_decode_triton import sparse_decode_observed_triton
 
-        return sparse_decode_observed_triton(query, store, reads, scale)
+        return sparse_decode_observed_triton(query, store, reads, scale, scratch)
     return sparse_decode_observed_torch(query, store, reads, scale)
 
 
@@ -84,21 +136,17 @@ def sparse_decode_observed_torch(query: Tensor, store: Store, reads: Reads, scal
 
 
 def check_decode(query: Tensor, store: Store, reads: Reads) -> None:
-    """Raise ValueError unless the shapes of `sparse_decode`'s arguments fit together."""
+    """Raise ValueError unless query and reads fit the store, which was checked when it was made."""
     if query.ndim != 3:
         raise ValueError(f"query: expected [B, Hq, D], got shape {tuple(query.shape)}")
     batch, query_heads, dim = query.shape
-    _, heads, _, _ = prompt = store.prompt_keys.shape
-    tail = store.tail_keys.shape
-    if query_heads % heads or prompt[3] != dim:
-        raise ValueError(f"query {tuple(query.shape)}: heads and dim do not fit keys {tuple(prompt)}")
-    if store.prompt_values.shape != prompt or store.tail_values.shape != tail:
-        raise ValueError("values: expected the shapes of the keys")
-    if tail[:2] != (batch, heads) or tail[3] != dim:
+    rows, heads, _, stored = tail = store.tail_keys.shape
+    if query_heads % heads or stored != dim:
+        raise ValueError(f"query {tuple(query.shape)}: heads and dim do not fit keys {tuple(store.prompt_keys.shape)}")
+    if rows != batch:
         raise ValueError(f"tail {tuple(tail)}: expected [{batch}, {heads}, T, {dim}]")
-    for name, sizes in (("rows", store.rows), ("filled", store.filled), ("count", reads.count)):
-        if sizes.shape != (batch,):
-            raise ValueError(f"{name}: expected [{batch}], got shape {tuple(sizes.shape)}")
+    if reads.count.shape != (batch,):
+        raise ValueError(f"count: expected [{batch}], got shape {tuple(reads.count.shape)}")
     if reads.index is not None and (reads.index.ndim != 2 or reads.index.shape[0] != batch):
         raise ValueError(f"index: expected [{batch}, N], got shape {tuple(reads.index.shape)}")
 

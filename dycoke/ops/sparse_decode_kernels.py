@@ -186,6 +186,7 @@ def attend_joint(
         tl.debug_barrier()  # all threads have stored before one of them says so
         before = tl.atomic_add(done + row * heads + head, 1, sem="acq_rel", scope="gpu")
         if before == parts - 1:
+            tl.store(done + row * heads + head, 0)  # as the next call wants to find it
             _combine_joint(part, lse, out, total, first_head, parts, dim, group, group_p2, block_p)
 
 

@@ -15,14 +15,14 @@ program comes first, and no program reads what another leaves unwritten without 
 
 from __future__ import annotations
 
-from functools import cache
-from typing import NamedTuple
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from dycoke.ops.sparse_decode import Reads, Store, check_decode
+from dycoke.ops.sparse_decode import Reads, Scratch, Store, check_decode
 from dycoke.ops.sparse_decode_kernels import attend_joint, attend_part, average, combine
 
 _LOG2_E = 1.4426950408889634
@@ -49,90 +49,130 @@ class Plan(NamedTuple):
     stages: int = 3
 
 
-def sparse_decode_triton(query: Tensor, store: Store, reads: Reads, scale: float) -> Tensor:
+class Launch(NamedTuple):
+    """A plan worked out for its shapes: grids, and the keywords of each kernel. Parts as the kernels count them."""
+
+    parts: int
+    prompt_parts: int
+    chunk: int
+    joint: bool
+    grid: tuple[int, int, int]
+    attend: dict[str, Any]
+    combine_grid: tuple[int]
+    combine: dict[str, Any]
+    average_grid: tuple[int, int]
+    average: dict[str, Any]
+
+
+def sparse_decode_triton(
+    query: Tensor, store: Store, reads: Reads, scale: float, scratch: Scratch | None = None
+) -> Tensor:
     """Same as `sparse_decode_torch`, for a D that is a power of two from 16 on, up to 32 bits. Not differentiable.
 
-    Raises ValueError for another D, and for keys or values whose last axis is not contiguous.
+    Raises ValueError for another D.
     """
-    return _decode(query, store, reads, scale, observed=False)[0]
+    return _decode(query, store, reads, scale, scratch, observed=False)[0]
 
 
-def sparse_decode_observed_triton(query: Tensor, store: Store, reads: Reads, scale: float) -> tuple[Tensor, Tensor]:
+def sparse_decode_observed_triton(
+    query: Tensor, store: Store, reads: Reads, scale: float, scratch: Scratch | None = None
+) -> tuple[Tensor, Tensor]:
     """Same as `sparse_decode_observed_torch`, within the limits of `sparse_decode_triton`."""
-    out, attn = _decode(query, store, reads, scale, observed=True)
+    out, attn = _decode(query, store, reads, scale, scratch, observed=True)
     assert attn is not None
     return out, attn
 
 
 def _decode(
-    query: Tensor, store: Store, reads: Reads, scale: float, *, observed: bool, plan: Plan | None = None
+    query: Tensor,
+    store: Store,
+    reads: Reads,
+    scale: float,
+    scratch: Scratch | None = None,
+    *,
+    observed: bool,
+    plan: Plan | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Output and, if observed, attention. `plan` overrides the choice made from the shapes."""
     check_decode(query, store, reads)
-    _check_layout(query, store)
     batch, query_heads, dim = query.shape
-    heads, size, capacity = store.prompt_keys.shape[1], store.prompt_keys.shape[2], store.tail_keys.shape[2]
-    indexed = reads.index is not None
-    width = reads.index.shape[1] if reads.index is not None else size
-    plan = plan or _plan(query, batch * heads, width, capacity, indexed)
-    prompt_parts = 0 if plan.joint else triton.cdiv(width, plan.chunk)
-    parts = plan.joint or prompt_parts + triton.cdiv(capacity, plan.chunk)
+    _, heads, size, _ = store.prompt_keys.shape
+    device, listed = query.device, reads.index
+    width = size if listed is None else listed.shape[1]
+    launch = _launch(
+        *(device, query.dtype, batch, query_heads, heads, dim, width, store.tail_keys.shape[2]),
+        *(listed is not None, observed, plan),
+    )
+    parts, split = launch.parts, launch.parts > 1 or not launch.joint
 
-    scratch = {"dtype": torch.float32, "device": query.device}
-    total = torch.empty(batch, query_heads, **scratch)
-    part = torch.empty(batch, query_heads, parts, dim, **scratch) if parts > 1 or not plan.joint else total
-    lse = torch.empty(batch, query_heads, parts, **scratch) if parts > 1 or not plan.joint else total
-    logits = torch.empty(batch, query_heads, width, **scratch) if observed else total
-    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    count, rows, filled = reads.count.contiguous(), store.rows.contiguous(), store.filled.contiguous()
-    index = count if reads.index is None else reads.index.contiguous()
-    tensors = (store.prompt_keys, store.prompt_values, store.tail_keys, store.tail_values)
-    strides = [stride for tensor in tensors for stride in tensor.stride()[:3]]
-    inputs = (query.contiguous(), *tensors, rows, filled, count, index)
-    group = query_heads // heads
-    attend = {"group": group, "block_g": max(_MIN_GROUP, triton.next_power_of_2(group)), "block_n": plan.block}
-    attend |= {"indexed": indexed, "dim": dim, "observed": observed, "upcast": not query.is_cuda}
-    attend |= {"num_warps": plan.warps, "num_stages": plan.stages}
+    scratch = Scratch() if scratch is None else scratch
+    total = scratch.empty("total", (batch, query_heads), device)
+    part = scratch.empty("part", (batch, query_heads, parts, dim), device) if split else total
+    lse = scratch.empty("lse", (batch, query_heads, parts), device) if split else total
+    logits = scratch.empty("logits", (batch, query_heads, width), device) if observed else total
+    query, count = query.contiguous(), reads.count.contiguous()
+    index = count if listed is None else listed.contiguous()
+    out = torch.empty_like(query)
+    inputs = (query, store.prompt_keys, store.prompt_values, store.tail_keys, store.tail_values)
+    inputs += (store.rows.contiguous(), store.filled.contiguous(), count, index, part, lse, logits)
 
     with torch.cuda.device_of(query):
-        if plan.joint:
-            # New for each call: a lasting counter would be shared by graphs that replay at the same time.
-            done = torch.zeros(batch, heads, dtype=torch.int32, device=query.device) if parts > 1 else count
-            attend_joint[(heads, parts, batch)](
-                *(*inputs, part, lse, logits, out, total, done, *strides, size, width, scale * _LOG2_E),
-                **attend,
-                whole=parts == 1,
-                group_p2=triton.next_power_of_2(group),
-                block_p=_JOINT_PARTS,
+        if launch.joint:
+            done = scratch.zeros("done", (batch, heads), device) if parts > 1 else count
+            attend_joint[launch.grid](
+                *(*inputs, out, total, done, *store.strides, size, width, scale * _LOG2_E), **launch.attend
             )
         else:
-            attend_part[(heads, parts, batch)](
-                *(*inputs, part, lse, logits, *strides, size, width, prompt_parts, plan.chunk, scale * _LOG2_E),
-                **attend,
+            attend_part[launch.grid](
+                *(*inputs, *store.strides, size, width, launch.prompt_parts, launch.chunk, scale * _LOG2_E),
+                **launch.attend,
             )
-            block_p = _FEW_PARTS if parts <= _FEW_PARTS else _MANY_PARTS
-            combine[(batch * query_heads,)](part, lse, out, total, parts, dim=dim, block_p=block_p, num_warps=4)
+            combine[launch.combine_grid](part, lse, out, total, parts, **launch.combine)
         if not observed:
             return out, None
-        attn = (torch.zeros if indexed else torch.empty)(batch, size, **scratch)
-        average[(triton.cdiv(width, _BLOCK_COLUMNS), batch)](
-            *(logits, total, count, index, attn, size, width),
-            indexed=indexed,
-            heads=query_heads,
-            block_h=triton.next_power_of_2(query_heads),
-            block_n=_BLOCK_COLUMNS,
-            num_warps=4,
-        )
+        attn = (torch.empty if listed is None else torch.zeros)(batch, size, dtype=torch.float32, device=device)
+        average[launch.average_grid](logits, total, count, index, attn, size, width, **launch.average)
     return out, attn
 
 
-def _check_layout(query: Tensor, store: Store) -> None:
-    """Raise ValueError for what the kernels cannot read."""
-    dim = query.shape[-1]
+@lru_cache(maxsize=1024)  # a step asks for two or three of them; every request has its own
+def _launch(
+    device: torch.device,
+    dtype: torch.dtype,
+    batch: int,
+    query_heads: int,
+    heads: int,
+    dim: int,
+    width: int,
+    capacity: int,
+    indexed: bool,
+    observed: bool,
+    plan: Plan | None = None,
+) -> Launch:
+    """All that a call takes from its shapes. Raises ValueError for a dim the kernels cannot take."""
     if dim < 16 or dim & (dim - 1):
         raise ValueError(f"head dim {dim}: the kernel takes powers of two from 16 on; sparse_decode_torch takes any")
-    if any(x.stride(-1) != 1 for x in (store.prompt_keys, store.prompt_values, store.tail_keys, store.tail_values)):
-        raise ValueError("keys and values: expected a contiguous last axis")
+    plan = plan or _plan(device, dtype == torch.float32, batch * heads, width, capacity, indexed)
+    prompt_parts = 0 if plan.joint else triton.cdiv(width, plan.chunk)
+    parts = plan.joint or prompt_parts + triton.cdiv(capacity, plan.chunk)
+    group = query_heads // heads
+    attend = {"group": group, "block_g": max(_MIN_GROUP, triton.next_power_of_2(group)), "block_n": plan.block}
+    attend |= {"indexed": indexed, "dim": dim, "observed": observed, "upcast": device.type != "cuda"}
+    attend |= {"num_warps": plan.warps, "num_stages": plan.stages}
+    if plan.joint:
+        attend |= {"whole": parts == 1, "group_p2": triton.next_power_of_2(group), "block_p": _JOINT_PARTS}
+    block_p = _FEW_PARTS if parts <= _FEW_PARTS else _MANY_PARTS
+    block_h = triton.next_power_of_2(query_heads)
+    return Launch(
+        *(parts, prompt_parts, plan.chunk, plan.joint > 0, (heads, parts, batch), attend),
+        combine_grid=(batch * query_heads,),
+        combine={"dim": dim, "block_p": block_p, "num_warps": 4},
+        average_grid=(triton.cdiv(width, _BLOCK_COLUMNS), batch),
+        average={
+            **{"indexed": indexed, "heads": query_heads, "block_h": block_h, "block_n": _BLOCK_COLUMNS},
+            "num_warps": 4,
+        },
+    )
 
 
 @cache
@@ -140,13 +180,13 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else _ON_CPU
 
 
-def _plan(query: Tensor, programs: int, width: int, capacity: int, indexed: bool) -> Plan:
+def _plan(device: torch.device, fp32: bool, programs: int, width: int, capacity: int, indexed: bool) -> Plan:
     """Plan for `programs` pairs of batch row and key head that read up to width + capacity columns each.
 
-    Numbers are the fastest measured on an H200 at 7B shapes, 1, 16 and 64 rows.
+    Numbers are the fastest measured on an H200 at 7B shapes, 1, 16 and 64 rows. fp32 runs without tensor cores: a
+    larger block spills registers.
     """
-    processors = _processors(query.device)
-    fp32 = query.dtype == torch.float32  # without tensor cores: a larger block spills registers
+    processors = _processors(device)
     joint = 1
     if 2 * programs < 3 * processors:
         joint = max(1, round((3 if indexed else 2) * processors / programs))

@@ -2,13 +2,17 @@
 
 import math
 from contextlib import contextmanager
+from dataclasses import fields
 
 import pytest
 import torch
 
+from dycoke.cache import DecodeRequest
+from dycoke.ops import sparse_decode as dispatch
 from dycoke.ops import sparse_decode_triton as kernels
 from dycoke.ops.sparse_decode import (
     Reads,
+    Scratch,
     Store,
     sparse_decode,
     sparse_decode_observed,
@@ -19,6 +23,25 @@ from dycoke.ops.sparse_decode_triton import Plan, sparse_decode_observed_triton,
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAN = float("nan")
+PARTS = [each.name for each in fields(Store) if each.init]
+
+
+def on_gpu(few, many):
+    """Fewer cases where each is compiled: on a GPU the kernels' variants, not the cases, take the time."""
+    return few if torch.cuda.is_available() else many
+
+
+@pytest.fixture
+def planning(monkeypatch):
+    """Replace a function the plans come from. What was worked out before or meanwhile is forgotten."""
+
+    def replace(name, function):
+        monkeypatch.setattr(kernels, name, function)
+        kernels._launch.cache_clear()
+
+    yield replace
+    monkeypatch.undo()
+    kernels._launch.cache_clear()
 
 
 def subject(
@@ -108,7 +131,7 @@ def test_reference_computes_half_precision_in_fp32(dtype):
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_step_traces(dense):
     query, store, reads, scale = subject(dense=dense, device="cpu")  # where the reference runs, which is what traces
-    parts = [getattr(store, name) for name in Store.__slots__]
+    parts = [getattr(store, name) for name in PARTS]
 
     def step(query, count, index, *parts):
         return sparse_decode_observed(query, Store(*parts), Reads(count, index), scale), sparse_decode(
@@ -138,9 +161,9 @@ def test_a_step_traces(dense):
 )
 def test_shapes_that_do_not_fit(wrong, message):
     query, store, reads, scale = subject()
-    given = {name: getattr(store, name) for name in Store.__slots__} | {"count": reads.count, "index": reads.index}
+    given = {name: getattr(store, name) for name in PARTS} | {"count": reads.count, "index": reads.index}
     given |= {"query": query} | {name: torch.zeros(shape, device=DEVICE) for name, shape in wrong.items()}
-    parts = [given[name] for name in Store.__slots__]
+    parts = [given[name] for name in PARTS]
     with pytest.raises(ValueError, match=message):
         sparse_decode(given["query"], Store(*parts), Reads(given["count"], given["index"]), scale)
 
@@ -188,15 +211,17 @@ SIZES = [
     (2, 3, 1, 128, 130, 101, 3),
     (1, 2, 7, 128, 301, 129, 33),
 ]
-REAL_SIZES = [(1, 4, 7, 128, 2990, 918, 64), (16, 4, 7, 128, 2990, 918, 64), (5, 2, 7, 64, 6291, 1813, 1000)]
-REAL_SIZES += [(64, 4, 7, 128, 500, 150, 64)]  # enough rows for one program each
+FLOATS = [(torch.float32, dense, swapped) for dense in (False, True) for swapped in (False, True)]
+FLOATS += [(dtype, dense, dense) for dtype in (torch.bfloat16, torch.float16) for dense in (False, True)]
+ONE_ROW, ROWS_16, ROWS_64 = ((b, 4, 7, 128, 2990, 918, 64) for b in (1, 16, 64))  # 64 rows: one program each
+REAL_CASES = [(size, torch.bfloat16, dense, dense) for size in (ONE_ROW, ROWS_16) for dense in (False, True)]
+REAL_CASES += [((5, 2, 7, 64, 6291, 1813, 1000), torch.float32, False, True), (ROWS_64, torch.float16, True, True)]
 
 
-@pytest.mark.parametrize("size", SIZES + REAL_SIZES * torch.cuda.is_available(), ids=lambda x: "-".join(map(str, x)))
 @pytest.mark.parametrize(
-    "dtype,dense,swapped",
-    [(torch.float32, dense, swapped) for dense in (False, True) for swapped in (False, True)]
-    + [(dtype, dense, dense) for dtype in (torch.bfloat16, torch.float16) for dense in (False, True)],
+    "size,dtype,dense,swapped",
+    on_gpu(REAL_CASES, [(size, *floats) for size in SIZES for floats in FLOATS]),
+    ids=lambda x: "-".join(map(str, x)) if isinstance(x, tuple) else None,
 )
 def test_kernels_equal_the_reference(size, dtype, dense, swapped):
     case = subject(*size, dense=dense, swapped=swapped, dtype=dtype, seed=sum(size))
@@ -219,7 +244,7 @@ def test_any_number_of_separate_parts(block, chunk):
 
 
 @pytest.mark.parametrize("joint", range(1, 9))
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize("dense", on_gpu([False], [False, True]))
 def test_any_number_of_joint_parts(joint, dense):
     """Rows of different lengths: blocks and parts begin in the prompt or the tail, hold the end of both, or nothing."""
     case = subject(4, 2, 3, 64, 101, 77, 70, dense=dense, swapped=joint % 2 == 0, seed=joint)
@@ -231,13 +256,15 @@ def test_any_number_of_joint_parts(joint, dense):
     assert torch.equal(unobserved, out)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda x: "-".join(map(str, x)))
-@pytest.mark.parametrize("dtype,dense", [(torch.bfloat16, False), (torch.bfloat16, True), (torch.float32, False)])
-def test_one_program_for_all_columns(size, dtype, dense, monkeypatch):
+@pytest.mark.parametrize("size", SIZES[-1:] + on_gpu([], SIZES[:-1]), ids=lambda x: "-".join(map(str, x)))
+@pytest.mark.parametrize(
+    "dtype,dense", [(torch.bfloat16, False), *on_gpu([], [(torch.bfloat16, True), (torch.float32, False)])]
+)
+def test_one_program_for_all_columns(size, dtype, dense, planning):
     """What a large batch takes: with a single multiprocessor, every batch is one."""
-    monkeypatch.setattr(kernels, "_processors", lambda device: 1)
+    planning("_processors", lambda device: 1)
     case = subject(max(2, size[0]), *size[1:], dense=dense, swapped=dense, dtype=dtype, seed=sum(size))
-    assert kernels._plan(case[0], 2 * size[1], 10, 1, not dense).joint == 1
+    assert kernels._plan(case[0].device, dtype == torch.float32, 2 * size[1], 10, 1, not dense).joint == 1
     with poisoned():
         out, attn = sparse_decode_observed_triton(*case)
         unobserved = sparse_decode_triton(*case)
@@ -245,19 +272,19 @@ def test_one_program_for_all_columns(size, dtype, dense, monkeypatch):
     assert torch.equal(unobserved, out)
 
 
-def test_plans_by_batch_size(monkeypatch):
+def test_plans_by_batch_size(planning):
     """The measured optima of an H200, four key heads a row; the smallest batch and the smallest reads."""
-    monkeypatch.setattr(kernels, "_processors", lambda device: 132)
-    half, single = torch.empty(1, 1, 64, dtype=torch.bfloat16), torch.empty(1, 1, 64)
-    assert kernels._plan(half, 256, 918, 64, True) == Plan(64, 1)
-    assert kernels._plan(half, 256, 2990, 64, False) == Plan(64, 1)
-    assert kernels._plan(single, 256, 2990, 64, False) == Plan(16, 1)
-    assert kernels._plan(half, 64, 918, 64, True) == Plan(32, 6)
-    assert kernels._plan(half, 64, 2990, 64, False) == Plan(64, 4)
-    assert kernels._plan(half, 64, 1, 1, True) == Plan(32, 1)
-    assert kernels._plan(half, 4, 918, 64, True) == Plan(32, 0, 32)
-    assert kernels._plan(half, 4, 2990, 64, False) == Plan(64, 0, 64)
-    assert kernels._plan(half, 1, 0, 64, True) == Plan(32, 0, 32)
+    planning("_processors", lambda device: 132)
+    half, single = (DEVICE, False), (DEVICE, True)
+    assert kernels._plan(*half, 256, 918, 64, True) == Plan(64, 1)
+    assert kernels._plan(*half, 256, 2990, 64, False) == Plan(64, 1)
+    assert kernels._plan(*single, 256, 2990, 64, False) == Plan(16, 1)
+    assert kernels._plan(*half, 64, 918, 64, True) == Plan(32, 6)
+    assert kernels._plan(*half, 64, 2990, 64, False) == Plan(64, 4)
+    assert kernels._plan(*half, 64, 1, 1, True) == Plan(32, 1)
+    assert kernels._plan(*half, 4, 918, 64, True) == Plan(32, 0, 32)
+    assert kernels._plan(*half, 4, 2990, 64, False) == Plan(64, 0, 64)
+    assert kernels._plan(*half, 1, 0, 64, True) == Plan(32, 0, 32)
 
 
 def test_an_index_without_columns():
@@ -267,11 +294,61 @@ def test_an_index_without_columns():
     assert_observed((query, store, reads, scale), out, attn)
 
 
+def test_scratch_serves_calls_of_any_shape_in_turn(monkeypatch):
+    """Nothing is allocated the second time, whatever was left behind does no harm, and counters are back at zero."""
+    one, other = subject(2, 2, 3, 64, 101, 77, 20, seed=1), subject(3, 2, 3, 64, 70, 50, 40, dense=True, seed=2)
+    calls = [(case, plan) for plan in (Plan(16, 4), Plan(16, 0, 32), Plan(16, 1)) for case in (one, other, one)]
+    want = [kernels._decode(*case, observed=True, plan=plan) for case, plan in calls]
+    scratch = Scratch()
+    for _ in range(2):
+        for (case, plan), (out, attn) in zip(calls, want, strict=True):
+            got = kernels._decode(*case, scratch, observed=True, plan=plan)
+            assert torch.equal(got[0], out) and torch.equal(got[1], attn)
+            for (name, _), buffer in scratch._buffers.items():
+                assert name != "done" or not buffer.any()
+                if name != "done":
+                    buffer.fill_(NAN)
+        monkeypatch.setattr(Scratch, "_keep", None)
+
+
+def test_a_request_keeps_its_scratch_from_step_to_step(monkeypatch, planning):
+    """Of kernels that run for every tensor: a step allocates what they need at the first layer, and once it grew."""
+    planning("_processors", lambda device: 132)  # which deals out the tail separately
+    monkeypatch.setattr(dispatch, "_has_kernel", lambda query: True)
+    made, keep = [], Scratch._keep
+    monkeypatch.setattr(Scratch, "_keep", lambda self, name, buffer: made.append(name) or keep(self, name, buffer))
+    random = torch.Generator().manual_seed(3)
+
+    def normal(*sizes):
+        return torch.randn(sizes, generator=random).to(DEVICE)
+
+    request = DecodeRequest(None, 2, (2, 40), torch.device(DEVICE), None, None, tail=2)
+    for layer in range(2):
+        request.fill(layer, normal(2, 2, 40, 64), normal(2, 2, 40, 64))
+    expected = [True, False, False, True, False]
+    for step, grows in enumerate(expected):
+        if step == 3:
+            request.reserve(100)  # more parts of the tail
+            request.reorder(torch.tensor([1, 1]))
+        request.advance()
+        for layer in range(2):
+            if step == 3:
+                request.reorder_layer(layer, torch.tensor([1, 1]))
+            request.append(layer, normal(2, 2, 1, 64), normal(2, 2, 1, 64))
+            query = normal(2, 6, 1, 64)
+            made.clear()
+            got = request.attend(layer, query, 0.125)[:, 0]
+            reads = request.columns(query.device).whole
+            assert_close(got, sparse_decode_torch(*as_double(query[:, :, 0], request.store(layer), reads, 0.125)))
+            assert bool(made) == (grows and layer == 0)
+        request.end_step()
+
+
 def test_layouts_the_kernel_cannot_read():
     with pytest.raises(ValueError, match="head dim 48"):
         sparse_decode_triton(*subject(d=48))
     query, store, reads, scale = subject()
-    parts = {name: getattr(store, name) for name in Store.__slots__}
+    parts = {name: getattr(store, name) for name in PARTS}
     parts["tail_values"] = parts["tail_values"].mT.contiguous().mT
     with pytest.raises(ValueError, match="contiguous last axis"):
         sparse_decode_triton(query, Store(**parts), reads, scale)
@@ -293,21 +370,23 @@ def test_cuda_tensors_run_the_kernels_where_there_are(d, dtype, runs, monkeypatc
 
 
 @needs_gpu
-@pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("plan", [Plan(64, 1), Plan(32, 6), Plan(64, 0, 64)])
-def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, plan, monkeypatch):
-    monkeypatch.setattr(kernels, "_plan", lambda *args: plan)
+@pytest.mark.parametrize("scratch", [None, "warm", "cold"])
+@pytest.mark.parametrize("plan,dense", [(Plan(64, 1), True), (Plan(32, 6), False), (Plan(64, 0, 64), True)])
+def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, plan, scratch, planning):
+    planning("_plan", lambda *args: plan)
+    shared = scratch and Scratch()
     size, options = (4, 4, 7, 128, 700, 300, 64), {"dense": dense, "dtype": torch.bfloat16}
     case, other = subject(*size, seed=1, **options), subject(*size, seed=2, **options)
-    sparse_decode_observed(*case)
+    sparse_decode_observed(*case, shared if scratch == "warm" else None)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):  # a host read would end the capture with an error
-        out, attn = sparse_decode_observed(*case)
+        out, attn = sparse_decode_observed(*case, shared)
+    assert shared is None or bool(shared._buffers) == (scratch == "warm")  # a capture's own memory is not kept
     query, store, reads, _ = case
-    into = [query, *(getattr(store, name) for name in Store.__slots__), reads.count, reads.index]
+    into = [query, *(getattr(store, name) for name in PARTS), reads.count, reads.index]
     query, store, reads, _ = other
-    new = [query, *(getattr(store, name) for name in Store.__slots__), reads.count, reads.index]
+    new = [query, *(getattr(store, name) for name in PARTS), reads.count, reads.index]
     for old, value in zip(into, new, strict=True):
         if old is not None:
             old.copy_(value)
