@@ -15,7 +15,7 @@ from torch import Tensor
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
 from dycoke.ops.sparse_decode import Reads, Scratch, Store, sparse_decode, sparse_decode_observed
-from dycoke.types import DecodePolicy
+from dycoke.types import DecodePolicy, PolicyState
 from dycoke.usage import CacheUse
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
@@ -138,7 +138,12 @@ class DecodeRequest:
         self._count_bytes()
 
     def advance(self) -> None:
-        """Begin a step: one more column of the tail is valid, which the layers fill in turn."""
+        """Begin a step: one more column of the tail is valid, which the layers fill in turn.
+
+        Raises ValueError if the step before failed half-way, so that some layers lack its token.
+        """
+        if self.stepping:
+            raise ValueError("a step of this request failed: pass the whole prompt and a fresh cache")
         self.steps += 1
         if self.steps > self.capacity:
             self.reserve(2 * self.capacity)
@@ -197,10 +202,8 @@ class DecodeRequest:
 
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
-        for name, value in vars(self.state).items() if self.policy is not None else ():
-            if isinstance(value, Tensor):
-                setattr(self.state, name, value.index_select(0, rows.to(value.device)))
         if self.policy is not None:
+            _reorder_state(self.state, rows)
             self.use.selections = getattr(self.state, "selections", None)
             self._text = self._text.index_select(0, rows.to(self._text.device))
         for device, columns in self._columns.items():
@@ -252,6 +255,14 @@ def _whole(real: Tensor) -> Reads:
         return Reads(count)
     index, count = list_columns(real, real.shape[1])
     return Reads(count, index)
+
+
+def _reorder_state(state: PolicyState, rows: Tensor) -> None:
+    """Every tensor attribute of the state by rows, in place, so that states with slots or frozen ones serve too."""
+    for name in getattr(state, "__dict__", None) or getattr(state, "__slots__", ()):
+        value = getattr(state, name)
+        if isinstance(value, Tensor):
+            value.copy_(value.index_select(0, rows.to(value.device)))
 
 
 def _own(entries: Tensor) -> Tensor:

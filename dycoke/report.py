@@ -157,8 +157,9 @@ class Recorder:
         self._keep_peak(stage)
 
     def discard(self) -> None:
-        """Forget the current request: it failed before it reached the language model."""
-        self._request, self._open = None, {}
+        """Forget a request that failed before it reached the language model; one that is being decoded stays."""
+        if self._request is not None and not self._request.spans["prefill"]:
+            self._request, self._open = None, {}
 
     def video(self, frames: int, made: int, kept: int) -> None:
         """Add a compressed video: frames, visual tokens before and after."""
@@ -177,7 +178,9 @@ class Recorder:
         self._reset_peak()
 
     def decoded(self) -> None:
-        """A decode step has been queued."""
+        """A decode step has been queued; of no account where a later request has taken this one's place, and failed."""
+        if self._request is None:
+            return
         self._request.steps += 1
         if not (self._cuda and torch.cuda.is_current_stream_capturing()):  # a captured event tells no time
             self._request.last = self._mark()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections import Counter
 from contextlib import ExitStack
 from typing import Any
@@ -43,6 +44,7 @@ class DecodeStage:
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", RuntimeWarning, stacklevel=2)
             self._host = False
         self._warned = False
+        self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
 
     def install(self, undo: ExitStack) -> None:
         """Let the language model run under our attention's name, until the last model of its config is done."""
@@ -51,15 +53,23 @@ class DecodeStage:
         self.config._attn_implementation = pruned_name(self._base)
 
     def _leave(self) -> None:
+        for request in self._live:
+            request.stepping = False  # a step that failed would leave it open to steps nobody prepares
         _users[id(self.config)] -= 1
         if not _users[id(self.config)]:
             del _users[id(self.config)]
             self.config._attn_implementation = self._base
 
     def has_cache(self, kwargs: dict[str, Any]) -> bool:
-        """Whether a prefill with these arguments fills a cache. Warns, once, where there is none to prune."""
-        use_cache = self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]
-        if kwargs.get("past_key_values") is not None or use_cache:
+        """Whether a prefill with these arguments fills a cache. Warns, once, where there is none to prune.
+
+        Raises ValueError for a cache that is not fresh or of another kind.
+        """
+        cache = kwargs.get("past_key_values")
+        if cache is not None:
+            _check_cache(cache)
+            return True
+        if self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]:
             return True
         if not self._warned:
             warnings.warn("use_cache=False: there is no cache to prune while decoding", RuntimeWarning, stacklevel=2)
@@ -76,8 +86,7 @@ class DecodeStage:
     ) -> tuple[dict[str, Any], CacheUse]:
         """Arguments of a prefill [B, S] with the cache taken over, and the counters of its request.
 
-        real [B, S] bool: no padding. visual [B, S] bool. Raises ValueError for a cache that is not fresh or of another
-        kind, and for what `check` refuses.
+        real [B, S] bool: no padding. visual [B, S] bool. Raises ValueError for what `check` refuses.
         """
         self.check(kwargs)
         cache = kwargs.get("past_key_values")
@@ -87,10 +96,12 @@ class DecodeStage:
                 f"attention_mask for {tuple(real.shape)} where the prompt is {shape}: leave out "
                 "prompt_lookup_num_tokens and assistant_model, whose first step some releases hand no mask"
             )
-        tail = _check_cache(cache, shape[1])
+        lengths = [layer.max_cache_len for layer in cache.layers if isinstance(layer, StaticLayer)]
+        tail = max([TAIL, *(length - shape[1] for length in lengths)])  # what a static cache has room for
         request = DecodeRequest(
             self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
         )
+        self._live.add(request)
         cache.layers, cache.layer_class_to_replicate = [PrunedLayer(request, i) for i in range(self._layers)], None
         kwargs = {**kwargs, "past_key_values": cache}
         mask = kwargs.get("attention_mask")
@@ -152,8 +163,8 @@ def _check_attention(language_model: nn.Module) -> str:
     return base
 
 
-def _check_cache(cache: Cache, prompt: int) -> int:
-    """Tail columns to reserve for the answer. Raises ValueError unless the cache is a plain, fresh one."""
+def _check_cache(cache: Cache) -> None:
+    """Raise ValueError unless the cache is a plain, fresh one."""
     layers = getattr(cache, "layers", None)
     if (
         layers is None
@@ -166,5 +177,3 @@ def _check_cache(cache: Cache, prompt: int) -> int:
         )
     if any(layer.is_initialized and int(layer.get_seq_length()) for layer in layers):
         raise ValueError("past_key_values= of another request: pass the whole prompt and a fresh cache")
-    lengths = [layer.max_cache_len for layer in layers if isinstance(layer, StaticLayer)]
-    return max(TAIL, max(lengths) - prompt) if lengths else TAIL

@@ -115,7 +115,7 @@ def test_p_out_of_range(refused, p):
 
 
 def test_l_without_an_observer(refused):
-    assert "l=0: expected at least 1" in refused("--l", 0)
+    assert "l=0: expected 1 to the model's last layer" in refused("--l", 0)
 
 
 @pytest.mark.parametrize("which", ["llava", "hf"])

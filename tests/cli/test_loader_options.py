@@ -137,7 +137,7 @@ def test_method_by_text_by_dict_and_by_plan(model):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"dycoke": True, "dycoke_l": 0}, "l=0: expected at least 1"),
+        ({"dycoke": True, "dycoke_l": 0}, "l=0: expected 1 to the model's last layer"),
         ({"dycoke": "True", "dycoke_p": "1"}, r"p=1: expected a number in \[0, 1\)"),
         ({"dycoke": True, "dycoke_refresh": 2}, r"refresh=2: expected a number in \[0, 1\]"),
         ({"dycoke": True, "dycoke_seed": -1}, "seed=-1: expected an integer from 0"),

@@ -1,7 +1,9 @@
 """Requests that fail, take turns, or share a model's config, while a method prunes what they decode."""
 
+import copy
 import gc
 import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -75,6 +77,40 @@ def test_a_prefill_that_fails_does_not_end_the_request_before_it():
         torch.testing.assert_close(model(input_ids=token, past_key_values=cache).logits, want)
 
 
+@torch.no_grad()
+def test_a_refused_call_does_not_end_the_request_before_it():
+    model, token = qwen(), torch.tensor([[3]])
+    with dycoke.attach(model, PLAN, visual=VISUAL) as run:
+        first = model(inputs_embeds=embeds(1)).past_key_values
+        second = model(inputs_embeds=embeds()).past_key_values
+        for cache in (first, copy.deepcopy(second)):
+            with pytest.raises(ValueError, match="past_key_values= of another request"):
+                model(input_ids=token, past_key_values=cache)
+        got = model(input_ids=token, past_key_values=second).logits
+        assert run.report.stages["decode"].tokens == 1
+        third = model(inputs_embeds=embeds()).past_key_values
+        torch.testing.assert_close(model(input_ids=token, past_key_values=third).logits, got)
+
+
+@torch.no_grad()
+def test_a_step_that_failed_half_way_cannot_be_taken_again():
+    model, token = qwen(), torch.tensor([[3]])
+
+    def fail(*_):
+        raise KeyError("inside a layer")
+
+    with dycoke.attach(model, PLAN, visual=VISUAL):
+        cache = model(inputs_embeds=embeds()).past_key_values
+        hook = model.model.layers[2].register_forward_pre_hook(fail)
+        with pytest.raises(KeyError, match="inside a layer"):
+            model(input_ids=token, past_key_values=cache)
+        hook.remove()
+        with pytest.raises(ValueError, match="a step of this request failed"):
+            model(input_ids=token, past_key_values=cache)
+    with pytest.raises(ValueError, match="of a method that was removed"):
+        model(input_ids=token, past_key_values=cache)
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_two_models_of_one_config(order):
     config = Qwen2Config(**CONFIG)
@@ -88,6 +124,33 @@ def test_two_models_of_one_config(order):
     assert torch.equal(generate(models[order[1]]), want)
     runs[order[1]].remove()
     assert config._attn_implementation == "sdpa"
+
+
+@dataclass(slots=True, frozen=True)
+class Frozen:
+    keep: torch.Tensor
+
+
+class Fixed:
+    """Reads two columns it was given for each row, and keeps them in an object nothing can be set on."""
+
+    first_layer = 2
+
+    def budget(self, visual: int) -> int:
+        return 2
+
+    def start(self, visual):
+        return Frozen(torch.tensor([[3, 5]]).repeat(len(visual), 1))
+
+    def step(self, state, attn):
+        state.keep.copy_(torch.where(attn[:, 3:4] > attn[:, 4:5], state.keep, state.keep.flip(1)))
+
+
+def test_beams_reorder_whatever_holds_the_state():
+    model, plan = qwen(), dycoke.Plan(decode=Fixed())
+    with dycoke.attach(model, plan, visual=VISUAL, trace=True) as run:
+        generate(model, num_beams=3)
+    assert all(row[:3] == [0, 1, 2] and {3, 5} < set(row) and 4 not in row for step in run.report.keeps for row in step)
 
 
 @torch.no_grad()
