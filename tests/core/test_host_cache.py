@@ -115,6 +115,7 @@ def test_device_memory_after_prefill_is_what_the_report_says():
             cache = model(inputs_embeds=embeds, logits_to_keep=1).past_key_values
             torch.cuda.synchronize()
             held[place] = torch.cuda.memory_allocated() - before
-            assert abs(held[place] - run.report.cache.device_bytes) < 0.02 * run.report.cache.device_bytes
+            counted = run.report.cache.device_bytes
+            assert counted <= held[place] < 1.05 * counted  # masks and states of the request come on top
             del cache
     assert held["host"] < 0.45 * held["device"]
