@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from dycoke.entries import DeviceEntries, reorder_state, state_names
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
 from dycoke.ops.sparse_decode import Reads, Scratch, Store, sparse_decode, sparse_decode_observed
-from dycoke.types import DecodePolicy, PolicyState
+from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
@@ -32,19 +33,6 @@ class Columns:
     pruned: Reads | None = None
     scratch: Scratch = field(default_factory=Scratch)  # of all layers in turn
     wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
-
-
-class DeviceEntries:
-    """Keys and values [B, H, S, D] of a layer's prompt where prefill left them: no copy."""
-
-    host_bytes = 0
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        self.keys, self.values = _own(keys), _own(values)
-
-    @property
-    def device_bytes(self) -> int:
-        return _bytes(self.keys) + _bytes(self.values)
 
 
 class DecodeRequest:
@@ -90,6 +78,7 @@ class DecodeRequest:
         if self.policy is None:
             return
         self.state = self.policy.start(visual)
+        state_names(self.state)  # raises now rather than at the first beam
         self.use.selections = getattr(self.state, "selections", None)
         text = real & ~visual
         self._width = min(self.prompt, int(text.sum(1).max()) + self.state.keep.shape[1])
@@ -203,7 +192,7 @@ class DecodeRequest:
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
         if self.policy is not None:
-            _reorder_state(self.state, rows)
+            reorder_state(self.state, rows)
             self.use.selections = getattr(self.state, "selections", None)
             self._text = self._text.index_select(0, rows.to(self._text.device))
         for device, columns in self._columns.items():
@@ -241,7 +230,7 @@ class DecodeRequest:
 
     def _count_bytes(self) -> None:
         entries = [entry for entry in self.entries if entry is not None]
-        tails = sum(_bytes(part) for tail in self.tails if tail is not None for part in tail)
+        tails = sum(part.numel() * part.itemsize for tail in self.tails if tail is not None for part in tail)
         self.use.device_bytes = sum(entry.device_bytes for entry in entries) + tails
         self.use.host_bytes = sum(entry.host_bytes for entry in entries)
         self.use.host_layers = sum(isinstance(entry, HostEntries) for entry in entries)
@@ -255,21 +244,3 @@ def _whole(real: Tensor) -> Reads:
         return Reads(count)
     index, count = list_columns(real, real.shape[1])
     return Reads(count, index)
-
-
-def _reorder_state(state: PolicyState, rows: Tensor) -> None:
-    """Every tensor attribute of the state by rows, in place, so that states with slots or frozen ones serve too."""
-    for name in getattr(state, "__dict__", None) or getattr(state, "__slots__", ()):
-        value = getattr(state, name)
-        if isinstance(value, Tensor):
-            value.copy_(value.index_select(0, rows.to(value.device)))
-
-
-def _own(entries: Tensor) -> Tensor:
-    """The tensor itself, or a copy where it is a part of something larger or its channels are apart."""
-    whole = entries.untyped_storage().nbytes() == _bytes(entries)
-    return entries if whole and entries.stride(-1) == 1 else entries.contiguous().clone()
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.itemsize

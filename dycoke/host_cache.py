@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dycoke.entries import nbytes
 from dycoke.ops.choose import list_columns, place_columns, plan_fetch
 from dycoke.ops.host_fetch import fetch
 
@@ -69,11 +70,11 @@ class HostEntries:
 
     @property
     def device_bytes(self) -> int:
-        return sum(t.numel() * t.itemsize for t in (self.keys, self.values))
+        return nbytes(self.keys, self.values)
 
     @property
     def host_bytes(self) -> int:
-        return sum(t.numel() * t.itemsize for t in (self.host_keys, self.host_values))
+        return nbytes(self.host_keys, self.host_values)
 
     def _on_device(self, entries: Tensor) -> Tensor:
         """The smaller store, with the text in its first slots. [B, H, A, D], a column's heads side by side."""

@@ -90,6 +90,9 @@ class FamilyAdapter:
         """Visual tokens [B, S] bool of the prefill under way, called once for each; None if it has none."""
         raise AssertionError(f"{type(self).__name__} finds no visual tokens")
 
+    def forget(self) -> None:
+        """Drop what is known of the visual tokens of a prefill whose cache nobody prunes."""
+
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments the language model gets in prefill."""
         return kwargs
@@ -145,9 +148,10 @@ class FamilyAdapter:
         return args, kwargs
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        use = None
-        if self._stage is not None and self._stage.has_cache(kwargs):
-            shape = _shape(kwargs)
+        use, shape = None, _shape(kwargs)
+        if self._stage is not None and not self._stage.has_cache(kwargs):
+            self.forget()
+        elif self._stage is not None:
             real = real_tokens(kwargs.get("attention_mask"), shape[1])
             visual = self.visual(kwargs, shape)
             kwargs, use = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
@@ -172,7 +176,11 @@ def expand_rows(mask: Tensor, shape: tuple[int, int]) -> Tensor:
     """A mask [B, S] for the n * B rows of beams or return sequences. Raises ValueError if it does not fit them."""
     rows, length = shape
     if mask.shape[1] != length or rows % mask.shape[0]:
-        raise ValueError(f"visual mask of shape {tuple(mask.shape)} for a prompt of {rows} rows and {length} tokens")
+        raise ValueError(
+            f"visual mask of shape {tuple(mask.shape)} for a prompt of {rows} rows and {length} tokens: the mask names "
+            "the slots of whole prompts, read in one piece (no prefill_chunk_size, no prompt_lookup_num_tokens, "
+            "assistant_model or guidance_scale)"
+        )
     return mask.repeat_interleave(rows // mask.shape[0], dim=0)
 
 

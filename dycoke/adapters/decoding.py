@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections import Counter
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +18,7 @@ from dycoke.host_cache import host_cache_works
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 
-_users: Counter[int] = Counter()  # attached models by the id of their config: transformers lets models share one
+_stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are installed
 
 
 class DecodeStage:
@@ -30,7 +29,7 @@ class DecodeStage:
     """
 
     def __init__(self, language_model: nn.Module, policy: DecodePolicy | None, trace: bool = False) -> None:
-        self.config = language_model.config
+        self.config, self._model = language_model.config, weakref.ref(language_model)
         self._policy, self._trace = policy, trace
         self._base = _check_attention(language_model)
         self._layers = self.config.num_hidden_layers
@@ -41,7 +40,7 @@ class DecodeStage:
             )
         self._host = getattr(policy, "dp_cache", "device") == "host"
         if self._host and not host_cache_works():
-            warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", RuntimeWarning, stacklevel=2)
+            warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=2)
             self._host = False
         self._warned = False
         self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
@@ -49,15 +48,14 @@ class DecodeStage:
     def install(self, undo: ExitStack) -> None:
         """Let the language model run under our attention's name, until the last model of its config is done."""
         undo.callback(self._leave)
-        _users[id(self.config)] += 1
+        _stages.add(self)
         self.config._attn_implementation = pruned_name(self._base)
 
     def _leave(self) -> None:
         for request in self._live:
             request.stepping = False  # a step that failed would leave it open to steps nobody prepares
-        _users[id(self.config)] -= 1
-        if not _users[id(self.config)]:
-            del _users[id(self.config)]
+        _stages.discard(self)
+        if not any(stage.config is self.config for stage in _stages):
             self.config._attn_implementation = self._base
 
     def has_cache(self, kwargs: dict[str, Any]) -> bool:
@@ -72,7 +70,7 @@ class DecodeStage:
         if self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]:
             return True
         if not self._warned:
-            warnings.warn("use_cache=False: there is no cache to prune while decoding", RuntimeWarning, stacklevel=2)
+            warnings.warn("use_cache=False: there is no cache to prune while decoding", stacklevel=2)
         self._warned = True
         return False
 
@@ -147,9 +145,10 @@ class DecodeStage:
 def _check_attention(language_model: nn.Module) -> str:
     """The model's attention implementation, of those that can be observed."""
     name, config = type(language_model).__name__, language_model.config
-    base = config._attn_implementation
-    if _users[id(config)]:  # another model of this config carries a method
-        base = base.removeprefix(pruned_name(""))
+    # Under our name already where another model of this config carries a method, or went away with one.
+    base = config._attn_implementation.removeprefix(pruned_name(""))
+    if any(stage._model() is language_model for stage in _stages):
+        raise ValueError(f"{name} carries a method already; remove it first")
     if not getattr(language_model, "_supports_attention_backend", False):
         raise ValueError(
             f"{name}: its attention cannot be observed, for it does not go through transformers' attention interface; "

@@ -48,9 +48,17 @@ class LlavaAdapter(FamilyAdapter):
 
     def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
         visual, self._visual = self._visual, None
-        if visual is None or kwargs.get("inputs_embeds") is None:  # ids: a prompt without images was never packed
+        if kwargs.get("inputs_embeds") is None:  # ids: a prompt without images is not packed
             return None
+        if visual is None:
+            raise ValueError(
+                "inputs_embeds=: a method needs input_ids and images to find the visual tokens; what "
+                "prepare_inputs_labels_for_multimodal returns serves one call"
+            )
         return expand_rows(visual, shape)
+
+    def forget(self) -> None:
+        self._visual = None
 
 
 def tokens_per_frame(model: nn.Module) -> int:

@@ -3,13 +3,15 @@
 import copy
 import gc
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
+from dycoke.adapters import decoding
 from dycoke.methods import DynamicPruning
 from tests.core.subjects import PROMPTS, SUBJECTS, greedy
 from tests.llava import tiny
@@ -153,6 +155,101 @@ def test_beams_reorder_whatever_holds_the_state():
     assert all(row[:3] == [0, 1, 2] and {3, 5} < set(row) and 4 not in row for step in run.report.keeps for row in step)
 
 
+class Rows(NamedTuple):
+    keep: torch.Tensor
+
+
+def test_a_state_that_cannot_be_reordered_is_refused():
+    class Tuple(Fixed):
+        def start(self, visual):
+            return Rows(super().start(visual).keep)
+
+    model, said = qwen(), "state Rows: expected an object whose attributes can be set"
+    with dycoke.attach(model, dycoke.Plan(decode=Tuple()), visual=VISUAL), pytest.raises(TypeError, match=said):
+        generate(model)
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        DynamicPruning(2, 0.5),
+        DynamicPruning(2, 0.5, refresh=1.0),
+        DynamicPruning(2, 0.5, "official"),
+        DynamicPruning(2, 0.5, decode="one_shot"),
+        DynamicPruning(2, 0.5, decode="random", refresh=1.0),
+    ],
+    ids=["paper", "every step", "official", "one_shot", "random"],
+)
+@torch.no_grad()
+def test_rows_that_change_places_take_everything_along(monkeypatch, policy, place):
+    """Two rows of different visual slots and padding, swapped in mid-answer, go on as if they had not been."""
+    if place == "host":
+        if policy.variant == "official":
+            pytest.skip("the released code has no cache on the host")
+        monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda: True)
+        policy = replace(policy, dp_cache="host")
+    model, visual, real = qwen(), VISUAL.repeat(2, 1), torch.ones(2, PROMPT, dtype=torch.long)
+    visual[1], real[1, :2] = torch.tensor([0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0]).bool(), 0
+    prompt = torch.cat([embeds(0), embeds(1)])
+    tokens = torch.randint(32, (6, 2), generator=torch.Generator().manual_seed(0))
+    swap = torch.tensor([1, 0])
+    with dycoke.attach(model, dycoke.Plan(decode=policy), visual=visual):
+        answers = []
+        for swapped in (False, True):
+            cache, order, logits = model(inputs_embeds=prompt, attention_mask=real).past_key_values, swap.flip(0), []
+            for t, ids in enumerate(tokens):
+                if swapped and t == 3:
+                    cache.reorder_cache(swap)
+                    order = swap
+                positions = (real.sum(1)[order] + t)[:, None]
+                step = model(input_ids=ids[order][:, None], past_key_values=cache, position_ids=positions)
+                logits.append(step.logits[order])
+            answers.append(torch.stack(logits))
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=0)
+
+
+def test_a_model_and_its_language_model_carry_one_method():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL):
+        with pytest.raises(ValueError, match="Qwen2Model carries a method already; remove it first"):
+            dycoke.apply(model.model, PLAN, visual=VISUAL)
+        assert generate(model).shape == (1, 4)
+
+
+def test_a_model_that_went_away_attached_leaves_nothing():
+    config = Qwen2Config(**CONFIG)
+    model, other = qwen(config), qwen(config)
+    dycoke.apply(model, PLAN, visual=VISUAL)
+    del model
+    gc.collect()
+    with dycoke.attach(other, PLAN, visual=VISUAL):
+        generate(other)
+    assert not decoding._stages and config._attn_implementation == "sdpa"
+
+
+@torch.no_grad()
+def test_packed_embeddings_serve_one_call():
+    """Which of them are visual is known from packing, and would be guesswork later."""
+    subject = SUBJECTS["llava"]()
+    inputs = subject.inputs(PROMPTS["one_video"])
+    with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
+        packed = subject.model.prepare_inputs_labels_for_multimodal(
+            inputs["input_ids"], None, inputs["attention_mask"], None, None,
+            inputs["images"], inputs["modalities"], inputs["image_sizes"],
+        )  # fmt: skip
+        call = {"inputs_embeds": packed[4], "attention_mask": packed[2]}
+        cache = subject.model(**call).past_key_values
+        subject.model(input_ids=torch.tensor([[3]]), past_key_values=cache)
+        assert run.report.cache.read_from < run.report.cache.read_below
+        with pytest.raises(ValueError, match="inputs_embeds=: a method needs input_ids and images"):
+            subject.model(**call)
+        with pytest.warns(UserWarning, match="use_cache=False"):
+            subject.model(**inputs, use_cache=False)
+        with pytest.raises(ValueError, match="inputs_embeds=: a method needs input_ids and images"):
+            subject.model(**call)
+
+
 @torch.no_grad()
 def test_a_language_model_called_by_position():
     model = qwen()
@@ -167,7 +264,7 @@ def test_without_a_cache_it_warns_once_and_prunes_nothing():
     model = qwen()
     ids = {"input_ids": torch.arange(PROMPT)[None], "max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
     want = model.generate(**ids, use_cache=False)
-    with dycoke.attach(model, PLAN, visual=VISUAL), pytest.warns(RuntimeWarning, match="use_cache=False") as warned:
+    with dycoke.attach(model, PLAN, visual=VISUAL), pytest.warns(UserWarning, match="use_cache=False") as warned:
         assert torch.equal(model.generate(**ids, use_cache=False), want)
     assert len([w for w in warned if "use_cache=False" in str(w.message)]) == 1
 

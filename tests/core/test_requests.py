@@ -46,7 +46,7 @@ def test_every_cache_gives_the_same_answer(name, positions, options):
 def test_without_a_cache_there_is_nothing_to_prune_and_it_says_so():
     subject = SUBJECTS["hf"]()
     with dycoke.attach(subject.model, dycoke.build("dycoke")) as run:
-        with pytest.warns(RuntimeWarning, match="use_cache=False: there is no cache to prune"):
+        with pytest.warns(UserWarning, match="use_cache=False: there is no cache to prune"):
             greedy(subject, PROMPTS["one_video"], use_cache=False)
         assert run.report.cache is None
 
