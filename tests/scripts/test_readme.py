@@ -96,6 +96,38 @@ def test_loader_keywords_are_the_loaders():
     assert set(re.findall(r"`(dycoke_\w+)`", README)) == {*_PASSED_ON, _TOKENS}
 
 
+def test_decode_tables_are_what_the_record_says():
+    record = json.loads((ROOT / "results" / "bench" / "decode_h200.json").read_text())
+
+    def medians(results: list[dict]) -> dict[str, str]:
+        return {row["version"]: f"{row['median_ms']:.3f} ms" for row in results}
+
+    graphs, eager = (medians(record["step"][loop]["results"]) for loop in ("graphs", "eager"))
+    attention = medians(record["attention"]["results"])
+    speeds = {row["version"]: f"{row['gb_per_s']:.0f} GB/s" for row in record["attention"]["results"]}
+    memory = {
+        row["version"]: (f"{row['measured_bytes'] / 2**20:.1f}", f"{row['measured_share']:.1%}")
+        for row in record["memory"]["results"]
+    }
+    cells = [tuple(cell.strip() for cell in row.split("|")[2:-1]) for row in README.splitlines() if row.startswith("|")]
+    assert ("6302", graphs["stock_untouched"], "") in cells
+    for version in ("stock", "full", "dp"):
+        assert ("2990", graphs[version], eager[version]) in cells
+    for version in ("dense", "torch_sdpa", "dp_carried_on"):
+        assert (attention[version], speeds[version]) in cells
+    assert all(row in cells for row in memory.values()) and len(memory) == 4
+
+    ratios = {row["ratio"]: row for part in ("step",) for row in record[part]["graphs"]["ratios"]}
+    low, high = ratios["dp / full"]["range"]
+    assert f"costs {ratios['dp / full']['of_medians'] - 1:.1%}".replace("%", " %") in README
+    assert f"rounds {low:.4f} to {high:.4f}" in README
+    host_bound = {row["ratio"]: row["of_medians"] for row in record["step"]["eager"]["ratios"]}
+    assert f"({host_bound['full / stock']:.2f} times a step, and {host_bound['dp / stock']:.2f} with pruning)" in README
+    faster = {row["ratio"]: row["of_medians"] for row in record["attention"]["ratios"]}
+    assert f"**{faster['dense / dp_carried_on']:.2f} times**" in README
+    assert f"**{memory['dp_host'][1][:-1]} %**" in README
+
+
 def test_quick_starts_answer_stays_with_the_tokens_claimed():
     """Of the numbers in the first paragraphs, those that any machine can check."""
     script = (ROOT / "scripts" / "quickstart.sh").read_text()
