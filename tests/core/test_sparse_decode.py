@@ -1,18 +1,13 @@
 """Sparse decode attention: the reference against a loop in float64, the kernels against the reference."""
 
 import math
-from contextlib import contextmanager
-from dataclasses import fields
 
 import pytest
 import torch
 
-from dycoke.cache import DecodeRequest
-from dycoke.ops import sparse_decode as dispatch
 from dycoke.ops import sparse_decode_triton as kernels
 from dycoke.ops.sparse_decode import (
     Reads,
-    Scratch,
     Store,
     sparse_decode,
     sparse_decode_observed,
@@ -20,68 +15,16 @@ from dycoke.ops.sparse_decode import (
     sparse_decode_torch,
 )
 from dycoke.ops.sparse_decode_triton import Plan, sparse_decode_observed_triton, sparse_decode_triton
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-NAN = float("nan")
-PARTS = [each.name for each in fields(Store) if each.init]
-
-
-def on_gpu(few, many):
-    """Fewer cases where each is compiled: on a GPU the kernels' variants, not the cases, take the time."""
-    return few if torch.cuda.is_available() else many
-
-
-@pytest.fixture
-def planning(monkeypatch):
-    """Replace a function the plans come from. What was worked out before or meanwhile is forgotten."""
-
-    def replace(name, function):
-        monkeypatch.setattr(kernels, name, function)
-        kernels._launch.cache_clear()
-
-    yield replace
-    monkeypatch.undo()
-    kernels._launch.cache_clear()
-
-
-def subject(
-    b=2, h=2, g=3, d=64, s=33, n=11, t=5, *, dense=False, swapped=False, dtype=torch.float32, seed=0, device=DEVICE
-):
-    """Query, store and reads of random numbers; NaN wherever nothing may be read, rows drawn with repetition.
-
-    `swapped` lays the prompt's keys and the tail's values out as [P, S, H, D].
-    The last row reads no prompt column, the first row all N of them.
-    """
-    random = torch.Generator().manual_seed(seed)
-    n = s if dense else min(n, s)
-
-    def stored(rows, columns, swapped=False):
-        if swapped:
-            return torch.randn(rows, columns, h, d, generator=random).transpose(1, 2)
-        return torch.randn(rows, h, columns, d, generator=random)
-
-    count = torch.randint(0, n + 1, (b,), generator=random)
-    count[-1], count[0] = 0, n
-    filled = torch.randint(1, t + 1, (b,), generator=random)
-    rows = torch.randint(0, b, (b,), generator=random)
-    index = torch.stack([torch.randperm(s, generator=random)[:n] for _ in range(b)])
-    index = index.masked_fill(torch.arange(n) >= count[:, None], -1)
-    store = [stored(b, s, swapped), stored(b, s), stored(b, t), stored(b, t, swapped)]
-    for tensor in store[2:]:
-        tensor.transpose(1, 2)[torch.arange(t) >= filled[:, None]] = NAN
-    read = torch.zeros(b, s, dtype=torch.bool)  # of the stored rows, by any batch row
-    for row in range(b):
-        read[rows[row], index[row, : count[row]] if not dense else slice(s - int(count[row]), s)] = True
-    for tensor in store[:2]:
-        tensor.transpose(1, 2)[~read] = NAN
-    query = torch.randn(b, h * g, d, generator=random).to(device, dtype)
-    store = Store(*(x.to(device, dtype) for x in store), rows.int().to(device), filled.int().to(device))
-    return query, store, Reads(count.int().to(device), None if dense else index.int().to(device)), d**-0.5
-
-
-def as_double(query, store, reads, scale):
-    floats = (x.double() for x in (store.prompt_keys, store.prompt_values, store.tail_keys, store.tail_values))
-    return query.double(), Store(*floats, store.rows, store.filled), reads, scale
+from tests.core.decode_stores import (
+    DEVICE,
+    PARTS,
+    as_double,
+    assert_observed,
+    needs_gpu,
+    on_gpu,
+    poisoned,
+    subject,
+)
 
 
 def loop(query, store, reads, scale):
@@ -166,41 +109,6 @@ def test_shapes_that_do_not_fit(wrong, message):
     parts = [given[name] for name in PARTS]
     with pytest.raises(ValueError, match=message):
         sparse_decode(given["query"], Store(*parts), Reads(given["count"], given["index"]), scale)
-
-
-@contextmanager
-def poisoned():
-    """Fill torch.empty with NaN: what a kernel leaves unwritten must not look right."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.empty(1, device=DEVICE).isnan().all()
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def assert_close(got, want):
-    """fp32 within 1e-5 of the largest value; half precision within its epsilon of each row's length.
-
-    Weights and output are each rounded once, which Triton's interpreter does towards zero.
-    """
-    assert got.shape == want.shape and not got.isnan().any()
-    error = got.double() - want
-    if got.dtype == torch.float32:
-        assert error.abs().max() <= 1e-5 * want.abs().max()
-    else:
-        error, want = error.flatten(1).norm(dim=1), want.flatten(1).norm(dim=1)
-        assert (error <= torch.finfo(got.dtype).eps * want).all(), float((error / want).max())
-
-
-def assert_observed(case, out, attn):
-    """Output and attention of a case against the reference in float64."""
-    exact, exact_attn = sparse_decode_observed_torch(*as_double(*case))
-    assert_close(out, exact)
-    assert attn.dtype == torch.float32
-    assert_close(attn, exact_attn)
-    assert torch.equal(attn == 0, exact_attn == 0)
-    assert (attn.sum(1) <= 1 + 1e-5).all()
 
 
 # b, h, g, d, s, n, t
@@ -294,56 +202,6 @@ def test_an_index_without_columns():
     assert_observed((query, store, reads, scale), out, attn)
 
 
-def test_scratch_serves_calls_of_any_shape_in_turn(monkeypatch):
-    """Nothing is allocated the second time, whatever was left behind does no harm, and counters are back at zero."""
-    one, other = subject(2, 2, 3, 64, 101, 77, 20, seed=1), subject(3, 2, 3, 64, 70, 50, 40, dense=True, seed=2)
-    calls = [(case, plan) for plan in (Plan(16, 4), Plan(16, 0, 32), Plan(16, 1)) for case in (one, other, one)]
-    want = [kernels._decode(*case, observed=True, plan=plan) for case, plan in calls]
-    scratch = Scratch()
-    for _ in range(2):
-        for (case, plan), (out, attn) in zip(calls, want, strict=True):
-            got = kernels._decode(*case, scratch, observed=True, plan=plan)
-            assert torch.equal(got[0], out) and torch.equal(got[1], attn)
-            for (name, _), buffer in scratch._buffers.items():
-                assert name != "done" or not buffer.any()
-                if name != "done":
-                    buffer.fill_(NAN)
-        monkeypatch.setattr(Scratch, "_keep", None)
-
-
-def test_a_request_keeps_its_scratch_from_step_to_step(monkeypatch, planning):
-    """Of kernels that run for every tensor: a step allocates what they need at the first layer, and once it grew."""
-    planning("_processors", lambda device: 132)  # which deals out the tail separately
-    monkeypatch.setattr(dispatch, "_has_kernel", lambda query: True)
-    made, keep = [], Scratch._keep
-    monkeypatch.setattr(Scratch, "_keep", lambda self, name, buffer: made.append(name) or keep(self, name, buffer))
-    random = torch.Generator().manual_seed(3)
-
-    def normal(*sizes):
-        return torch.randn(sizes, generator=random).to(DEVICE)
-
-    request = DecodeRequest(None, 2, (2, 40), torch.device(DEVICE), None, None, tail=2)
-    for layer in range(2):
-        request.fill(layer, normal(2, 2, 40, 64), normal(2, 2, 40, 64))
-    expected = [True, False, False, True, False]
-    for step, grows in enumerate(expected):
-        if step == 3:
-            request.reserve(100)  # more parts of the tail
-            request.reorder(torch.tensor([1, 1]))
-        request.advance()
-        for layer in range(2):
-            if step == 3:
-                request.reorder_layer(layer, torch.tensor([1, 1]))
-            request.append(layer, normal(2, 2, 1, 64), normal(2, 2, 1, 64))
-            query = normal(2, 6, 1, 64)
-            made.clear()
-            got = request.attend(layer, query, 0.125)[:, 0]
-            reads = request.columns(query.device).whole
-            assert_close(got, sparse_decode_torch(*as_double(query[:, :, 0], request.store(layer), reads, 0.125)))
-            assert bool(made) == (grows and layer == 0)
-        request.end_step()
-
-
 def test_layouts_the_kernel_cannot_read():
     with pytest.raises(ValueError, match="head dim 48"):
         sparse_decode_triton(*subject(d=48))
@@ -352,9 +210,6 @@ def test_layouts_the_kernel_cannot_read():
     parts["tail_values"] = parts["tail_values"].mT.contiguous().mT
     with pytest.raises(ValueError, match="contiguous last axis"):
         sparse_decode_triton(query, Store(**parts), reads, scale)
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
 @needs_gpu
@@ -367,34 +222,3 @@ def test_cuda_tensors_run_the_kernels_where_there_are(d, dtype, runs, monkeypatc
     sparse_decode(*case)
     sparse_decode_observed(*case)
     assert len(calls) == 2 * runs
-
-
-@needs_gpu
-@pytest.mark.parametrize("scratch", [None, "warm", "cold"])
-@pytest.mark.parametrize("plan,dense", [(Plan(64, 1), True), (Plan(32, 6), False), (Plan(64, 0, 64), True)])
-def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, plan, scratch, planning):
-    planning("_plan", lambda *args: plan)
-    shared = scratch and Scratch()
-    size, options = (4, 4, 7, 128, 700, 300, 64), {"dense": dense, "dtype": torch.bfloat16}
-    case, other = subject(*size, seed=1, **options), subject(*size, seed=2, **options)
-    sparse_decode_observed(*case, shared if scratch == "warm" else None)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # a host read would end the capture with an error
-        out, attn = sparse_decode_observed(*case, shared)
-    assert shared is None or bool(shared._buffers) == (scratch == "warm")  # a capture's own memory is not kept
-    query, store, reads, _ = case
-    into = [query, *(getattr(store, name) for name in PARTS), reads.count, reads.index]
-    query, store, reads, _ = other
-    new = [query, *(getattr(store, name) for name in PARTS), reads.count, reads.index]
-    for old, value in zip(into, new, strict=True):
-        if old is not None:
-            old.copy_(value)
-    runs = []
-    for _ in range(2):
-        out.fill_(NAN)
-        attn.fill_(NAN)
-        graph.replay()
-        runs.append((out.clone(), attn.clone()))
-    assert_observed(other, out, attn)
-    assert torch.equal(runs[0][0], runs[1][0]) and torch.equal(runs[0][1], runs[1][1])
