@@ -151,7 +151,7 @@ class DynamicPruning:
         """Rows [B] bool that choose anew, by the cosine between this step's and the last step's attention."""
         if self.variant == "paper" and (self.decode == "one_shot" or self.refresh == 0.0):
             return (state.selections == 0) & (state.refresh > _NEVER)  # no cosine of two attentions is under 0
-        if self.variant == "paper" and self.refresh == 1.0:
+        if self.refresh == 1.0:  # at every step, also where rounding takes a cosine to 1
             return state.refresh > _NEVER
         # Before the first step there is no attention to compare with: its cosine counts as 0.
         return turn(attn, state.among, state.previous) < state.refresh

@@ -209,6 +209,17 @@ def test_rows_that_change_places_take_everything_along(monkeypatch, policy, plac
     torch.testing.assert_close(answers[1], answers[0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_a_refresh_of_one_chooses_at_every_step_to_the_letter(variant):
+    """Attention that stays as it is has a cosine of 1, or a rounding above it."""
+    policy = DynamicPruning(2, 0.5, variant, refresh=1.0)
+    state, attn = policy.start(VISUAL), torch.rand(1, PROMPT, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        policy.step(state, attn)
+    assert state.selections.tolist() == [3]
+    assert int((state.keep >= 0).sum()) == policy.budget(6)
+
+
 def test_a_model_and_its_language_model_carry_one_method():
     model = qwen()
     with dycoke.attach(model, PLAN, visual=VISUAL):
