@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dycoke.entries import nbytes
 from dycoke.ops.choose import list_columns, place_columns, plan_fetch
@@ -20,9 +20,9 @@ from dycoke.ops.host_fetch import fetch
 _streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
-def host_cache_works() -> bool:
-    """Whether there is a GPU to fetch into."""
-    return torch.cuda.is_available()
+def host_cache_works(model: nn.Module) -> bool:
+    """Whether the model is on a GPU to fetch into."""
+    return any(parameter.is_cuda for parameter in model.parameters())
 
 
 class Slots:

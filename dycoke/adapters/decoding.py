@@ -39,7 +39,7 @@ class DecodeStage:
                 "and layer l - 1 is the observer"
             )
         self._host = getattr(policy, "dp_cache", "device") == "host"
-        if self._host and not host_cache_works():
+        if self._host and not host_cache_works(language_model):
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=2)
             self._host = False
         self._warned = False

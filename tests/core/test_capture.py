@@ -52,7 +52,7 @@ def on_host(monkeypatch, place: str, policy: DynamicPruning) -> DynamicPruning:
         return policy
     if policy.variant == "official":
         pytest.skip("the released code has no cache on the host")
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda: True)
+    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
     return DynamicPruning(policy.layer, policy.p, policy.variant, policy.decode, policy.refresh, dp_cache="host")
 
 

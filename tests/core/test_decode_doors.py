@@ -62,7 +62,7 @@ def test_attention_that_cannot_be_observed():
 
 
 def test_host_cache_without_a_gpu_warns_once(monkeypatch):
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda: False)
+    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: False)
     plan, model = dycoke.Plan(decode=DynamicPruning(2, 0.5, dp_cache="host")), qwen()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -17,7 +17,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 @pytest.fixture(autouse=True)
 def host_cache(monkeypatch):
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda: True)
+    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
 
 
 @pytest.mark.parametrize("prompt", ["one_video", "two_videos", "batch", "text"])
