@@ -8,6 +8,7 @@ import torch
 
 import dycoke
 from dycoke import registry
+from dycoke.methods import DynamicPruning
 from dycoke.types import VisualTokens
 
 
@@ -70,6 +71,13 @@ def test_option_of_another_type(option, value):
 def test_layer_of_another_type(value):
     with pytest.raises(TypeError, match=r"l=.*: expected an integer"):
         dycoke.build("dycoke", l=value)
+
+
+def test_every_option_of_dycoke_reaches_the_stage_while_decoding():
+    options = {"p": 0.6, "decode": "random", "refresh": 0.5, "seed": 7, "dp_cache": "host"}
+    assert dycoke.build("dycoke", l=2, **options).plan().decode == DynamicPruning(2, **options)
+    official = dycoke.build("dycoke", l=2, variant="official").plan().decode
+    assert official == DynamicPruning(2, variant="official")
 
 
 def test_register_refuses_a_taken_name_and_a_mutable_class():
