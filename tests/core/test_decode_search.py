@@ -60,3 +60,11 @@ def test_sampled_answers(family, name):
     each = Prompt(*(part.repeat_interleave(ANSWERS, 0) for part in (given.embeds, given.mask, given.visual)))
     want = alone(model, given, policy, out.sequences)
     assert_agree(each, (out.sequences, torch.stack(out.logits, dim=1), keeps), want)
+
+
+def test_choices_of_beams_that_changed_places_are_counted():
+    model, given = subject("qwen2", 3), prompt(*PROMPTS["one_span"])
+    plan = dycoke.Plan(decode=DynamicPruning(layer=3, p=P, refresh=1.0))
+    with dycoke.attach(model, plan, visual=given.visual) as run:
+        model.generate(inputs_embeds=given.embeds, max_new_tokens=COUNT, do_sample=False, num_beams=ANSWERS)
+    assert run.report.cache.selections == ANSWERS * (COUNT - 1)
