@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dycoke import budget
+from dycoke.methods import DynamicPruning
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_ttm_official.json").read_text())["counts"]
 
@@ -50,3 +51,10 @@ def test_ratio_of_another_type_or_zero():
             budget.check_ratio("k", value)
     with pytest.raises(ValueError, match=r"keep=0: expected a number in \(0, 1\]"):
         budget.check_ratio("keep", 0, above_zero=True)
+
+
+@pytest.mark.parametrize("variant,budgets", [("paper", [0, 0, 1, 6]), ("official", [0, 1, 1, 7])])
+def test_visual_tokens_that_dynamic_pruning_reads(variant, budgets):
+    """The released code reads the last one besides; where there is none, none."""
+    policy = DynamicPruning(2, 0.7, variant)
+    assert [policy.budget(visual) for visual in (0, 1, 4, 21)] == budgets
