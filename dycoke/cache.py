@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dycoke.entries import DeviceEntries, reorder_state, state_names
+from dycoke.entries import DeviceEntries, check_state, reorder_state
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
 from dycoke.ops.sparse_decode import Reads, Scratch, Store, sparse_decode, sparse_decode_observed
@@ -41,7 +41,7 @@ class DecodeRequest:
     policy: chooses the columns; None reads everything. layers: of the model. real [B, S] bool: columns that are no
     padding, None if all are. visual [B, S] bool: columns the policy may leave out, None if there are none.
     host: keep the entries of pruned layers in host memory. tail: columns to reserve for the answer.
-    Reads the device, once, when it is made.
+    Reads the device when it is made, and not afterwards.
     """
 
     def __init__(
@@ -78,7 +78,8 @@ class DecodeRequest:
         if self.policy is None:
             return
         self.state = self.policy.start(visual)
-        state_names(self.state)  # raises now rather than at the first beam
+        check_state(self.state, self.batch)
+        self._kept = self.state.keep.shape
         self.use.selections = getattr(self.state, "selections", None)
         text = real & ~visual
         self._width = min(self.prompt, int(text.sum(1).max()) + self.state.keep.shape[1])
@@ -214,6 +215,10 @@ class DecodeRequest:
         """Let the policy choose, and tell every later layer what to read; attn [B, S] of the observer."""
         self.policy.step(self.state, attn.to(self._device))
         keep = self.state.keep
+        if keep.shape != self._kept:
+            raise ValueError(
+                f"state.keep of shape {tuple(keep.shape)}: expected {tuple(self._kept)}, as start() made it"
+            )
         marked = self._text.scatter(1, torch.where(keep < 0, self.prompt, keep), True)
         index, count = list_columns(marked[:, : self.prompt], self._width)
         self._listed = Reads(count, index)

@@ -1,4 +1,4 @@
-"""A layer of a request's KV cache, as transformers sees it."""
+"""The side of the KV cache that transformers sees: a CacheLayer that hands everything on to its request."""
 
 from __future__ import annotations
 

@@ -48,6 +48,14 @@ def reorder_state(state: PolicyState, rows: Tensor) -> None:
             object.__setattr__(state, name, moved[id(value)][1])
 
 
+def check_state(state: Any, batch: int) -> None:
+    """Raise TypeError for a state whose attributes cannot be set or that has no keep, ValueError for another shape."""
+    if "keep" not in state_names(state) or not isinstance(state.keep, Tensor):
+        raise TypeError(f"state {type(state).__name__}: expected an attribute keep, int64 [B, W]")
+    if state.keep.ndim != 2 or state.keep.shape[0] != batch:
+        raise ValueError(f"state.keep of shape {tuple(state.keep.shape)}: expected [{batch}, W]")
+
+
 def state_names(state: Any) -> list[str]:
     """Names of a state's attributes. Raises TypeError where they cannot be set, as a tuple's."""
     if hasattr(state, "__dict__"):

@@ -89,8 +89,9 @@ class LayerPruner(Protocol):
 class PolicyState(Protocol):
     """What a decode policy knows about one request.
 
-    keep [B, W] int64: the visual columns of the cache the next layers read, any order, -1 padded. Every tensor
-    attribute has one row for each of the batch, so that beam search can reorder it.
+    keep [B, W] int64: the visual columns of the cache the next layers read, each once, any order, -1 padded. Every
+    tensor attribute has one row for each of the batch, so that beam search can reorder it. An attribute `selections`
+    [B], where there is one, counts how often each row chose anew, for the report.
     """
 
     keep: Tensor
@@ -104,6 +105,7 @@ class DecodePolicy(Protocol):
     budget: how many of a row's visual columns a step reads at most.
     start: visual [B, S] bool -> state, once, behind the prefill; W, the width of its `keep`, never changes.
     step: attn [B, S] fp32 of the observer (head mean, over the columns of the prompt) updates the state in place.
+    An attribute dp_cache = "host", where there is one, asks for the entries that are not read to live in host memory.
     """
 
     first_layer: int

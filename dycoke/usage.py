@@ -18,7 +18,8 @@ class CacheReport:
     layers: of the model; those below first_layer read everything. steps: decode steps. read_below, read_from: columns
     a layer of either group read in a step, mean over steps and rows (prompt, answer and the token itself); None
     before the first step. selections: how often the columns were chosen anew, summed over rows; None if the policy
-    does not count. device_bytes, host_bytes: keys and values held. fetched_bytes: brought back from the host.
+    does not count. device_bytes, host_bytes: keys and values, the columns reserved for the answer with them.
+    fetched_bytes: brought back from the host.
     """
 
     layers: int

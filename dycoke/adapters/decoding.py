@@ -40,7 +40,7 @@ class DecodeStage:
             )
         self._host = getattr(policy, "dp_cache", "device") == "host"
         if self._host and not host_cache_works(language_model):
-            warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=2)
+            warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=4)
             self._host = False
         self._warned = False
         self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
@@ -67,7 +67,8 @@ class DecodeStage:
         if cache is not None:
             _check_cache(cache)
             return True
-        if self.config.use_cache if kwargs.get("use_cache") is None else kwargs["use_cache"]:
+        wanted = kwargs.get("use_cache")
+        if self.config.use_cache if wanted is None else wanted:
             return True
         if not self._warned:
             warnings.warn("use_cache=False: there is no cache to prune while decoding", stacklevel=2)

@@ -1,4 +1,4 @@
-"""DyCoke's dynamic pruning of the KV cache: each decoded token reads the visual tokens it attends to (stage 2)."""
+"""DyCoke's dynamic pruning of the KV cache: each decoded token reads the visual tokens it attends to."""
 
 from __future__ import annotations
 

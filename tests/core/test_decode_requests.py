@@ -4,6 +4,7 @@ import copy
 import gc
 import weakref
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -166,6 +167,36 @@ def test_a_state_that_cannot_be_reordered_is_refused():
 
     model, said = qwen(), "state Rows: expected an object whose attributes can be set"
     with dycoke.attach(model, dycoke.Plan(decode=Tuple()), visual=VISUAL), pytest.raises(TypeError, match=said):
+        generate(model)
+
+
+class Widens(Fixed):
+    def start(self, visual):
+        return SimpleNamespace(keep=torch.tensor([[3, 5]]))
+
+    def step(self, state, attn):
+        state.keep = torch.arange(3, 9)[None]
+
+
+@pytest.mark.parametrize(
+    ("started", "error", "said"),
+    [
+        ({"kept": torch.tensor([[3, 5]])}, TypeError, "state SimpleNamespace: expected an attribute keep"),
+        ({"keep": torch.tensor([3, 5])}, ValueError, r"state.keep of shape \(2,\): expected \[1, W\]"),
+        ({"keep": torch.tensor([[3], [5]])}, ValueError, r"state.keep of shape \(2, 1\): expected \[1, W\]"),
+    ],
+)
+def test_a_state_without_a_set_of_columns_is_refused(started, error, said):
+    policy, model = Fixed(), qwen()
+    policy.start = lambda visual: SimpleNamespace(**started)
+    with dycoke.attach(model, dycoke.Plan(decode=policy), visual=VISUAL), pytest.raises(error, match=said):
+        generate(model)
+
+
+def test_a_set_that_grows_is_refused():
+    """The list of columns to read has the width of the first one; text at the end would fall off it."""
+    model, said = qwen(), r"state.keep of shape \(1, 6\): expected \(1, 2\)"
+    with dycoke.attach(model, dycoke.Plan(decode=Widens()), visual=VISUAL), pytest.raises(ValueError, match=said):
         generate(model)
 
 

@@ -111,7 +111,8 @@ def test_decode_tables_are_what_the_record_says():
         for row in record["memory"]["results"]
     }
     cells = [tuple(cell.strip() for cell in row.split("|")[2:-1]) for row in README.splitlines() if row.startswith("|")]
-    assert ("6302", graphs["stock_untouched"], "") in cells
+    for version in ("stock_untouched", "full_untouched"):
+        assert ("6302", graphs[version], "") in cells
     for version in ("stock", "full", "dp"):
         assert ("2990", graphs[version], eager[version]) in cells
     for version in ("dense", "torch_sdpa", "dp_carried_on"):
@@ -124,6 +125,8 @@ def test_decode_tables_are_what_the_record_says():
     assert f"rounds {low:.4f} to {high:.4f}" in PROSE
     host_bound = {row["ratio"]: row["of_medians"] for row in record["step"]["eager"]["ratios"]}
     assert f"({host_bound['full / stock']:.2f} times a step, and {host_bound['dp / stock']:.2f} with pruning)" in PROSE
+    once, always = (each["ratios"][0]["of_medians"] for each in record["memory"]["decoding"])
+    assert f"{once:.2f} times as long where nothing is chosen anew and {always:.2f} times where all steps do" in PROSE
     faster = {row["ratio"]: row["of_medians"] for row in record["attention"]["ratios"]}
     assert f"**{faster['dense / dp_carried_on']:.2f} times**" in PROSE
     assert f"**{memory['dp_host'][1][:-1]} %**" in PROSE
@@ -134,7 +137,7 @@ def test_quick_starts_answer_stays_with_the_tokens_claimed():
     script = (ROOT / "scripts" / "quickstart.sh").read_text()
     name, question, l = re.search(r'samples/(\w+\.mp4)" "(.*)".*\n.*--compare full,dycoke --l (\d)', script).groups()  # noqa: E741
     share, pruned, layers, read = re.search(
-        r"stays the same with (\d+) % of its visual tokens, of which (\w+) of (\w+) layers\s+read (\d+) % while", README
+        r"stays the same with (\d+) % of its visual tokens, of which (\w+) of (\w+) layers\s+read (\d+) % while", PROSE
     ).groups()
     chat = load_chat(str(MODEL_PATH), placement("cpu", "float32"))
     request = chat.request(read_frames(SAMPLES_PATH / name, 32), question)
