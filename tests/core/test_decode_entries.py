@@ -1,5 +1,7 @@
 """A request's cache by itself, below the models: what it takes, holds and counts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ class Told:
         return self.width
 
     def start(self, visual):
-        return type("State", (), {"keep": torch.full((len(visual), self.width), -1)})()
+        return SimpleNamespace(keep=torch.full((len(visual), self.width), -1))
 
     def step(self, state, attn):
         state.keep.copy_(torch.tensor([next(self.sets)]))
