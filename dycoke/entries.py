@@ -50,7 +50,8 @@ def reorder_state(state: PolicyState, rows: Tensor) -> None:
 
 def check_state(state: Any, batch: int) -> None:
     """Raise TypeError for a state whose attributes cannot be set or that has no keep, ValueError for another shape."""
-    if "keep" not in state_names(state) or not isinstance(state.keep, Tensor):
+    state_names(state)
+    if not isinstance(getattr(state, "keep", None), Tensor):
         raise TypeError(f"state {type(state).__name__}: expected an attribute keep, int64 [B, W]")
     if state.keep.ndim != 2 or state.keep.shape[0] != batch:
         raise ValueError(f"state.keep of shape {tuple(state.keep.shape)}: expected [{batch}, W]")
@@ -59,7 +60,7 @@ def check_state(state: Any, batch: int) -> None:
 def state_names(state: Any) -> list[str]:
     """Names of a state's attributes. Raises TypeError where they cannot be set, as a tuple's."""
     if hasattr(state, "__dict__"):
-        return list(vars(state))
+        return list({"keep": None, **vars(state)})  # keep may be an attribute of the class
     if dataclasses.is_dataclass(state):
         return [each.name for each in dataclasses.fields(state)]
     raise TypeError(f"state {type(state).__name__}: expected an object whose attributes can be set, to reorder beams")
