@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import AttentionInterface
+from transformers.generation.streamers import BaseStreamer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -147,6 +148,27 @@ def test_sampling_and_several_answers(name):
     want = sample()
     with dycoke.attach(subject.model, dycoke.Plan(decode=DynamicPruning(2, 0.0))):
         assert torch.equal(sample(), want)
+
+
+@pytest.mark.parametrize("name", ["llava", "hf"])
+def test_streaming_hands_out_the_tokens_of_the_answer(name):
+    class Collected(BaseStreamer):
+        def __init__(self):
+            self.ids, self.ended = [], False
+
+        def put(self, value):
+            self.ids += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    subject, streamer = SUBJECTS[name](), Collected()
+    with dycoke.attach(subject.model, dycoke.build("dycoke", l=2, p=0.6)) as run:
+        want = greedy(subject, PROMPTS["one_video"], eos_token_id=None)
+        got = greedy(subject, PROMPTS["one_video"], eos_token_id=None, streamer=streamer)
+        assert run.report.cache.read_from < run.report.cache.read_below
+    assert torch.equal(got, want) and streamer.ended
+    assert streamer.ids[-want.shape[1] :] == want[0].tolist()  # the prompt's ids come first
 
 
 @pytest.mark.parametrize("name", ["llava", "hf"])
