@@ -13,12 +13,20 @@ C = TypeVar("C", bound=type)
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row of the method table: the class, where the method is described and where its paper is."""
+    """A row of the method table.
+
+    cls: the class; source, paper: where the method is described; retention: the share of the visual tokens that is
+    left, as a formula; official: the defaults of the authors' scripts; deviations: where this one differs from the
+    published code, each with its reason.
+    """
 
     name: str
     cls: type
     source: str
     paper: str
+    retention: str = ""
+    official: str = ""
+    deviations: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -33,8 +41,16 @@ class Entry:
 _methods: dict[str, Entry] = {}
 
 
-def register(name: str, *, source: str, paper: str = "") -> Callable[[C], C]:
-    """Class decorator: make a frozen dataclass with a `plan()` known under `name`.
+def register(
+    name: str,
+    *,
+    source: str,
+    paper: str = "",
+    retention: str = "",
+    official: str = "",
+    deviations: tuple[str, ...] = (),
+) -> Callable[[C], C]:
+    """Class decorator: make a frozen dataclass with a `plan()` known under `name`; the rest as in `Entry`.
 
     Raises ValueError if the name is taken, TypeError if the class is not a frozen dataclass with a `plan` method, a
     docstring and a plain default for every option.
@@ -50,7 +66,7 @@ def register(name: str, *, source: str, paper: str = "") -> Callable[[C], C]:
         bare = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         if bare:
             raise TypeError(f"method {name!r}: option {', '.join(bare)} of {cls.__qualname__} needs a plain default")
-        _methods[name] = Entry(name, cls, source, paper)
+        _methods[name] = Entry(name, cls, source, paper, retention, official, deviations)
         return cls
 
     return add

@@ -22,7 +22,8 @@ class VisualTokens:
 
     embeds [T, N, D] projected and pooled tokens; grid (rows, cols) of a frame with rows * cols == N;
     saliency [T, N] fp32 attention each token receives in the vision tower; keys [T, N, Dk] head-mean vision keys;
-    query [Q, D] embedded question. The last three are None unless the compressor's `needs` names them.
+    query [Q, D] embedded question; scenes [T, C] fp32 one embedding a frame, from a pooling head. The last four are
+    None unless the compressor's `needs` names them (scenes come with saliency where it names a `vision_head`).
     Raises ValueError if the shapes disagree.
     """
 
@@ -31,6 +32,7 @@ class VisualTokens:
     saliency: Tensor | None = None
     keys: Tensor | None = None
     query: Tensor | None = None
+    scenes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.embeds.ndim != 3:
@@ -58,6 +60,9 @@ class Compressor(Protocol):
     needs: subset of {"saliency", "keys", "query"}; the adapter computes only these.
     positions: "packed" renumbers RoPE positions, "original" leaves each kept token its own (the index must ascend).
     raster: True if the index ascends; layouts with newlines inside a video refuse a compressor that reorders.
+    An attribute min_frames, where there is one, is the fewest frames it takes; below it `compress` raises ValueError.
+    An attribute vision_head, where there is one and it is not empty, is the path of a SigLIP checkpoint whose pooling
+    head then gives `saliency` and `scenes`.
     """
 
     needs: ClassVar[frozenset[str]]
@@ -69,7 +74,10 @@ class Compressor(Protocol):
     def compress(self, video: VisualTokens) -> Compressed: ...
 
     def count(self, frames: int, per_frame: int) -> int | None:
-        """Tokens `compress` will return for T frames of N tokens; None where that depends on the content."""
+        """Tokens `compress` will return for T frames of N tokens; None where that depends on the content.
+
+        A compressor that returns None has a method `bound(frames, per_frame)`: the most tokens it may return.
+        """
         ...
 
 
