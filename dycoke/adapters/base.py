@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from dycoke.adapters.decoding import DecodeStage
 
 
+CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed the argument in 5.24; adapters use the older name
+
+
 class Adapter(Protocol):
     """Knows one model family. `install` puts a plan on the model and pushes what undoes it on `undo`."""
 
@@ -126,12 +129,13 @@ class FamilyAdapter:
     def follow(self, language_model: nn.Module, undo: ExitStack) -> None:
         """Tell prefill from decoding at the language model, rewrite its inputs and time it."""
         self._names = list(inspect.signature(language_model.forward).parameters)
+        self._cache_name = next(name for name in CACHE_NAMES if name in self._names)
         before = language_model.register_forward_pre_hook(self._before, with_kwargs=True)
         undo.callback(before.remove)
         undo.callback(language_model.register_forward_hook(self._after, with_kwargs=True).remove)
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        args, kwargs = (), dict(zip(self._names, args, strict=False)) | kwargs
+        args, kwargs = (), renamed(dict(zip(self._names, args, strict=False)) | kwargs, "past_key_values")
         # Identity of the cache, not its length: reading a static cache's length would wait for the device.
         cache = kwargs.get("past_key_values")
         self._decoding = cache is not None and self._cache is not None and self._cache() is cache
@@ -139,13 +143,14 @@ class FamilyAdapter:
             self._decoding = not self._stage.is_fresh(cache)
         if self._decoding:
             kwargs = self.decode_inputs(kwargs)
-            return args, kwargs if self._stage is None else self._stage.step(kwargs, _shape(kwargs)[1])
+            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, _shape(kwargs)[1])
+            return args, renamed(kwargs, self._cache_name)
         try:
             kwargs = self._prefill(self.prefill_inputs(kwargs))
         except BaseException:
             self.recorder.discard()  # or the next request would carry this one's marks
             raise
-        return args, kwargs
+        return args, renamed(kwargs, self._cache_name)
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         use, shape = None, _shape(kwargs)
@@ -170,6 +175,11 @@ class FamilyAdapter:
         rows, length = output.last_hidden_state.shape[:2]
         real = real_tokens(kwargs.get("attention_mask"), length)
         self.recorder.prefilled(rows * length if real is None else real, rows)
+
+
+def renamed(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
+    """Keyword arguments of a model with its cache, where there is one, under this one of `CACHE_NAMES`."""
+    return {name if key in CACHE_NAMES else key: value for key, value in kwargs.items()}
 
 
 def expand_rows(mask: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,12 +1,13 @@
 """The multimodal parts shared by the language models: tower, projector, newline, packing, generation."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Qwen2ForCausalLM
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.errors import Unsupported
@@ -18,6 +19,9 @@ from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.packing import Packed, PromptRow, read_rows, splice
 from llava.model.seam import VideoSeam
 from llava.model.visual import build_blocks, image_entries, pool_features
+
+# transformers renamed the argument in 5.24.
+_CACHE_NAME = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
 
 
 class LlavaMetaModel:
@@ -147,8 +151,10 @@ class LlavaMetaForCausalLM:
     ):
         """Run the language model on ids, images and videos, or on inputs_embeds [B, S, D] as they are.
 
-        Takes and returns what the language model of transformers does; logits and labels count packed tokens.
+        Takes and returns what the language model of transformers does, the cache by either of its names; logits and
+        labels count packed tokens.
         """
+        past_key_values = kwargs.pop("cache", past_key_values)
         if inputs_embeds is None:
             if images is None and input_ids is not None and input_ids.shape[1] > 1:
                 refuse_placeholders(input_ids)
@@ -168,11 +174,11 @@ class LlavaMetaForCausalLM:
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            **{_CACHE_NAME: past_key_values},
             **kwargs,
         )
 

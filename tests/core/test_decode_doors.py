@@ -116,7 +116,8 @@ def test_several_tokens_in_a_step(name):
     subject = SUBJECTS[name]()
     prompts = [[5, 6, 7, 8, PROMPTS["one_video"][0][2], 5, 6, 7, 8, 5, 6]]
     with dycoke.attach(subject.model, dycoke.build("dycoke", k=0.0)):
-        with pytest.raises(ValueError, match="leave out prompt_lookup_num_tokens"):
+        # From 5.24 on transformers refuses by itself a cache that cannot take tokens back.
+        with pytest.raises(ValueError, match=r"leave out prompt_lookup_num_tokens|a cache that can be cropped"):
             greedy(subject, prompts, max_new_tokens=12, prompt_lookup_num_tokens=3, eos_token_id=None)
         assert greedy(subject, prompts, eos_token_id=None).shape == (1, 6)  # the next request is none the worse
 
