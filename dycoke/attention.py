@@ -1,8 +1,9 @@
 """Attention as registered with transformers: the model's own in prefill, an index view of the cache in a step.
 
-A model whose decoding is pruned runs under one of the names here instead of its own implementation's. A decode step
-carries its request as a keyword of the language model, which transformers hands down to every attention function;
-without one a name behaves as the implementation it stands for.
+A model whose cache is pruned runs under one of the names here instead of its own implementation's. A decode step
+carries its request as a keyword of the language model, which transformers hands down to every attention function, and
+a prefill what its layers share, which is shown queries and keys; without either a name behaves as the implementation
+it stands for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 BASES = ("sdpa", "eager", "flash_attention_2")
-REQUEST = "dycoke_request"
+REQUEST, PREFILL = "dycoke_request", "dycoke_prefill"
 
 
 def pruned_name(base: str) -> str:
@@ -30,9 +31,11 @@ def _attention(base: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """query [B, Hq, S, D] -> [B, S, Hq, D] and the attention of base "eager" in prefill."""
-        request = kwargs.pop(REQUEST, None)
+        request, prefill = kwargs.pop(REQUEST, None), kwargs.pop(PREFILL, None)
         if request is not None:
             return request.attend(module.layer_idx, query, kwargs["scaling"]), None
+        if prefill is not None:
+            prefill.observe(module.layer_idx, query, key, kwargs["scaling"])
         function = _eager if base == "eager" else ALL_ATTENTION_FUNCTIONS[base]
         return function(module, query, key, value, attention_mask, **kwargs)
 

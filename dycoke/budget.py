@@ -50,6 +50,15 @@ def kept_visual(p: float, visual: int) -> int:
     return int(visual * (1 - float(p)))
 
 
+def not_dropped(r: float, visual: int) -> int:
+    """Visual tokens that go on of `visual` where the share r is dropped: round(n * (1 - R)), in double, ties to even.
+
+    Source: FastV, released code for transformers' LLaVA.
+    """
+    check_ratio("r", r)
+    return round(visual * (1 - float(r)))
+
+
 def from_keep(keep: float, total: int) -> int:
     """Count for a share `keep` in (0, 1] of `total`: nearest integer (ties to even), at least 1, at most `total`."""
     check_ratio("keep", keep, above_zero=True)

@@ -7,32 +7,18 @@ a column that is not read now can be read at any later step. The whole store is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
 from dycoke.entries import DeviceEntries, check_state, reorder_state
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
-from dycoke.ops.sparse_decode import Reads, Scratch, Store, sparse_decode, sparse_decode_observed
+from dycoke.ops.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
+from dycoke.sections import Columns, Section, moved, reordered
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
-
-
-@dataclass
-class Columns:
-    """What the layers of one device read. rows, filled [B] int32 and position [1] int64 as in `Store`."""
-
-    rows: Tensor
-    filled: Tensor
-    position: Tensor
-    whole: Reads
-    pruned: Reads | None = None
-    scratch: Scratch = field(default_factory=Scratch)  # of all layers in turn
-    wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
 
 
 class DecodeRequest:
@@ -41,7 +27,7 @@ class DecodeRequest:
     policy: chooses the columns; None reads everything. layers: of the model. real [B, S] bool: columns that are no
     padding, None if all are. visual [B, S] bool: columns the policy may leave out, None if there are none.
     host: keep the entries of pruned layers in host memory. tail: columns to reserve for the answer.
-    Reads the device when it is made, and not afterwards.
+    Reads the device when it is made and when a prefill drops columns on its way, and not afterwards.
     """
 
     def __init__(
@@ -68,50 +54,73 @@ class DecodeRequest:
         self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
         self.capacity, self.steps, self.stepping = tail, 0, False
-        self.use = CacheUse(layers, self.first, self.batch, trace)
+        self.use = CacheUse(layers, self.first, self.batch, trace and policy is not None)
         self.use.start(device)
         self._device = device
-        self._whole = _whole(real)
-        self._columns: dict[torch.device, Columns] = {}
+        self.sections = [Section.start(real)]
+        self._number = [0] * layers  # of each layer's section
+        self._columns: dict[tuple[torch.device, int], Columns] = {}
         self.columns(device)
-        self.slots: Slots | None = None
-        if self.policy is None:
-            return
+        self._host, self.slots = host, None
+        self._listed: dict[int, Reads] = {}
+        if self.policy is not None:
+            self._start(visual, 0)
+
+    def _start(self, visual: Tensor, section: int) -> None:
+        """Let the policy begin with the visual columns [B, C] of the section its observer is in."""
+        self._observed = section
         self.state = self.policy.start(visual)
         check_state(self.state, self.batch)
         self._kept = self.state.keep.shape
         self.use.selections = getattr(self.state, "selections", None)
-        text = real & ~visual
-        self._width = min(self.prompt, int(text.sum(1).max()) + self.state.keep.shape[1])
+        text = self.sections[section].real & ~visual
+        self._width = min(visual.shape[1], int(text.sum(1).max()) + self.state.keep.shape[1])
         # One column more than there are: what is padded in `keep` marks that one.
         self._text = torch.nn.functional.pad(text, (0, 1))
-        if host:
-            self.slots = Slots(text, torch.tensor([policy.budget(n) for n in visual.sum(1).tolist()], device=device))
+        if self._host:
+            budget = [self.policy.budget(count) for count in visual.sum(1).tolist()]
+            self.slots = Slots(text, torch.tensor(budget, device=visual.device))
 
-    def columns(self, device: torch.device) -> Columns:
-        """What the layers on `device` share; made when the first of them is filled."""
-        if device not in self._columns:
-            count = self._whole.count.to(device)
-            index = None if self._whole.index is None else self._whole.index.to(device)
-            self._columns[device] = Columns(
+    def narrow(self, layer: int, index: Tensor, real: Tensor, visual: Tensor, shift: Tensor | None) -> None:
+        """Layers from `layer` on, which are not filled yet, hold these columns of what the layer before them holds.
+
+        index [B, C] int64 ascending; real, visual [B, C] bool of the columns; shift as in `Section`. Reads the device.
+        """
+        index, real, visual = (part.to(self._device) for part in (index, real, visual))
+        shift = None if shift is None else shift.to(self._device)
+        self.sections.append(self.sections[-1].narrowed(layer, index, real, shift))
+        self._number[layer:] = [len(self.sections) - 1] * (len(self._number) - layer)
+        if self.policy is not None and layer < self.first:
+            self._start(visual, len(self.sections) - 1)
+
+    def section(self, layer: int) -> Section:
+        """The section a layer belongs to."""
+        return self.sections[self._number[layer]]
+
+    def columns(self, device: torch.device, section: int = 0) -> Columns:
+        """What the layers of a section share on `device`; made when the first of them is filled."""
+        if (device, section) not in self._columns:
+            whole = self.sections[section].whole
+            self._columns[device, section] = Columns(
                 rows=torch.arange(self.batch, dtype=torch.int32, device=device),
                 filled=torch.full((self.batch,), self.steps, dtype=torch.int32, device=device),
                 position=torch.full((1,), self.steps - 1, device=device),
-                whole=Reads(count, index),
+                whole=moved(whole, device),
             )
-        return self._columns[device]
+        return self._columns[device, section]
 
     def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Take a layer's prompt, [B, H, S, D] each, and reserve its tail.
 
         Raises ValueError if the prompt is not the one that was announced.
         """
-        if (keys.shape[0], keys.shape[2]) != (self.batch, self.prompt):
+        announced = self.section(layer).columns
+        if (keys.shape[0], keys.shape[2]) != (self.batch, announced):
             raise ValueError(
-                f"a prompt of {keys.shape[0]} rows and {keys.shape[2]} tokens where {self.batch} and {self.prompt} "
+                f"a prompt of {keys.shape[0]} rows and {keys.shape[2]} tokens where {self.batch} and {announced} "
                 "were announced"
             )
-        self.columns(keys.device)
+        self.columns(keys.device, self._number[layer])
         on_host = self.slots is not None and layer >= self.pruned_from
         self.entries[layer] = HostEntries(keys, values, self.slots) if on_host else DeviceEntries(keys, values)
         self.tails[layer] = tuple(t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (keys, values))
@@ -148,14 +157,14 @@ class DecodeRequest:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the new token's keys and values [B, H, 1, D] of a layer."""
-        position = self._columns[keys.device].position
+        position = self._columns[keys.device, self._number[layer]].position
         tail_keys, tail_values = self.tails[layer]
         tail_keys.index_copy_(2, position, keys)
         tail_values.index_copy_(2, position, values)
 
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
-        columns, query, store = self._columns[query.device], query.squeeze(2), self.store(layer)
+        columns, query, store = self._columns[query.device, self._number[layer]], query.squeeze(2), self.store(layer)
         if layer >= self.pruned_from:
             out = sparse_decode(query, store, columns.pruned, scale, columns.scratch)
         elif layer == self.pruned_from - 1 and self.policy is not None:
@@ -171,7 +180,7 @@ class DecodeRequest:
         if isinstance(entry, HostEntries):
             entry.wait()
         if store is None:
-            columns = self._columns[entry.keys.device]
+            columns = self._columns[entry.keys.device, self._number[layer]]
             rows = entry.own_rows if isinstance(entry, HostEntries) else columns.rows
             store = Store(entry.keys, entry.values, *self.tails[layer], rows, columns.filled)
             self._stores[layer] = store
@@ -180,15 +189,29 @@ class DecodeRequest:
     def end_step(self) -> None:
         """Count what the step read."""
         self.stepping = False
-        columns = self._columns[self._device]
-        above = columns.whole if self.policy is None else self._listed
-        self.use.step(columns.whole.count, above.count, columns.filled)
+        filled = self._columns[self._device, 0].filled
+        ends = [section.first for section in self.sections[1:]] + [len(self._number)]
+        below, above = [], []
+        for number, (section, end) in enumerate(zip(self.sections, ends, strict=True)):
+            under = max(0, min(end, self.first) - section.first)
+            below.append((section.whole.count, under))
+            above.append((self._listed.get(number, section.whole).count, end - section.first - under))
+        self.use.step(below, above, filled)
         if self.use.trace:
-            index = above.index
-            if index is None:
-                index = torch.arange(self.prompt, device=self._device)
-                index = (index + self.prompt - above.count[:, None]).remainder(self.prompt)
-            self.use.note_columns(index, above.count, self.prompt, columns.filled)
+            self.use.note_columns(*self._read_by_pruned(), self.prompt, filled)
+
+    def _read_by_pruned(self) -> tuple[Tensor, Tensor]:
+        """Columns of the prompt that layer `first` reads: index [B, N], of which the first count [B] count."""
+        number = self._number[self.first]
+        section = self.sections[number]
+        reads = self._listed.get(number, section.whole)
+        index = reads.index
+        if index is None:
+            index = torch.arange(section.columns, device=self._device)
+            index = (index + section.columns - reads.count[:, None]).remainder(section.columns)
+        if section.origin is not None:
+            index = section.origin.gather(1, index.clamp(min=0).long())
+        return index, reads.count
 
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
@@ -196,11 +219,11 @@ class DecodeRequest:
             reorder_state(self.state, rows)
             self.use.selections = getattr(self.state, "selections", None)
             self._text = self._text.index_select(0, rows.to(self._text.device))
-        for device, columns in self._columns.items():
-            chosen, whole = rows.to(device), columns.whole
-            columns.rows = columns.rows.index_select(0, chosen)
-            index = None if whole.index is None else whole.index.index_select(0, chosen)
-            columns.whole = Reads(whole.count.index_select(0, chosen), index)
+        for section in self.sections:
+            section.reorder(rows)
+        for (device, _), columns in self._columns.items():
+            columns.rows = columns.rows.index_select(0, rows.to(device))
+            columns.whole = reordered(columns.whole, rows)
         if self.slots is not None:
             self.slots.reorder(rows)
 
@@ -219,16 +242,32 @@ class DecodeRequest:
             raise ValueError(
                 f"state.keep of shape {tuple(keep.shape)}: expected {tuple(self._kept)}, as start() made it"
             )
-        marked = self._text.scatter(1, torch.where(keep < 0, self.prompt, keep), True)
-        index, count = list_columns(marked[:, : self.prompt], self._width)
-        self._listed = Reads(count, index)
+        width = self._text.shape[1] - 1
+        read = self._text.scatter(1, torch.where(keep < 0, width, keep), True)[:, :width]
+        for number in range(self._observed, len(self.sections)):
+            section = self.sections[number]
+            if number > self._observed:
+                read = read.gather(1, section.index) & section.real
+            index, count = list_columns(read, min(section.columns, self._width))
+            self._listed[number] = Reads(count, index)
+            if self.slots is None:
+                self._announce(number, self._listed[number])
         if self.slots is not None:
-            wanted = self.slots.assign(keep)
-            self.use.fetched.add_((wanted >= 0).sum())
-            index = self.slots.place(index)
-        for device, columns in self._columns.items():
-            columns.pruned = Reads(count.to(device, non_blocking=True), index.to(device, non_blocking=True))
-            if self.slots is not None:
+            self._fetch(keep)
+
+    def _announce(self, number: int, reads: Reads) -> None:
+        """Tell the layers of a section on every device what to read."""
+        for (device, section), columns in self._columns.items():
+            if section == number:
+                columns.pruned = moved(reads, device)
+
+    def _fetch(self, keep: Tensor) -> None:
+        """Bring the chosen columns keep [B, W] to the device, and tell the layers where they are."""
+        wanted, listed = self.slots.assign(keep), self._listed[self._observed]
+        self.use.fetched.add_((wanted >= 0).sum())
+        self._announce(self._observed, Reads(listed.count, self.slots.place(listed.index)))
+        for (device, section), columns in self._columns.items():
+            if section == self._observed:
                 here = [e for e in self.entries[self.first :] if e.keys.device == device]
                 columns.wanted = wanted.to(device, non_blocking=True)
                 HostEntries.fetch_all(here, columns.rows, columns.wanted)
@@ -239,13 +278,3 @@ class DecodeRequest:
         self.use.device_bytes = sum(entry.device_bytes for entry in entries) + tails
         self.use.host_bytes = sum(entry.host_bytes for entry in entries)
         self.use.host_layers = sum(isinstance(entry, HostEntries) for entry in entries)
-
-
-def _whole(real: Tensor) -> Reads:
-    """Every real column: by its number where they end the prompt, by an index where padding stands behind them."""
-    count = real.sum(1).int()
-    columns = torch.arange(real.shape[1], device=real.device)
-    if bool((real == (columns >= real.shape[1] - count[:, None])).all()):
-        return Reads(count)
-    index, count = list_columns(real, real.shape[1])
-    return Reads(count, index)

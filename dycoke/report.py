@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dycoke.usage import CacheReport, CacheUse
+from dycoke.usage import CacheReport, CacheUse, Entered, InsideReport
 
 STAGES = ("vision", "compress", "prefill", "decode")
 
@@ -39,7 +39,8 @@ class Report:
     """One request. `decode` runs from the end of prefill to the last decoded token, the loop's own time included.
 
     cache: what the KV cache cost, where a method prunes it. keeps: with trace=True, the columns the pruned layers
-    read, ascending, as keeps[step][row]; step 0 is the first after prefill.
+    read, ascending, as keeps[step][row]; step 0 is the first after prefill. inside: what went on into each layer at
+    which visual tokens were dropped.
     """
 
     method: str
@@ -47,6 +48,7 @@ class Report:
     stages: dict[str, Stage]
     cache: CacheReport | None = None
     keeps: list[list[list[int]]] | None = None
+    inside: tuple[InsideReport, ...] = ()
 
     @property
     def visual_kept(self) -> float | None:
@@ -72,23 +74,22 @@ class Report:
         ]
 
     def cache_rows(self) -> list[tuple[str, str]]:
-        """What the pruned KV cache cost, each a label and a text; none where no method prunes it."""
+        """What went on inside the model, and what its pruned KV cache cost, each a label and a text."""
+        rows = [(f"visual tokens from layer {each.layer} on", str(each.tokens)) for each in self.inside]
         cache = self.cache
         if cache is None:
-            return []
+            return rows
         below, pruned = _layers(0, cache.first_layer), _layers(cache.first_layer, cache.layers)
         held = f"{_mib(cache.device_bytes)} on the device"
         if cache.host_bytes:
             held += f", {_mib(cache.host_bytes)} on the host, {_mib(cache.fetched_bytes)} fetched back"
-        rows = [
-            (f"tokens read a step, {below}", _count(cache.read_below)),
-            (f"tokens read a step, {pruned}", _count(cache.read_from)),
-            ("KV cache", held),
-        ]
+        rows.append((f"tokens read a step, {below}", _count(cache.read_below)))
+        if cache.first_layer < cache.layers:
+            rows.append((f"tokens read a step, {pruned}", _count(cache.read_from)))
         if cache.selections is not None:
             chosen = f"{cache.selections} times in {self.stages['decode'].tokens} decoded tokens"
-            rows.insert(2, ("visual tokens chosen anew", chosen))
-        return rows
+            rows.append(("visual tokens chosen anew", chosen))
+        return [*rows, ("KV cache", held)]
 
     def __str__(self) -> str:
         head = f"{self.method}: {self.frames} frames\n{'stage':<10}{'tokens':>8}{'ms':>10}{'peak MiB':>10}"
@@ -122,6 +123,7 @@ class _Request:
     peaks: dict[str, int] = field(default_factory=dict)
     last: object = None  # mark of the latest decoded token
     cache: CacheUse | None = None
+    inside: list[Entered] = field(default_factory=list)
 
 
 class Recorder:
@@ -167,9 +169,9 @@ class Recorder:
         self._request.made += made
         self._request.kept += kept
 
-    def cache(self, use: CacheUse | None) -> None:
-        """The counters of the request's cache, None where nothing prunes it."""
-        self._request.cache = use
+    def pruned(self, use: CacheUse | None, inside: list[Entered]) -> None:
+        """The counters of the request's cache, None where nothing prunes it, and what its prefill will note inside."""
+        self._request.cache, self._request.inside = use, inside
 
     def prefilled(self, sequence: int | Tensor, rows: int) -> None:
         """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows."""
@@ -207,6 +209,7 @@ class Recorder:
             },
             None if request.cache is None else request.cache.report(),
             None if request.cache is None else request.cache.keeps,
+            tuple(entered.report() for entered in request.inside),
         )
 
     def _mark(self) -> object:

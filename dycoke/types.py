@@ -81,17 +81,43 @@ class Compressor(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a stage inside the language model may know of a prefill before it starts; B rows of S slots with padding.
+
+    visual [B, S] bool. video [B, S] int64: number of the video in its row, -1 where a slot is no video token; slots
+    [B, S] int64: t * N + n within that video, -1 likewise; per_frame: N. All three are None where nobody knows frames.
+    layers: depth of the language model.
+    """
+
+    visual: Tensor
+    layers: int
+    video: Tensor | None = None
+    slots: Tensor | None = None
+    per_frame: int | None = None
+
+
 @runtime_checkable
 class LayerPruner(Protocol):
-    """Stage 2, once, in prefill, on entry to decoder layer `layer`.
+    """Stage 2, in prefill, on entry to decoder layer `layer` (0 is the first).
 
-    prune: hidden [B, S, D], visual [B, S] bool, scores [B, S] of the last row of layer - 1
-    -> index [B, S'] of the slots that go on, and their mask [B, S'].
+    prune: hidden [B, S, D], visual [B, S] bool, scores [B, S] fp32, the attention of the last real row over all slots
+    -> index [B, S'] int64 of the slots that go on, ascending, and mask [B, S'] bool, True at those that are no padding;
+    or None: all go on. Text and padding always go on; rows that lose more than others are filled on the left with any
+    slots of theirs, masked (`dycoke.ops.going_on` does all this).
+
+    Further attributes are read where there are any:
+    observes: "previous" (default), scores are those of layer - 1; "own", of `layer` itself, computed ahead; "nothing".
+    heads: "mean" (default) or "max", how the heads of scores are joined.
+    positions: "original" (default), tokens keep theirs; "packed", they are renumbered from this layer on.
+    merge(hidden [B, S, D], visual, index, mask) -> [B, S', D]: what goes on instead of hidden at index.
+    start(prompt: Prompt) -> the pruners of one request, which may carry state; they stand in for this one.
+    count(visual: int) -> int | None: visual tokens that go on of so many; None where that depends on the content.
     """
 
     layer: int
 
-    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]: ...
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor] | None: ...
 
 
 class PolicyState(Protocol):
@@ -127,17 +153,32 @@ class DecodePolicy(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """At most three small objects, one for each place where visual tokens can be removed."""
+    """At most three small objects, one for each place where visual tokens can be removed.
+
+    inside may be several pruners, each on a deeper layer than the one before. Raises TypeError for other objects,
+    ValueError for pruners out of order.
+    """
 
     before: Compressor | None = None
-    inside: LayerPruner | None = None
+    inside: LayerPruner | tuple[LayerPruner, ...] | None = None
     decode: DecodePolicy | None = None
 
     def __post_init__(self) -> None:
         for name, protocol in (("before", Compressor), ("inside", LayerPruner), ("decode", DecodePolicy)):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, protocol):
-                raise TypeError(f"Plan.{name}: {value!r} is no {protocol.__name__}")
+            for each in self.pruners if name == "inside" else (value,):
+                if each is not None and not isinstance(each, protocol):
+                    raise TypeError(f"Plan.{name}: {each!r} is no {protocol.__name__}")
+        layers = [pruner.layer for pruner in self.pruners]
+        if layers != sorted(set(layers)):
+            raise ValueError(f"Plan.inside: layers {layers}: expected each deeper than the one before")
+
+    @property
+    def pruners(self) -> tuple[LayerPruner, ...]:
+        """The stage inside, as a tuple."""
+        if self.inside is None:
+            return ()
+        return self.inside if isinstance(self.inside, tuple) else (self.inside,)
 
 
 @runtime_checkable
@@ -151,6 +192,14 @@ def check_positions(value: str) -> None:
     """Raise ValueError unless `value` names a way to number the positions."""
     if value not in POSITIONS:
         raise ValueError(f"positions={value!r}: expected one of {', '.join(POSITIONS)}")
+
+
+def check_layer(name: str, value: int, lowest: int = 1) -> None:
+    """Raise TypeError or ValueError unless `value` can be the number of a decoder layer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected an integer")
+    if value < lowest:
+        raise ValueError(f"{name}={value}: expected {lowest} to the model's last layer")
 
 
 def check_seed(value: int) -> None:

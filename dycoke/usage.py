@@ -16,10 +16,10 @@ class CacheReport:
     """The KV cache of one request whose method prunes while decoding.
 
     layers: of the model; those below first_layer read everything. steps: decode steps. read_below, read_from: columns
-    a layer of either group read in a step, mean over steps and rows (prompt, answer and the token itself); None
-    before the first step. selections: how often the columns were chosen anew, summed over rows; None if the policy
-    does not count. device_bytes, host_bytes: keys and values, the columns reserved for the answer with them.
-    fetched_bytes: brought back from the host.
+    a layer of either group read in a step, mean over layers, steps and rows (prompt, answer and the token itself);
+    None before the first step and for a group without layers. selections: how often the columns were chosen anew,
+    summed over rows; None if no policy counts it. device_bytes, host_bytes: keys and values, the columns reserved for
+    the answer with them. fetched_bytes: brought back from the host.
     """
 
     layers: int
@@ -31,6 +31,37 @@ class CacheReport:
     device_bytes: int
     host_bytes: int
     fetched_bytes: int
+
+
+@dataclass(frozen=True)
+class InsideReport:
+    """What went on into layer `layer`, where visual tokens were dropped.
+
+    tokens: visual tokens, summed over rows. columns: with trace=True, the columns of the prompt that went on, text
+    included and padding not, by row.
+    """
+
+    layer: int
+    tokens: int
+    columns: list[list[int]] | None = None
+
+
+@dataclass
+class Entered:
+    """Collects what `InsideReport` tells. visual [B]: visual tokens; columns, mask [B, S']: what went on, if traced."""
+
+    layer: int
+    visual: Tensor
+    columns: Tensor | None = None
+    mask: Tensor | None = None
+
+    def report(self) -> InsideReport:
+        """Waits for the device."""
+        columns = None
+        if self.columns is not None:
+            rows = zip(self.columns.tolist(), self.mask.tolist(), strict=True)
+            columns = [[column for column, real in zip(*row, strict=True) if real] for row in rows]
+        return InsideReport(self.layer, int(self.visual.sum()), columns)
 
 
 @dataclass
@@ -57,12 +88,17 @@ class CacheUse:
         zeros = torch.zeros(4, dtype=torch.int64, device=device)
         self.steps, self.read_below, self.read_from, self.fetched = zeros.unbind()
 
-    def step(self, below: Tensor, above: Tensor, filled: Tensor) -> None:
-        """Count a step: prompt columns read below and from the first pruned layer on, [B] each, and the answer's."""
+    def step(self, below: list[tuple[Tensor, int]], above: list[tuple[Tensor, int]], filled: Tensor) -> None:
+        """Count a step: columns [B] of the prompt, each with how many layers read so many, and the answer's.
+
+        below: the layers below the first pruned one; above: those from it on.
+        """
         self.steps.add_(1)
         answer = filled.sum()
-        self.read_below.add_(below.sum() + answer)
-        self.read_from.add_(above.sum() + answer)
+        for total, read in ((self.read_below, below), (self.read_from, above)):
+            for count, layers in read:
+                if layers:
+                    total.add_(count.sum() + answer, alpha=layers)
 
     def note_columns(self, index: Tensor, count: Tensor, prompt: int, filled: Tensor) -> None:
         """Keep what the step now under way reads: index [B, N], its first count [B] valid, and the answer's columns."""
@@ -90,10 +126,14 @@ class CacheUse:
             layers=self.layers,
             first_layer=self.first_layer,
             steps=steps,
-            read_below=int(self.read_below) / total if total else None,
-            read_from=int(self.read_from) / total if total else None,
+            read_below=_mean(self.read_below, total * self.first_layer),
+            read_from=_mean(self.read_from, total * (self.layers - self.first_layer)),
             selections=None if self.selections is None else int(self.selections.sum()),
             device_bytes=self.device_bytes,
             host_bytes=self.host_bytes,
             fetched_bytes=fetched,
         )
+
+
+def _mean(total: Tensor, count: int) -> float | None:
+    return int(total) / count if count else None

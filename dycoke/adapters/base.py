@@ -16,6 +16,7 @@ from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 
 if TYPE_CHECKING:
     from dycoke.adapters.decoding import DecodeStage
+    from dycoke.adapters.inside_stage import InsideStage
 
 
 CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed the argument in 5.24; adapters use the older name
@@ -28,7 +29,7 @@ class Adapter(Protocol):
 
 
 class FamilyAdapter:
-    """Base of the adapters: serves the stage before the language model and the one while decoding.
+    """Base of the adapters: serves the stages before the language model, inside it and while decoding.
 
     Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled; a model
     answers one at a time, so threads must take turns. Subclasses hook the model in `hook`, may rewrite what its
@@ -44,24 +45,29 @@ class FamilyAdapter:
         self._cache: weakref.ref | None = None
         self._decoding = False
         self._stage: DecodeStage | None = None
+        self._inside: InsideStage | None = None
+        self._read: int | Tensor = 0
 
     def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None:
         """Raises ValueError if the plan asks for a stage or an input this adapter does not serve."""
         model = self._model()
-        family = type(model).__name__
-        if plan.inside is not None:
-            raise ValueError(f"{family}: this plan has a stage 'inside'; its adapter serves: before, decode")
-        if plan.before is None and plan.decode is None:
+        if plan == Plan():
             raise ValueError("empty plan: use build('full') to run a model with nothing removed")
-        if trace and plan.decode is None:
-            raise ValueError("trace=True: this plan has no stage 'decode' to trace")
+        if trace and plan.decode is None and not plan.pruners:
+            raise ValueError("trace=True: this plan has no stage 'decode' or 'inside' to trace")
         self.compressor, self.recorder = plan.before or KeepAll(), recorder
         self.check(self.compressor, visual)
-        if plan.decode is not None:
+        if plan.decode is not None or plan.pruners:
             from dycoke.adapters.decoding import DecodeStage  # transformers only where it is needed
 
-            self._stage = DecodeStage(self.language_model(model), plan.decode, trace)
+            self._stage = DecodeStage(self.language_model(model), plan.decode, plan.pruners, trace)
             self._stage.install(undo)
+        if plan.pruners:
+            from dycoke.adapters.inside_stage import InsideStage
+
+            self._inside = InsideStage(self.language_model(model), plan.pruners, self._stage.flat_masks, trace)
+            self._inside.install(undo)
+            undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
         self.hook(model, undo)
 
     def check(self, compressor: Compressor, visual: Tensor | None) -> None:
@@ -92,6 +98,10 @@ class FamilyAdapter:
     def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
         """Visual tokens [B, S] bool of the prefill under way, called once for each; None if it has none."""
         raise AssertionError(f"{type(self).__name__} finds no visual tokens")
+
+    def places(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int] | None:
+        """Video and slot [B, S] int64 of each visual token, and tokens a frame; None if unknown. Comes after visual."""
+        return None
 
     def forget(self) -> None:
         """Drop what is known of the visual tokens of a prefill whose cache nobody prunes."""
@@ -153,15 +163,21 @@ class FamilyAdapter:
         return args, renamed(kwargs, self._cache_name)
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        use, shape = None, _shape(kwargs)
-        if self._stage is not None and not self._stage.has_cache(kwargs):
-            self.forget()
+        use, entered, shape = None, [], _shape(kwargs)
+        real = real_tokens(kwargs.get("attention_mask"), shape[1])
+        self._read = shape[0] * shape[1] if real is None else real
+        cached = self._stage is not None and self._stage.has_cache(kwargs)
+        if cached or self._inside is not None:
+            visual, request = self.visual(kwargs, shape), None
+            if cached:
+                kwargs, request = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
+                use = request.use
+            if self._inside is not None and visual is not None:
+                kwargs, entered = self._inside.prefill(kwargs, visual, real, self.places(shape), request)
         elif self._stage is not None:
-            real = real_tokens(kwargs.get("attention_mask"), shape[1])
-            visual = self.visual(kwargs, shape)
-            kwargs, use = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
+            self.forget()
         self.recorder.start("prefill")
-        self.recorder.cache(use)
+        self.recorder.pruned(use, entered)
         return kwargs
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
@@ -172,9 +188,15 @@ class FamilyAdapter:
             return
         cache = output.past_key_values
         self._cache = None if cache is None else weakref.ref(cache)
-        rows, length = output.last_hidden_state.shape[:2]
-        real = real_tokens(kwargs.get("attention_mask"), length)
-        self.recorder.prefilled(rows * length if real is None else real, rows)
+        self.recorder.prefilled(self._read, len(output.last_hidden_state))
+
+
+def refuse_full_length(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    """Raise ValueError for arguments that name slots of the whole sequence: they mean nothing once it is shorter."""
+    if kwargs.get("labels") is not None:
+        raise ValueError("labels=: not accepted while a method shortens the sequence; use the logits")
+    if isinstance(kwargs.get("logits_to_keep"), Tensor):
+        raise ValueError("logits_to_keep=: a tensor of slots is not accepted while a method is attached; pass an int")
 
 
 def renamed(kwargs: dict[str, Any], name: str) -> dict[str, Any]:

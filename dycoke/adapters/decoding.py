@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,8 +16,7 @@ from dycoke.attention import BASES, REQUEST, pruned_name
 from dycoke.cache import TAIL, DecodeRequest
 from dycoke.cache_layer import PrunedLayer
 from dycoke.host_cache import host_cache_works
-from dycoke.types import DecodePolicy
-from dycoke.usage import CacheUse
+from dycoke.types import DecodePolicy, LayerPruner
 
 _stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are installed
 
@@ -24,11 +24,17 @@ _stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are inst
 class DecodeStage:
     """Serves a decode policy on a language model of transformers (the module whose layers fill a cache).
 
-    policy None reads everything, through the same cache and attention. Raises ValueError if the model's attention
-    cannot be observed, or the policy's first layer is not one of its later layers.
+    policy None reads everything, through the same cache and attention. pruners: what drops columns in prefill. Raises
+    ValueError if the model's attention cannot be observed, or the policy's first layer is not one of its later layers.
     """
 
-    def __init__(self, language_model: nn.Module, policy: DecodePolicy | None, trace: bool = False) -> None:
+    def __init__(
+        self,
+        language_model: nn.Module,
+        policy: DecodePolicy | None,
+        pruners: Sequence[LayerPruner] = (),
+        trace: bool = False,
+    ) -> None:
         self.config, self._model = language_model.config, weakref.ref(language_model)
         self._policy, self._trace = policy, trace
         self._base = _check_attention(language_model)
@@ -39,6 +45,12 @@ class DecodeStage:
                 "and layer l - 1 is the observer"
             )
         self._host = getattr(policy, "dp_cache", "device") == "host"
+        deeper = [pruner.layer for pruner in pruners if policy is not None and pruner.layer >= policy.first_layer]
+        if self._host and deeper:
+            raise ValueError(
+                f"dp_cache='host' with tokens dropped at layer {deeper[0]}: the layers from l={policy.first_layer} on "
+                "must hold the same tokens there; accepted: dp_cache='device', or pruners on layers below l"
+            )
         if self._host and not host_cache_works(language_model):
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=4)
             self._host = False
@@ -58,6 +70,11 @@ class DecodeStage:
         if not any(stage.config is self.config for stage in _stages):
             self.config._attn_implementation = self._base
 
+    @property
+    def flat_masks(self) -> bool:
+        """Whether the model's attention takes 2-D masks."""
+        return self._base == "flash_attention_2"
+
     def has_cache(self, kwargs: dict[str, Any]) -> bool:
         """Whether a prefill with these arguments fills a cache. Warns, once, where there is none to prune.
 
@@ -70,7 +87,7 @@ class DecodeStage:
         wanted = kwargs.get("use_cache")
         if self.config.use_cache if wanted is None else wanted:
             return True
-        if not self._warned:
+        if self._policy is not None and not self._warned:
             warnings.warn("use_cache=False: there is no cache to prune while decoding", stacklevel=2)
         self._warned = True
         return False
@@ -82,8 +99,8 @@ class DecodeStage:
         device: torch.device,
         real: Tensor | None,
         visual: Tensor | None,
-    ) -> tuple[dict[str, Any], CacheUse]:
-        """Arguments of a prefill [B, S] with the cache taken over, and the counters of its request.
+    ) -> tuple[dict[str, Any], DecodeRequest]:
+        """Arguments of a prefill [B, S] with the cache taken over, and its request.
 
         real [B, S] bool: no padding. visual [B, S] bool. Raises ValueError for what `check` refuses.
         """
@@ -107,7 +124,7 @@ class DecodeStage:
         if isinstance(mask, dict) or (mask is not None and mask.ndim == 4):
             # Made for a static cache, as wide as that would have become.
             kwargs["attention_mask"] = None if real is None else real.long()
-        return kwargs, request.use
+        return kwargs, request
 
     @staticmethod
     def is_fresh(cache: Cache) -> bool:

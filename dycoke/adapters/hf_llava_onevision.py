@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.base import FamilyAdapter, real_tokens
+from dycoke.adapters.base import FamilyAdapter, real_tokens, refuse_full_length
 
 
 @dataclass
@@ -51,7 +51,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._visual: Tensor | None = None
         self._ids: Tensor | None = None
         self._state: _Shortened | None = None
-        undo.callback(model.register_forward_pre_hook(_refuse_full_length, with_kwargs=True).remove)
+        undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
         undo.callback(inner.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
         self.time_vision(inner.vision_tower, inner.multi_modal_projector, undo)
         self.follow(inner.language_model, undo)
@@ -175,14 +175,6 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
             # Slots dropped so far: what an unshortened row would have counted, less what stands here.
             positions = given[ascending] - (ascending - start - slots[: len(slot)])
         return _Row(torch.cat([*tokens, embeds[cursor:stop]]), slot, positions)
-
-
-def _refuse_full_length(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Arguments that name slots of the uncompressed sequence have no meaning once it is shorter."""
-    if kwargs.get("labels") is not None:
-        raise ValueError("labels=: not accepted by this family while a method is attached; use the logits")
-    if isinstance(kwargs.get("logits_to_keep"), Tensor):
-        raise ValueError("logits_to_keep=: a tensor of slots is not accepted while a method is attached; pass an int")
 
 
 def _content(real: Tensor | None, count: int, length: int) -> list[tuple[int, int]]:

@@ -160,12 +160,12 @@ def test_a_plan_the_adapter_cannot_serve(name):
     needy, reordering = Fake(), Fake()
     needy.needs = frozenset({"saliency"})
     reordering.raster, reordering.positions = False, "original"
-    pruner = type("Pruner", (), {"layer": 2, "prune": lambda *a: None})()
+    pruner = type("Pruner", (), {"layer": 9, "prune": lambda *a: None})()
     for plan, error in [
         (dycoke.Plan(), "empty plan"),
         (dycoke.Plan(before=needy), "needs saliency"),
         (dycoke.Plan(before=reordering), "needs tokens in raster order"),
-        (dycoke.Plan(inside=pruner), "has a stage 'inside'"),
+        (dycoke.Plan(inside=pruner), "Pruner: layer 9: expected 1 to 3, for this model has 4 layers"),
     ]:
         with pytest.raises(ValueError, match=error):
             dycoke.apply(subject.model, plan)

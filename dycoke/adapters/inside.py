@@ -1,0 +1,154 @@
+"""What the layers of one prefill share whose plan drops visual tokens on the way through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from dycoke.cache import DecodeRequest
+from dycoke.ops.last_row import last_row, last_slot
+from dycoke.types import LayerPruner, Prompt
+from dycoke.usage import Entered
+
+
+class Prefill:
+    """One prefill whose visual tokens leave on the way through the layers. Dies with it.
+
+    prompt: what the pruners may know; rotary: the model's rotary tables; real [B, S] bool: no padding, None if nothing
+    says so; request: whose cache the layers fill, None without a cache; flat: masks are 2-D, as flash attention has
+    them. `entered` grows by an entry for each layer that drops some; trace: with the columns that go on.
+    """
+
+    def __init__(
+        self,
+        pruners: Sequence[LayerPruner],
+        rotary: nn.Module,
+        prompt: Prompt,
+        real: Tensor | None,
+        request: DecodeRequest | None,
+        flat: bool,
+        trace: bool,
+    ) -> None:
+        started = [own for each in pruners for own in (each.start(prompt) if hasattr(each, "start") else [each])]
+        self._pruners = {pruner.layer: pruner for pruner in started}
+        self._rotary, self._request, self._flat, self._trace = rotary, request, flat, trace
+        self._visual = prompt.visual if real is None else prompt.visual & real
+        self._real = torch.ones_like(prompt.visual) if real is None else real
+        self._columns = torch.arange(prompt.visual.shape[1], device=prompt.visual.device).expand(prompt.visual.shape)
+        self._scores: Tensor | None = None
+        self._positions: Tensor | None = None  # of the slots, once some are gone
+        self._shift: Tensor | None = None
+        self._told: dict[str, Any] = {}  # what a layer is told instead of what the model tells it
+        self.entered: list[Entered] = []
+
+    def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Score the slots for a pruner on the next layer: query [B, Hq, S, D] and key [B, H, S, D] of `layer`."""
+        pruner = self._pruners.get(layer + 1)
+        if pruner is not None and observes(pruner) == "previous":
+            real = self._real.to(key.device)
+            at = last_slot(real)[:, None, None, None].expand(-1, query.shape[1], 1, query.shape[3])
+            self._scores = last_row(query.gather(2, at), key, scaling, real, getattr(pruner, "heads", "mean"))
+
+    def enter(
+        self, layer: int, module: nn.Module, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Input [B, S', D] and keyword arguments of a layer, after its pruner, where it has one."""
+        pruner = self._pruners.get(layer)
+        if pruner is None:
+            return hidden, kwargs | self._told
+        visual, real = self._visual.to(hidden.device), self._real.to(hidden.device)
+        told = kwargs | self._told
+        if observes(pruner) == "own":
+            self._scores = _own_scores(pruner, module, hidden, told["position_embeddings"], real)
+        scores = real.new_zeros(real.shape, dtype=torch.float32) if self._scores is None else self._scores
+        chosen = pruner.prune(hidden, visual, scores.to(hidden.device))
+        if chosen is None:
+            return hidden, told
+        index, mask = chosen
+        mask = mask & real.gather(1, index)
+        if hasattr(pruner, "merge"):
+            hidden = pruner.merge(hidden, visual, index, mask)
+        else:
+            hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+        self._visual, self._real = visual.gather(1, index) & mask, mask
+        self._columns = self._columns.to(index.device).gather(1, index)
+        self._move(pruner, kwargs["position_ids"], index, real)
+        self._told = {
+            "attention_mask": _narrowed(told["attention_mask"], index, mask, self._flat),
+            # Flash attention would take gaps for the borders of packed samples.
+            "position_ids": None,
+            "position_embeddings": self._rotary(hidden, self._positions),
+        }
+        if self._request is not None:
+            self._request.narrow(layer, index, mask, self._visual, self._shift)
+        columns = (self._columns, mask) if self._trace else ()
+        self.entered.append(Entered(layer, self._visual.sum(1), *columns))
+        return hidden, kwargs | self._told
+
+    def _move(self, pruner: LayerPruner, given: Tensor, index: Tensor, real: Tensor) -> None:
+        """Find the positions [B, S'] of the slots that go on, and by how much those of decoded tokens move back."""
+        given = given if self._positions is None else self._positions
+        given = given.to(index.device).expand(real.shape)
+        self._positions = given.gather(1, index)
+        if getattr(pruner, "positions", "original") == "original":
+            return
+        first = given.gather(1, real.int().argmax(1, keepdim=True))
+        packed = (first + self._real.cumsum(1) - 1).clamp(min=0)
+        last = last_slot(self._real)[:, None]
+        shift = self._positions.gather(1, last) - packed.gather(1, last)
+        self._positions = packed
+        self._shift = shift if self._shift is None else shift + self._shift.to(shift.device)
+
+
+def observes(pruner: LayerPruner) -> str:
+    """Whose attention a pruner asks for now: "previous", "own" or "nothing"."""
+    return getattr(pruner, "observes", "previous")
+
+
+def _own_scores(
+    pruner: LayerPruner, layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], real: Tensor
+) -> Tensor:
+    """Attention [B, S] of the last real row in a layer that has not run, of its own query and keys."""
+    attention = layer.self_attn
+    device = attention.k_proj.weight.device
+    hidden, real = layer.input_layernorm(hidden.to(device)), real.to(device)
+    cos, sin = (table.to(device).expand(len(hidden), -1, -1) for table in tables)
+    at = last_slot(real)[:, None, None]
+    last, cos_last, sin_last = (part.gather(1, at.expand(-1, 1, part.shape[2])) for part in (hidden, cos, sin))
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.view(*projected.shape[:2], -1, attention.head_dim).transpose(1, 2)
+
+    query, key = heads(attention.q_proj(last)), heads(attention.k_proj(hidden))
+    query, _ = apply_rotary_pos_emb(query, query, cos_last, sin_last)
+    key, _ = apply_rotary_pos_emb(key, key, cos, sin)
+    return last_row(query, key, attention.scaling, real, getattr(pruner, "heads", "mean"))
+
+
+def _narrowed(told: Tensor | None, index: Tensor, real: Tensor, flat: bool) -> Tensor | None:
+    """A mask for the slots index [B, S'] of which real [B, S'] are no padding, of the one for all slots.
+
+    told: None (causal, no padding), 2-D [B, S], or 4-D [B, 1, S, S], bool or added to scores. Reads the device if None.
+    """
+    if told is None:
+        if bool(real.all()):
+            return None
+        if flat:
+            return real.long()
+        told = torch.ones(real.shape[1], real.shape[1], dtype=torch.bool, device=real.device).tril()[None, None]
+    elif told.ndim == 2:
+        return told.to(index.device).gather(1, index) & real.to(told.dtype)
+    else:
+        told = told.to(index.device).expand(len(index), -1, -1, -1)
+        told = told.gather(2, index[:, None, :, None].expand(-1, -1, -1, told.shape[3]))
+        told = told.gather(3, index[:, None, None, :].expand(-1, -1, told.shape[2], -1))
+    # A row of padding attends to itself: attention over nothing is not a number.
+    itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+    seen = real[:, None, None, :] | itself
+    if told.dtype == torch.bool:
+        return (told | itself) & seen
+    return told.masked_fill(itself, 0.0).masked_fill(~seen, torch.finfo(told.dtype).min)

@@ -1,0 +1,87 @@
+"""Layers that hold the same columns of a prompt, where a stage inside the language model drops some on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dycoke.ops.choose import list_columns
+from dycoke.ops.sparse_decode import Reads, Scratch
+
+
+@dataclass
+class Section:
+    """Layers from `first` on, up to the next section's. C columns each, of B rows.
+
+    real [B, C] bool: columns that are no padding; whole: all of those. index [B, C] int64: which column of the section
+    before each of them is; origin [B, C] int64: which of the prompt's; both None in the first section. shift [B, 1]:
+    by how much the positions of decoded tokens move back in these layers, None where they do not.
+    """
+
+    first: int
+    real: Tensor
+    whole: Reads
+    index: Tensor | None = None
+    origin: Tensor | None = None
+    shift: Tensor | None = None
+    rotated: tuple[int, tuple[Tensor, Tensor]] | None = None  # a step, and the rotary tables of its shifted position
+
+    @property
+    def columns(self) -> int:
+        return self.real.shape[1]
+
+    @classmethod
+    def start(cls, real: Tensor) -> Section:
+        """The section of a prompt [B, S] nothing has been dropped from. Reads the device."""
+        return cls(0, real, whole(real))
+
+    def narrowed(self, layer: int, index: Tensor, real: Tensor, shift: Tensor | None) -> Section:
+        """The section behind this one, whose layers hold these columns of it. Reads the device."""
+        origin = index if self.origin is None else self.origin.gather(1, index)
+        return Section(layer, real, whole(real), index, origin, shift)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Give each batch row what row rows[b] had."""
+        for name in ("real", "index", "origin", "shift"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value.index_select(0, rows.to(value.device)))
+        self.whole = reordered(self.whole, rows)
+
+
+@dataclass
+class Columns:
+    """What the layers of one section on one device read. rows, filled [B] int32, position [1] int64 as in `Store`."""
+
+    rows: Tensor
+    filled: Tensor
+    position: Tensor
+    whole: Reads
+    pruned: Reads | None = None
+    scratch: Scratch = field(default_factory=Scratch)  # of all layers in turn
+    wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
+
+
+def moved(reads: Reads, device: torch.device) -> Reads:
+    """What is read, on `device`."""
+    index = None if reads.index is None else reads.index.to(device, non_blocking=True)
+    return Reads(reads.count.to(device, non_blocking=True), index)
+
+
+def reordered(reads: Reads, rows: Tensor) -> Reads:
+    """What is read, with row b taken from row rows[b]."""
+    rows = rows.to(reads.count.device)
+    index = None if reads.index is None else reads.index.index_select(0, rows)
+    return Reads(reads.count.index_select(0, rows), index)
+
+
+def whole(real: Tensor) -> Reads:
+    """Every real column: by its number where they end the prompt, by an index where padding stands behind them."""
+    count = real.sum(1).int()
+    columns = torch.arange(real.shape[1], device=real.device)
+    if bool((real == (columns >= real.shape[1] - count[:, None])).all()):
+        return Reads(count)
+    index, count = list_columns(real, real.shape[1])
+    return Reads(count, index)
