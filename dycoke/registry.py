@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dycoke.types import Method
+from dycoke.types import Method, Plan
 
 C = TypeVar("C", bound=type)
+STAGES: tuple[str, ...] = tuple(stage.name for stage in dataclasses.fields(Plan))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,15 +18,15 @@ class Entry:
 
     cls: the class; source, paper: where the method is described; retention: the share of the visual tokens that is
     left, as a formula; official: the defaults of the authors' scripts; deviations: where this one differs from the
-    published code, each with its reason.
+    published code, each with its reason. What its stages are and ask for is read off its plan at the defaults.
     """
 
     name: str
     cls: type
     source: str
     paper: str
-    retention: str = ""
-    official: str = ""
+    retention: str
+    official: str
     deviations: tuple[str, ...] = ()
 
     @property
@@ -36,6 +37,26 @@ class Entry:
     def options(self) -> dict[str, tuple[Any, str]]:
         """Option name -> (default, what it means)."""
         return {f.name: (f.default, f.metadata.get("help", "")) for f in dataclasses.fields(self.cls)}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Which of the places before, inside and decode it fills, in that order."""
+        plan = self.cls().plan()
+        return tuple(stage for stage in STAGES if getattr(plan, stage) is not None)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What its compressor asks of the adapter, sorted."""
+        return tuple(sorted(getattr(self.cls().plan().before, "needs", ())))
+
+    @property
+    def positions(self) -> str:
+        """How the tokens it leaves in the prompt are numbered; "-" if it leaves the prompt alone."""
+        plan = self.cls().plan()
+        if plan.before is not None:
+            return plan.before.positions
+        pruners = plan.inside if isinstance(plan.inside, tuple) else (plan.inside,)
+        return "-" if plan.inside is None else getattr(pruners[0], "positions", "original")
 
 
 _methods: dict[str, Entry] = {}
@@ -53,7 +74,7 @@ def register(
     """Class decorator: make a frozen dataclass with a `plan()` known under `name`; the rest as in `Entry`.
 
     Raises ValueError if the name is taken, TypeError if the class is not a frozen dataclass with a `plan` method, a
-    docstring and a plain default for every option.
+    docstring and a plain default for every option, or if source, retention or official is empty.
     """
 
     def add(cls: C) -> C:
@@ -66,6 +87,12 @@ def register(
         bare = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
         if bare:
             raise TypeError(f"method {name!r}: option {', '.join(bare)} of {cls.__qualname__} needs a plain default")
+        texts = {"source": source, "retention": retention, "official": official}
+        unsaid = [key for key, text in texts.items() if not text]
+        if unsaid:
+            raise TypeError(f"method {name!r}: @register needs {', '.join(unsaid)}, for the table of methods")
+        if isinstance(deviations, str):
+            raise TypeError(f"method {name!r}: deviations={deviations!r}: expected a tuple of sentences")
         _methods[name] = Entry(name, cls, source, paper, retention, official, deviations)
         return cls
 
@@ -92,11 +119,12 @@ def name_of(method: Method) -> str:
 def build(name: str, **options: Any) -> Method:
     """The method `name` with these options.
 
-    Raises ValueError for an unknown name or an option out of range, TypeError for an unknown option.
+    A list, which is what YAML has, becomes a tuple: methods are frozen. Raises ValueError for an unknown name or an
+    option out of range, TypeError for an unknown option.
     """
     row = entry(name)
     unknown = sorted(set(options) - set(row.options))
     if unknown:
         accepted = ", ".join(sorted(row.options)) or "no options"
         raise TypeError(f"{name}: unknown option {', '.join(map(repr, unknown))}; accepts: {accepted}")
-    return row.cls(**options)
+    return row.cls(**{option: tuple(value) if isinstance(value, list) else value for option, value in options.items()})

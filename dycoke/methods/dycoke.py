@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dycoke import budget
-from dycoke.methods.dynamic_pruning import CHOICES, PUBLISHED_REFRESH, VARIANTS, DynamicPruning
+from dycoke.methods.dynamic_pruning import CHOICES, DEVIATIONS, PUBLISHED_REFRESH, VARIANTS, DynamicPruning
 from dycoke.ops.temporal_merge import released_merge, temporal_merge
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
@@ -57,6 +57,17 @@ class TemporalMerge:
     "dycoke",
     source="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models, CVPR 2025, section 3",
     paper="https://arxiv.org/abs/2411.15024",
+    retention="r = 1/4 + 3/4 (1 - K); of those, layers from L read a share 1 - P while decoding",
+    official="paper and README: K=.7 L=3 P=.7; evaluation wrapper: K=.7 L=3 P=.8; builder: K=.3 L=3 P=.8; config: L=3 "
+    "P=.8",
+    deviations=(
+        "The last window is compared like all others, as the formula counts; a loop bound of the released code leaves "
+        "its third frame whole.",
+        "Every frame counts, from one frame on; the released code loses an odd last frame and fails at four or fewer.",
+        "Tokens stay in raster order, because the paper speaks of no other; the released code emits those of a "
+        "compared frame by ascending similarity.",
+        *DEVIATIONS,
+    ),
 )
 @dataclass(frozen=True)
 class DyCoke:

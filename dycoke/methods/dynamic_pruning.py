@@ -18,6 +18,14 @@ VARIANTS = ("paper", "official")
 CHOICES = ("dynamic", "one_shot", "random")
 DP_CACHES = ("device", "host")
 PUBLISHED_REFRESH = 0.9
+DEVIATIONS = (
+    "A choice is carried on while the attention stays alike, as the paper says; the released code reads the whole "
+    "cache at such steps.",
+    "The last visual token can be pruned, because the paper exempts none; the released code counts one too few.",
+    "Each row of a batch has its own choice; the released code takes the first row's for all, and asserts one row.",
+    "Every request starts afresh, in variant=official too; the released code compares a request's first step with the "
+    "last one of the request before, which has nothing to do with it.",
+)
 _NEVER = -2.0  # under every cosine
 _WORD = 2**32
 
@@ -49,6 +57,9 @@ class PruningState:
     "dynamic_pruning",
     source="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models, CVPR 2025, section 3.3",
     paper="https://arxiv.org/abs/2411.15024",
+    retention="every token stays in the cache; layers from L read int(V (1 - P)) of V visual tokens",
+    official="paper and README: L=3 P=.7; evaluation wrapper, builder and config: L=3 P=.8; refresh .9",
+    deviations=DEVIATIONS,
 )
 @dataclass(frozen=True)
 class DynamicPruning:

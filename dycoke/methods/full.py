@@ -27,7 +27,7 @@ class KeepAll:
         return frames * per_frame
 
 
-@register("full", source="the uncompressed model")
+@register("full", source="the uncompressed model", retention="1", official="none: nothing to set")
 @dataclass(frozen=True)
 class Full:
     """Every visual token reaches the language model."""

@@ -12,7 +12,12 @@ from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions, check_seed
 
 
-@register("random_drop", source="floor of the comparisons (random rows of VidCom2, Table 1)")
+@register(
+    "random_drop",
+    source="floor of the comparisons (random rows of VidCom2, Table 1)",
+    retention="keep",
+    official="none: a floor, at the budget of what it is compared with",
+)
 @dataclass(frozen=True)
 class RandomDrop:
     """Keep a seeded random subset of all visual tokens of a video, in raster order."""

@@ -12,7 +12,12 @@ from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
 
 
-@register("uniform_frames", source="floor of the comparisons; DyCoke, Table 6 (equal FLOPs)")
+@register(
+    "uniform_frames",
+    source="floor of the comparisons; DyCoke, Table 6 (equal FLOPs)",
+    retention="keep, in whole frames",
+    official="none: a floor, at the budget of what it is compared with",
+)
 @dataclass(frozen=True)
 class UniformFrames:
     """Keep whole frames at even spacing, the first one always."""

@@ -1,7 +1,8 @@
 """Methods by name, strict options, and the door of types."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,15 +10,16 @@ import torch
 import dycoke
 from dycoke import registry
 from dycoke.methods import DynamicPruning
-from dycoke.types import VisualTokens
+from dycoke.registry import available, entry
+from dycoke.types import Plan, VisualTokens
+
+TEXTS = {"source": "this test", "retention": "1/2", "official": "none"}
 
 
 def test_unknown_method_names_the_registered_ones():
-    with pytest.raises(
-        ValueError,
-        match=r"unknown method 'dycok'; available: dycoke, dynamic_pruning, full, random_drop, uniform_frames",
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"unknown method 'dycok'; available: {', '.join(available())}")):
         dycoke.build("dycok")
+    assert {"dycoke", "dynamic_pruning", "full", "random_drop", "uniform_frames"} <= set(available())
 
 
 def test_unknown_option_names_the_accepted_ones():
@@ -82,7 +84,7 @@ def test_every_option_of_dycoke_reaches_the_stage_while_decoding():
 
 def test_register_refuses_a_taken_name_and_a_mutable_class():
     with pytest.raises(ValueError, match="'full' is registered already"):
-        registry.register("full", source="x")(type("Other", (), {}))
+        registry.register("full", **TEXTS)(type("Other", (), {}))
 
     @dataclass
     class Mutable:
@@ -90,7 +92,7 @@ def test_register_refuses_a_taken_name_and_a_mutable_class():
             return dycoke.Plan()
 
     with pytest.raises(TypeError, match="must be a frozen dataclass"):
-        registry.register("mutable", source="x")(Mutable)
+        registry.register("mutable", **TEXTS)(Mutable)
     assert "mutable" not in dycoke.available()
 
 
@@ -111,14 +113,97 @@ def test_register_refuses_what_the_table_of_methods_could_not_show():
 
     for cls, error in ((Silent, "needs a docstring"), (Bare, "option keep of .* needs a plain default")):
         with pytest.raises(TypeError, match=error):
-            registry.register("other", source="x")(cls)
+            registry.register("other", **TEXTS)(cls)
     assert "other" not in dycoke.available()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A method that takes several numbers."""
+
+    layers: tuple = field(default=(8, 16), metadata={"help": "layers"})
+
+    def plan(self):
+        return Plan()
+
+
+@pytest.mark.parametrize("missing", [("source",), ("retention",), ("official",), ("retention", "official")])
+def test_register_refuses_a_method_without_its_texts(missing):
+    with pytest.raises(TypeError, match=f"method 'other': @register needs {', '.join(missing)}, for the table"):
+        registry.register("other", **TEXTS | dict.fromkeys(missing, ""))(Listed)
+    assert "other" not in dycoke.available()
+
+
+def test_register_refuses_one_sentence_for_the_list_of_deviations():
+    with pytest.raises(TypeError, match=r"deviations='One\.': expected a tuple"):
+        registry.register("other", **TEXTS, deviations="One.")(Listed)
+    assert "other" not in dycoke.available()
+
+
+def test_a_list_becomes_a_tuple(monkeypatch):
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    registry.register("listed", **TEXTS)(Listed)
+    assert dycoke.build("listed", layers=[8, 16]) == dycoke.build("listed")
+    assert hash(dycoke.build("listed", layers=[4])) == hash(Listed((4,)))
+
+
+@pytest.mark.parametrize("name", dycoke.available())
+def test_what_a_row_says_is_what_the_plan_at_the_defaults_has(name):
+    row, plan = entry(name), dycoke.build(name).plan()
+    assert row.stages == tuple(s for s in ("before", "inside", "decode") if getattr(plan, s) is not None) != ()
+    assert row.needs == tuple(sorted(plan.before.needs if plan.before else ()))
+    assert row.positions in ("packed", "original", "-")
+    assert row.retention and row.official and row.source and isinstance(row.deviations, tuple)
+
+
+def test_rows_of_the_five():
+    assert [(entry(name).stages, entry(name).needs, entry(name).positions) for name in ("dycoke", "full")] == [
+        (("before", "decode"), (), "packed"),
+        (("before",), (), "packed"),
+    ]
+    assert (entry("dynamic_pruning").stages, entry("dynamic_pruning").positions) == (("decode",), "-")
+
+
+@dataclass(frozen=True)
+class Pruner:
+    layer: int
+
+    def prune(self, hidden, visual, scores):
+        raise AssertionError("only looked at")
+
+
+class Renumbering(Pruner):
+    positions = "packed"
+
+
+@pytest.mark.parametrize(
+    ("inside", "positions"),
+    [(Pruner(2), "original"), (Renumbering(2), "packed"), ((Renumbering(8), Renumbering(16)), "packed")],
+)
+def test_a_row_of_a_method_inside_the_model(monkeypatch, inside, positions):
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+
+    @dycoke.register("inner", **TEXTS)
+    @dataclass(frozen=True)
+    class Inner:
+        """Prune inside."""
+
+        def plan(self):
+            return SimpleNamespace(before=None, inside=inside, decode=None)
+
+    row = entry("inner")
+    assert (row.stages, row.needs, row.positions) == (("inside",), (), positions)
+
+
+def test_needs_are_sorted(monkeypatch):
+    monkeypatch.setattr(registry.entry("random_drop").cls, "needs", frozenset({"saliency", "keys", "query"}))
+    assert entry("random_drop").needs == ("keys", "query", "saliency")
 
 
 def test_a_new_method_is_one_decorated_class(monkeypatch):
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 
-    @dycoke.register("first_half", source="this test", paper="https://example.org")
+    @dycoke.register("first_half", **TEXTS, paper="https://example.org")
     @dataclass(frozen=True)
     class FirstHalf:
         """Keep the first half of the frames."""
