@@ -2,6 +2,7 @@
 
 from dycoke import methods as _methods  # noqa: F401  registers every method
 from dycoke.attach import Run, apply, attach, attached, remove
+from dycoke.plans import build_plan, load_plan
 from dycoke.registry import available, build, register
 from dycoke.types import Compressed, Plan, VisualTokens
 
@@ -15,6 +16,8 @@ __all__ = [
     "attached",
     "available",
     "build",
+    "build_plan",
+    "load_plan",
     "register",
     "remove",
 ]

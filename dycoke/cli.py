@@ -75,6 +75,7 @@ def ask(
     frames: Annotated[int, typer.Option(help="Frames to read, evenly spaced from the first to the last.")] = 32,
     method: Annotated[str | None, typer.Option(help="Method; see `dycoke methods`. [default: dycoke]")] = None,
     compare: Annotated[str | None, typer.Option(help="Methods to run side by side, such as full,dycoke.")] = None,
+    plan: Annotated[str | None, typer.Option(help="YAML file with a method for each stage; see the README.")] = None,
     k: Annotated[float | None, typer.Option("--k", help="Short for --option k=VALUE.")] = None,
     l: Annotated[int | None, typer.Option("--l", help="Short for --option l=VALUE.")] = None,  # noqa: E741
     p: Annotated[float | None, typer.Option("--p", help="Short for --option p=VALUE.")] = None,
@@ -95,7 +96,8 @@ def ask(
         from dycoke.ask.session import ask as run
 
     short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
-    asked = Asked(video, question, frames, method, compare, short, option or [], model, max_new_tokens, device, dtype)
+    ways = method, compare, plan, short, option or []
+    asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype)
     run(asked, Console(), progress)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from dycoke.adapters.llava import tokens_per_frame
 from dycoke.attach import Run, apply
 from dycoke.options import parse_method, parse_value
+from dycoke.plans import build_plan, load_plan
 from dycoke.registry import build
 from dycoke.types import Method, Plan
 
@@ -43,7 +45,8 @@ def choose_method(options: Mapping[str, Any]) -> Chosen | None:
     dycoke=True is the paper: k=0.7, l=3, p=0.7, variant "paper"; dycoke_k, dycoke_l, dycoke_p, dycoke_variant,
     dycoke_decode, dycoke_refresh, dycoke_seed and dycoke_dp_cache change it, and dycoke_num_tokens_per_frame is to be
     compared with the model's own layout; dycoke=False switches all of that off.
-    method is a registered name, "name,k=0.5", or a name beside a dict method_options; plan is a Plan or a method.
+    method is a registered name, "name,k=0.5", or a name beside a dict method_options; plan is a Plan, a method, a
+    mapping as `build_plan` takes it, or the path of a .yaml or .yml file that holds one.
     image_token_start_index is accepted and ignored: visual tokens are found without it. Texts as lmms-eval passes
     them ("True", "0.7") are read as their values.
     Raises ValueError for unknown or contradictory keywords and for values out of range, TypeError for an unknown
@@ -61,9 +64,7 @@ def choose_method(options: Mapping[str, Any]) -> Chosen | None:
     if asked is None:
         return None
     if asked == "plan":
-        if not isinstance(options["plan"], Plan | Method) or isinstance(options["plan"], type):
-            raise ValueError(f"plan={options['plan']!r}: expected a dycoke.Plan or a method; names go to method=")
-        return Chosen(options["plan"])
+        return Chosen(_planned(options["plan"]))
     if asked == "method":
         return Chosen(_named(options["method"], options.get("method_options")))
     chosen = {option: ours[name] for name, option in _PASSED_ON.items() if ours.get(name) is not None}
@@ -86,6 +87,19 @@ def _asked(options: Mapping[str, Any]) -> str | None:
     if len(ways) > 1:
         raise ValueError(f"{' and '.join(ways)} given; each of them chooses a method: leave one")
     return ways[0] if ways else None
+
+
+def _planned(plan: Any) -> Method | Plan:
+    if isinstance(plan, Mapping):
+        return build_plan(plan)
+    if isinstance(plan, str | Path) and Path(plan).suffix in (".yaml", ".yml"):
+        return load_plan(plan)
+    if not isinstance(plan, Plan | Method) or isinstance(plan, type):
+        raise ValueError(
+            f"plan={plan!r}: expected a dycoke.Plan or a method; names go to method=, and a plan in YAML is a mapping "
+            "or the path of a .yaml file"
+        )
+    return plan
 
 
 def _named(method: Any, extra: Any) -> Any:

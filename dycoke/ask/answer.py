@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from dycoke.ask.chat import Chat
 from dycoke.attach import attach
 from dycoke.report import Report
-from dycoke.types import Method
+from dycoke.types import Method, Plan
 
 WARM_UP_TOKENS = 2
 _INCOMPLETE = "\ufffd"  # what a tokenizer decodes part of a character to
@@ -45,7 +45,7 @@ def check_new_tokens(count: int) -> None:
 
 def answer(
     chat: Chat,
-    method: Method,
+    method: Method | Plan,
     request: dict[str, Any],
     max_new_tokens: int,
     on_text: Callable[[str], None] | None = None,
@@ -74,12 +74,12 @@ def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
     answer(chat, method, request, WARM_UP_TOKENS)
 
 
-def check_length(chat: Chat, method: Method, request: dict[str, Any], frames: int) -> None:
+def check_length(chat: Chat, method: Method | Plan, request: dict[str, Any], frames: int) -> None:
     """Raise ValueError if the prompt cannot fit in the model's context, before any of it is computed.
 
     Newlines between visual tokens are not counted here; what they add is found when the prompt has been read.
     """
-    before = method.plan().before
+    before = (method if isinstance(method, Plan) else method.plan()).before
     kept = frames * chat.per_frame if before is None else before.count(frames, chat.per_frame)
     if kept is not None:
         _check_tokens(chat, chat.text_tokens(request) + kept)

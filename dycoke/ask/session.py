@@ -17,7 +17,7 @@ from dycoke.ask.methods import chosen_methods
 from dycoke.ask.tables import comparison_table, report_table
 from dycoke.ask.video import read_frames
 from dycoke.nano import MODEL_PATH
-from dycoke.types import Method
+from dycoke.types import Method, Plan
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
 _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
@@ -32,6 +32,7 @@ class Asked:
     frames: int
     method: str | None
     compare: str | None
+    plan: str | None
     short: Mapping[str, float]
     options: Sequence[str]
     model: str | None
@@ -46,7 +47,7 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
     What is cheap to refuse is refused first, the model is loaded last. Raises ValueError and OSError on bad input.
     """
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
-    methods = chosen_methods(asked.method, asked.compare, asked.short, asked.options)
+    methods = chosen_methods(asked.method, asked.compare, asked.short, asked.options, asked.plan)
     where = placement(asked.device, asked.dtype)
     check_new_tokens(asked.max_new_tokens)
     with _quiet():
@@ -67,7 +68,7 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
 
 
 def _stream(
-    chat: Chat, method: Method, request: dict[str, Any], max_new_tokens: int, out: Console, progress: Console
+    chat: Chat, method: Method | Plan, request: dict[str, Any], max_new_tokens: int, out: Console, progress: Console
 ) -> None:
     with progress.status("encoding the video") as status:
 

@@ -77,6 +77,20 @@ def test_pruning_is_told(dycoke, video, checkpoint, hf_checkpoint, kind, method)
     assert f"times in {steps} decoded tokens" in done.out and "MiB on the device" in done.out
 
 
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_a_plan_in_a_file(dycoke, video, checkpoint, hf_checkpoint, kind, tmp_path):
+    """One method's tokens before the language model, another's pruning while decoding."""
+    (tmp_path / "plan.yaml").write_text("before: random_drop,keep=0.25\ndecode: {name: dycoke, l: 2, p: 0.5}\n")
+    model = {"llava": checkpoint, "hf": hf_checkpoint}[kind]
+    done = dycoke("ask", video, "What is it?", "--model", model, "--plan", tmp_path / "plan.yaml", *SMALL)
+    assert (done.code, done.err) == (0, "")
+    assert "plan: 8 frames" in done.out
+    visual = 2 * {"llava": 16, "hf": 9}[kind]
+    assert done.out.split("compress")[1].split()[0] == str(visual)
+    read = {line.split()[-2]: float(line.split()[-1]) for line in done.out.splitlines() if "read a step" in line}
+    assert read["0-1"] - read["2-3"] == visual - visual // 2
+
+
 def test_short_options_go_to_the_compared_method_that_has_them(dycoke, video, checkpoint):
     shorts = ("--k", 1, "--l", 1, "--p", 0.25)
     done = dycoke("ask", video, "?", "--model", checkpoint, "--compare", "full,dycoke", *shorts, *SMALL)
@@ -97,9 +111,9 @@ def test_a_method_without_a_stage_before_is_checked_for_length_too(chats, video,
     tokens = chat.text_tokens(request) + 8 * chat.per_frame
     for context, fits in ((tokens + 1, True), (tokens, False)):
         monkeypatch.setattr(type(chat), "context", context)
-        for name in ("full", "dynamic_pruning"):
+        for method in (build("full"), build("dynamic_pruning"), build("dynamic_pruning").plan()):
             with nullcontext() if fits else pytest.raises(ValueError, match=f"fills the {context} tokens"):
-                check_length(chat, build(name), request, 8)
+                check_length(chat, method, request, 8)
 
 
 @pytest.mark.parametrize("kind", ["llava", "hf"])

@@ -155,6 +155,32 @@ def test_method_and_compare(refused):
     assert "give one of them" in refused("--method", "full", "--compare", "full,dycoke")
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [("--method", "full"), ("--compare", "full,dycoke"), ("--k", "0.5"), ("--l", "2"), ("--option", "keep=0.5")],
+)
+def test_plan_and_another_way(refused, tmp_path, beside):
+    (tmp_path / "plan.yaml").write_text("before: full")
+    line = refused("--plan", tmp_path / "plan.yaml", *beside)
+    assert f"--plan {tmp_path / 'plan.yaml'} and {beside[0]}" in line
+    assert ("give one of them" in line) == (beside[0] in ("--method", "--compare"))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("before: fulll", "plan.yaml: before: unknown method 'fulll'"),
+        ("before: [", "plan.yaml: no value in YAML"),
+        ("decode: {name: dycoke, l: x}", "plan.yaml: decode: l='x': expected an integer"),
+        (None, "plan.yaml: No such file"),
+    ],
+)
+def test_a_plan_that_cannot_be_read(refused, tmp_path, text, complaint):
+    if text is not None:
+        (tmp_path / "plan.yaml").write_text(text)
+    assert complaint in refused("--plan", tmp_path / "plan.yaml")
+
+
 def test_compare_names_one_twice(refused):
     assert "named twice" in refused("--compare", "full,full")
 

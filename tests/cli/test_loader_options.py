@@ -134,9 +134,25 @@ def test_method_by_text_by_dict_and_by_plan(model):
     assert applied(model, plan=expected.plan()) == expected
 
 
+def test_a_plan_in_yaml(model, tmp_path):
+    spec = {"before": "random_drop,keep=0.25", "decode": {"name": "dycoke", "l": 2}}
+    expected = Plan(before=dycoke.build("random_drop", keep=0.25), decode=DynamicPruning(2))
+    assert choose_method({"plan": spec}).method == expected
+    for name in ("plan.yaml", "plan.yml"):
+        (tmp_path / name).write_text("plan: {before: 'random_drop,keep=0.25', decode: {name: dycoke, l: 2}}")
+        for path in (tmp_path / name, str(tmp_path / name)):
+            assert choose_method({"plan": path}).method == expected
+    assert applied(model, plan=str(tmp_path / "plan.yml")) == expected.before
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
+        ({"plan": {}}, "plan: an empty mapping"),
+        ({"plan": {"before": "fulll"}}, "before: unknown method 'fulll'"),
+        ({"plan": "absent.yaml"}, "absent.yaml: No such file"),
+        ({"plan": "plan.json"}, "plan='plan.json': expected a dycoke.Plan or a method; .* the path of a .yaml file"),
+        ({"plan": {"before": "full"}, "method": "full"}, "method and plan given"),
         ({"dycoke": True, "dycoke_l": 0}, "l=0: expected 1 to the model's last layer"),
         ({"dycoke": "True", "dycoke_p": "1"}, r"p=1: expected a number in \[0, 1\)"),
         ({"dycoke": True, "dycoke_refresh": 2}, r"refresh=2: expected a number in \[0, 1\]"),
