@@ -102,11 +102,18 @@ def ask(
 
 
 @app.command()
-def methods() -> None:
-    """List the methods with their options, source and paper."""
-    from dycoke.ask.tables import methods_table
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method, to read of it alone.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+) -> None:
+    """List the methods: where each works, what it needs and keeps, its options and how it deviates from its paper."""
+    from dycoke.ask.method_tables import markdown_table, method_page, methods_list
+    from dycoke.registry import available
 
-    Console().print(methods_table())
+    if markdown:
+        print(markdown_table(available() if name is None else [name]))
+    else:
+        Console().print(methods_list() if name is None else method_page(name))
 
 
 @bench.command()

@@ -1,4 +1,4 @@
-"""Reports and the method list as tables for a terminal."""
+"""Reports as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from dycoke.ask.answer import Answer
-from dycoke.registry import available, entry
 from dycoke.report import Report
 from dycoke.usage import CacheReport
 
@@ -49,19 +48,6 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     table.add_section()
     for row in _cache_rows([report.cache for report in reports]):
         table.add_row(*row)
-    return table
-
-
-def methods_table() -> Table:
-    """Every registered method: what it does, its options with defaults, its source and paper."""
-    table = Table(box=box.SIMPLE, show_lines=True)
-    for column in ("method", "what it does", "options", "source"):
-        table.add_column(column, overflow="fold")
-    for name in available():
-        row = entry(name)
-        options = "\n".join(f"{option} = {default}: {text}" for option, (default, text) in row.options.items())
-        source = f"{row.source}\n{row.paper}" if row.paper else row.source
-        table.add_row(name, Text(row.summary), Text(options or "none"), Text(source))
     return table
 
 

@@ -2,27 +2,97 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
+
 import pytest
 
+from dycoke import registry
+from dycoke.ask.method_tables import markdown_table
 from dycoke.options import parse_method, parse_options, parse_value, parse_yaml, write_value
 from dycoke.registry import available, entry
 from dycoke.version import __version__
 
 
-def test_table_has_every_method_option_default_source_and_paper(dycoke):
+def blocks(out: str) -> dict[str, str]:
+    """What stands under each method's name below the table."""
+    parts = re.split(r"^(\w+)$", out, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_table_says_where_each_method_works_and_what_it_keeps(dycoke):
     done = dycoke("methods")
     assert (done.code, done.err) == (0, "")
-    words = " ".join(done.out.split())
+    table = done.out.partition(f"\n{available()[0]}\n")[0]
+    for column in ("name", "stage", "needs", "positions", "retention"):
+        assert column in table
     for name in available():
         row = entry(name)
-        assert name in words
-        for option, (default, _) in row.options.items():
-            assert f"{option} = {default}" in words
-        if row.paper:
-            assert row.paper in done.out
-        # Text cells are wrapped over several lines among other columns, so look for their words.
-        for text in (row.summary, row.source, *(text for _, text in row.options.values())):
-            assert text and all(word in words for word in text.split())
+        (line,) = re.findall(rf"^ *{name} .*$", table, re.MULTILINE)
+        words = [*", ".join(row.stages).split(), *(", ".join(row.needs) or "-").split(), row.positions]
+        assert line.split()[1 : 1 + len(words)] == words
+        assert line.split()[1 + len(words)] == row.retention.split()[0]
+
+
+def test_under_the_table_is_the_rest_of_every_method(dycoke):
+    told = blocks(dycoke("methods").out)
+    assert list(told) == available()
+    for name, text in told.items():
+        row, words = entry(name), " ".join(text.split())
+        for option, (default, meaning) in row.options.items():
+            assert f"{option} = {write_value(default)} {meaning}" in words and meaning
+        said = [row.summary, f"official defaults {row.official}", f"source {row.source}"]
+        for sentence in (*said, *(f"deviation {each}" for each in row.deviations)):
+            assert " ".join(sentence.split()) in words
+        assert (f"paper {row.paper}" in words) == bool(row.paper)
+
+
+def test_a_link_is_whole_in_a_narrow_terminal(dycoke, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = dycoke("methods").out
+    assert all(entry(name).paper in out for name in available())
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", available())
+def test_one_method_in_full(dycoke, name):
+    done = dycoke("methods", name)
+    assert (done.code, done.err) == (0, "")
+    row, words = entry(name), " ".join(done.out.split())
+    facts = f"stage {', '.join(row.stages)} needs {', '.join(row.needs) or '-'} positions {row.positions} retention "
+    assert facts + " ".join(row.retention.split()) in words
+    assert " ".join(inspect.getdoc(row.cls).split()) in words
+    assert list(blocks(done.out)) == [name]
+
+
+def test_an_unknown_method(dycoke):
+    for arguments in (("methods", "dycok"), ("methods", "dycok", "--markdown")):
+        assert "unknown method 'dycok'; available: " in dycoke(*arguments).complaint
+
+
+def test_markdown_is_one_row_a_method(dycoke):
+    lines = dycoke("methods", "--markdown").out.splitlines()
+    assert lines[0] == (
+        "| name | what it does | stage | needs | positions | retention | official defaults | options "
+        "| known deviations | paper link |"
+    )
+    rows = [re.split(r"(?<!\\) *\| *", line)[1:-1] for line in lines[2:]]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in available()]
+    assert all(len(row) == 10 and all(row) for row in rows)
+    (row,) = (row for row in rows if row[0] == "`dycoke`")
+    assert row[2:5] == ["before, decode", "-", "packed"] and row[7].startswith("`k` (0.7), `l` (3), ")
+    assert row[8].split("<br>") == list(entry("dycoke").deviations)
+    assert row[9] == "[paper](https://arxiv.org/abs/2411.15024)"
+    assert dycoke("methods", "full", "--markdown").out.splitlines()[2:] == [
+        line for line in lines if "| `full` |" in line
+    ]
+
+
+def test_a_bar_in_a_cell_does_not_end_it(monkeypatch):
+    row = dataclasses.replace(entry("full"), retention="a | b\nc")
+    monkeypatch.setitem(registry._methods, "full", row)
+    assert r"| a \| b c |" in markdown_table(["full"])
 
 
 def test_version(dycoke):

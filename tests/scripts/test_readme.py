@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from dycoke.adapters.loader import _PASSED_ON, _TOKENS
 from dycoke.ask.answer import answer
 from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
-from dycoke.cli import app
+from dycoke.cli import app, main
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
+from dycoke.options import parse_yaml, write_value
 from dycoke.registry import available, build, entry
 
 SMALL = {
@@ -76,12 +78,24 @@ def test_scripts_are_the_first_screen():
     assert lines == ["bash scripts/quickstart.sh", "bash scripts/test.sh"]
 
 
+def method_table() -> list[str]:
+    section = README.partition("\n## Methods\n")[2].partition("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("|")]
+
+
 def test_method_table_is_the_registry():
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", README, re.MULTILINE))
-    assert sorted(rows) == available()
-    for name, options in rows.items():
-        said = dict(re.findall(r"`(\w+)` \(([^)]*)\)", options))
-        assert said == {option: str(default) for option, (default, _) in entry(name).options.items()}
+    rows = {row[1].strip("` "): row for row in (re.split(r" \| |^\| | \|$", line) for line in method_table()[2:])}
+    assert list(rows) == available()
+    for name, row in rows.items():
+        said = dict(re.findall(r"`(\w+)` \(([^)]*)\)", row[8]))
+        assert said == {option: write_value(default) for option, (default, _) in entry(name).options.items()}
+        assert (row[3].split(", "), row[5]) == (list(entry(name).stages), entry(name).positions)
+
+
+def test_method_table_is_what_the_command_prints(capsys):
+    assert main(["methods", "--markdown"]) == 0
+    for said, printed in zip_longest(method_table(), capsys.readouterr().out.splitlines()):
+        assert said == printed
 
 
 def test_python_blocks_compile_and_name_what_exists():
@@ -91,6 +105,18 @@ def test_python_blocks_compile_and_name_what_exists():
         compile(block, "README.md", "exec")
     for name in set(re.findall(r"\bdycoke\.(\w+)\(", "".join(code) + README)):
         assert name in dycoke.__all__
+
+
+def test_plans_in_yaml_are_plans(monkeypatch, tmp_path):
+    """The file the README shows says what its Python builds."""
+    (text,) = blocks("yaml")
+    (tmp_path / "plan.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in blocks("python") if "build_plan" in block)
+    known = {"dycoke": dycoke}
+    exec(block.partition("with ")[0], known)
+    assert dycoke.load_plan("plan.yaml") == known["plan"] == dycoke.build_plan(parse_yaml(text))
+    assert known["plan"].before is not None and known["plan"].decode is not None
 
 
 def test_loader_keywords_are_the_loaders():
