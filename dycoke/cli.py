@@ -124,12 +124,16 @@ def compress(
     k: Annotated[float, typer.Option("--k", help="Share removed from every compared frame, in [0, 1].")] = 0.7,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     repeat: Annotated[int, typer.Option(help="Timed runs of each version.")] = 50,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods to time, such as dycoke,full; none to skip. [default: all]")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
-    """Time temporal merging: the torch reference, and on a GPU the Triton kernel."""
+    """Time temporal merging, torch and on a GPU Triton, and the compress of every method before the language model."""
     from dycoke.bench.compress import Setting, run
+    from dycoke.bench.compress_methods import chosen_names
 
-    run(Setting.chosen(frames, tokens, dim, k, dtype, repeat), json, Console())
+    run(Setting.chosen(frames, tokens, dim, k, dtype, repeat), chosen_names(methods), json, Console())
 
 
 @bench.command()

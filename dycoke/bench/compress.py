@@ -1,7 +1,8 @@
-"""`dycoke bench compress`: temporal merging, the torch reference and the Triton kernel, against the memory's speed."""
+"""`dycoke bench compress`: temporal merging against the memory's speed, then `compress` of every method."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dycoke import budget
 from dycoke.bench.check import check_merge_output
+from dycoke.bench.compress_methods import measure, print_methods
 from dycoke.bench.record import circumstances, write_record
 from dycoke.bench.timing import Times, capture, stream_step, time_graphs, time_on_host
 from dycoke.ops.temporal_merge import temporal_merge_torch
@@ -70,19 +72,22 @@ class Setting:
         return self.frames * self.tokens * row + self.kept * (row + 8)
 
 
-def run(setting: Setting, json: Path | None, out: Console) -> None:
-    """Measure, print a table and, where asked, write the record. Raises RuntimeError if a version is wrong."""
+def run(setting: Setting, methods: Sequence[str], json: Path | None, out: Console) -> None:
+    """Measure, print tables and, where asked, write the record. Raises RuntimeError if a version or method is wrong."""
     if json is not None and not json.parent.is_dir():
         raise ValueError(f"--json {json}: no folder {json.parent}")
-    times = _on_gpu(setting) if torch.cuda.is_available() else _on_cpu(setting)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    times = _on_gpu(setting) if device == "cuda" else _on_cpu(setting)
     record = {"benchmark": "compress", **circumstances(), "setting": asdict(setting), **_results(setting, times)}
+    record["methods"] = measure(methods, random_frames(setting, device, seed=0), setting.repeat)
     _print(record, out)
+    print_methods(record, out)
     if json is not None:
         write_record(json, record)
 
 
 def _on_cpu(setting: Setting) -> dict[str, Times]:
-    embeds = _random_frames(setting, "cpu", seed=0)
+    embeds = random_frames(setting, "cpu", seed=0)
     check_merge_output(embeds, setting.keep, *temporal_merge_torch(embeds, setting.keep))
     return {"torch": time_on_host(lambda: temporal_merge_torch(embeds, setting.keep), setting.repeat)}
 
@@ -90,7 +95,7 @@ def _on_cpu(setting: Setting) -> dict[str, Times]:
 def _on_gpu(setting: Setting) -> dict[str, Times]:
     from dycoke.ops.temporal_merge_triton import temporal_merge_triton  # Triton only where there is a GPU
 
-    embeds = _random_frames(setting, "cuda", seed=0)
+    embeds = random_frames(setting, "cuda", seed=0)
     versions = {"torch": temporal_merge_torch, "triton": temporal_merge_triton}
     merges = {name: capture(lambda merge=merge: merge(embeds, setting.keep)) for name, merge in versions.items()}
 
@@ -107,14 +112,14 @@ def _on_gpu(setting: Setting) -> dict[str, Times]:
             check_merge_output(embeds, setting.keep, *captured.output)
 
     for seed in range(1, CHECKS + 1):
-        embeds.copy_(_random_frames(setting, "cuda", seed))
+        embeds.copy_(random_frames(setting, "cuda", seed))
         check()
     times = time_graphs(merges | {STREAM: capture(stream_step(STREAM_BYTES))}, setting.repeat, poison)
     check()
     return times
 
 
-def _random_frames(setting: Setting, device: str, seed: int) -> Tensor:
+def random_frames(setting: Setting, device: str, seed: int) -> Tensor:
     """Frames [T, N, D] that resemble each other as a video's do: a shared picture and noise of every strength."""
     generator = torch.Generator(device).manual_seed(seed)
 

@@ -1,4 +1,4 @@
-"""Time a step: CUDA graphs between events with a cold L2 cache, or the host clock on a CPU."""
+"""Time a step: CUDA graphs or eager calls between events with a cold L2 cache, or the host clock on a CPU."""
 
 from __future__ import annotations
 
@@ -101,6 +101,27 @@ def time_graphs(graphs: Mapping[str, Captured], repeat: int, before: Step) -> di
         name: Times(tuple(start.elapsed_time(end) for start, end in captured.events))
         for name, captured in graphs.items()
     }
+
+
+def time_eager(step: Step, repeat: int) -> Times:
+    """Times of a step called anew each time: what the host takes to launch it counts, and so does any wait for it.
+
+    An L2 flush runs ahead of every call, and has ended before it begins.
+    """
+    flush = CacheFlush()
+    for _ in range(WARM_UPS):
+        step()
+    samples = []
+    for _ in range(repeat):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush()
+        torch.cuda.synchronize()
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        samples.append(start.elapsed_time(end))
+    return Times(tuple(samples))
 
 
 def time_on_host(step: Step, repeat: int) -> Times:

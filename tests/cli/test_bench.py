@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dycoke.bench import compress_methods
 from dycoke.bench.check import check_merge_output
 from dycoke.bench.compress import STREAM, STREAM_BYTES, Setting, _results
+from dycoke.bench.compress_methods import check_output, inputs, measure, square_grid
 from dycoke.bench.record import circumstances
-from dycoke.bench.timing import Times, time_on_host
+from dycoke.bench.timing import Times, time_eager, time_on_host
 from dycoke.ops.temporal_merge import temporal_merge_torch
+from dycoke.registry import available, build, entry
+from dycoke.types import Compressed, VisualTokens
 
 SMALL = ("--frames", 5, "--tokens", 9, "--dim", 16, "--repeat", 3)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU where there is one")
@@ -36,9 +42,121 @@ def test_on_a_cpu_the_reference_is_timed_and_it_says_so(dycoke, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_every_method_before_the_model_is_timed(dycoke, tmp_path):
+    """At sizes of no square, with fewer frames than a window, and in the dtype of a GPU."""
+    done = dycoke(
+        "bench", "compress", "--frames", 3, "--tokens", 12, "--dim", 16, "--repeat", 2, "--json", tmp_path / "r"
+    )
+    assert (done.code, done.err) == (0, "")
+    record = json.loads((tmp_path / "r").read_text())
+    names = [name for name in available() if "before" in entry(name).stages]
+    assert [row["method"] for row in record["methods"]] == names and {"dycoke", "full"} <= set(names)
+    table = done.out.partition("compress of each method at its defaults")[2]
+    for row in record["methods"]:
+        assert list(row) == ["method", "options", "kept_tokens", "median_ms", "iqr_ms", "runs"]
+        options = {name: default for name, (default, _) in entry(row["method"]).options.items()}
+        assert json.dumps(row["options"]) == json.dumps(options)
+        count = build(row["method"]).plan().before.count(3, 12)
+        assert 0 < row["kept_tokens"] <= 36 and count in (None, row["kept_tokens"])
+        assert 0 < row["iqr_ms"][0] <= row["median_ms"] <= row["iqr_ms"][1] and row["runs"] == 2
+        (words,) = (line.split() for line in table.splitlines() if line.split()[:1] == [row["method"]])
+        share, median = f"{row['kept_tokens'] / 36:.1%}", row["median_ms"]
+        assert words[1:4] == [str(row["kept_tokens"]), share, f"{median:.3f}"] and words[-1] == f"{median / 5:.0%}"
+    assert "limit 5 ms" in table
+
+
+@pytest.mark.parametrize(("text", "names"), [("none", []), ("full", ["full"]), ("full, dycoke", ["full", "dycoke"])])
+def test_methods_can_be_chosen(dycoke, tmp_path, text, names):
+    done = dycoke("bench", "compress", *SMALL, "--methods", text, "--json", tmp_path / "r")
+    assert (done.code, done.err) == (0, "")
+    record = json.loads((tmp_path / "r").read_text())
+    assert [row["method"] for row in record["methods"]] == names and record["results"]
+    assert ("compress of each method" in done.out) == bool(names)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "grid"), [(196, (14, 14)), (169, (13, 13)), (1, (1, 1)), (7, (1, 7)), (12, (3, 4)), (210, (14, 15))]
+)
+def test_a_grid_is_as_square_as_it_can_be(tokens, grid):
+    assert square_grid(tokens) == grid
+
+
+def test_only_what_is_needed_is_made_up():
+    embeds = torch.randn(3, 12, 16, dtype=torch.bfloat16)
+    video = inputs(SimpleNamespace(needs=frozenset()), embeds)
+    assert video.embeds is embeds and (video.saliency, video.keys, video.query, video.scenes) == (None,) * 4
+    asking = SimpleNamespace(needs=frozenset({"saliency", "keys", "query"}), vision_head="a path")
+    video = inputs(asking, embeds)
+    assert (video.saliency.shape, video.saliency.dtype) == ((3, 12), torch.float32) and (video.saliency > 0).all()
+    assert (video.keys.shape, video.keys.dtype) == ((3, 12, 72), torch.bfloat16)
+    assert video.query.shape[1] == 16 and video.scenes.shape[0] == 3
+    assert torch.equal(inputs(asking, embeds).keys, video.keys)
+    asking.vision_head = ""
+    assert inputs(asking, embeds).scenes is None
+
+
+class TestOutput:
+    """Of the first half of 2 x 6 tokens, by a method that says how many it keeps, or how many at most."""
+
+    video = VisualTokens(torch.ones(2, 6, 4), (2, 3))
+
+    def check(self, embeds, index, count=6, bound=None):
+        said = SimpleNamespace(count=lambda *_: count, bound=lambda *_: bound)
+        check_output("half", said, self.video, Compressed(embeds, index))
+
+    def test_accepts_what_was_said(self):
+        self.check(torch.ones(6, 4), torch.arange(6).flip(0))
+        self.check(torch.ones(6, 4), torch.arange(6), count=None, bound=6)
+
+    @pytest.mark.parametrize(
+        ("embeds", "index", "said", "complaint"),
+        [
+            (torch.ones(6, 4), torch.arange(6), {"count": 5}, "half: 6 tokens; it said 5$"),
+            (torch.ones(6, 4), torch.arange(6), {"count": None, "bound": 5}, "half: 6 tokens; it said 5 at most"),
+            (torch.ones(6, 3), torch.arange(6), {}, "for 6 slots"),
+            (torch.ones(5, 4), torch.arange(6), {}, "for 6 slots"),
+            (torch.ones(6, 4, dtype=torch.float64), torch.arange(6), {}, "torch.float64 .* for 6 slots"),
+            (torch.ones(6, 4), torch.arange(6).clamp(max=4), {}, "slots are not distinct"),
+            (torch.ones(6, 4), torch.arange(6) + 7, {}, "within the video"),
+            (torch.ones(6, 4), torch.arange(6) - 1, {}, "within the video"),
+            (torch.full((6, 4), torch.nan), torch.arange(6), {}, "not finite"),
+        ],
+    )
+    def test_sees_what_is_wrong(self, embeds, index, said, complaint):
+        with pytest.raises(RuntimeError, match=complaint):
+            self.check(embeds, index, **said)
+
+
+def test_a_wrong_method_is_not_timed(monkeypatch):
+    wrong = Compressed(torch.ones(6, 4), torch.arange(6))
+    monkeypatch.setattr(entry("random_drop").cls, "count", lambda *_: 5)
+    monkeypatch.setattr(entry("random_drop").cls, "compress", lambda *_: wrong)
+    monkeypatch.setattr(compress_methods, "time_on_host", lambda *_: pytest.fail("timed"))
+    with pytest.raises(RuntimeError, match="random_drop: 6 tokens; it said 5"):
+        measure(["random_drop"], torch.randn(2, 6, 4), 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_eager_times_see_the_host_and_leave_the_warm_up_out():
+    calls = []
+
+    def step():
+        calls.append(torch.zeros(8, device="cuda") + 1)
+        time.sleep(0.005)
+        calls[-1] += 1
+
+    times = time_eager(step, 4)
+    assert len(times.samples) == 4 and len(calls) > 4
+    assert 5 < times.median_ms < 50
+
+
 @pytest.mark.parametrize(
     ("option", "value", "complaint"),
     [
+        ("--methods", "dycok", "unknown method 'dycok'"),
+        ("--methods", "full,full", "--methods full,full: a method is named twice"),
+        ("--methods", "dynamic_pruning", "dynamic_pruning has no stage before the model; accepted: "),
+        ("--methods", "", "unknown method ''"),
         ("--frames", 0, "frames=0: expected at least 1"),
         ("--repeat", -1, "repeat=-1"),
         ("--k", 1.2, "expected a number in [0, 1]"),
