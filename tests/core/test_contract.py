@@ -14,19 +14,22 @@ GRIDS = [(1, 1), (3, 3), (4, 5)]
 DIM = 24
 
 
-STAGE_ONE = [name for name in dycoke.available() if dycoke.build(name).plan().before is not None]
+def stage_one() -> list[str]:
+    """The methods registered by now that have a stage before the language model."""
+    return [name for name in dycoke.available() if "before" in entry(name).stages]
 
 
 def compressors() -> dict:
-    """Each method at its defaults and, where it takes positions, with its tokens' own."""
+    """Each of them at its defaults and, where it takes positions, with its tokens' own."""
     found = {}
-    for name in STAGE_ONE:
+    for name in stage_one():
         found[name] = dycoke.build(name).plan().before
         if "positions" in entry(name).options:
             found[f"{name}-original"] = dycoke.build(name, positions="original").plan().before
     return found
 
 
+STAGE_ONE = stage_one()
 METHODS = compressors()
 
 
