@@ -12,6 +12,7 @@ from dycoke.types import VisualTokens
 FRAMES = [1, 2, 3, 5, 8, 32, 48]
 GRIDS = [(1, 1), (3, 3), (4, 5)]
 DIM = 24
+KEY_DIM = 8
 
 
 def stage_one() -> list[str]:
@@ -35,8 +36,12 @@ METHODS = compressors()
 
 def video(frames, grid, dtype=torch.float32, constant=False):
     generator = torch.Generator().manual_seed(frames * 100 + grid[0])
-    embeds = torch.randn(frames, grid[0] * grid[1], DIM, generator=generator)
-    return VisualTokens((torch.ones_like(embeds) if constant else embeds).to(dtype), grid)
+    size = (frames, grid[0] * grid[1])
+    embeds, keys = (torch.randn(*size, dim, generator=generator) for dim in (DIM, KEY_DIM))
+    saliency = torch.randn(size, generator=generator).softmax(1)
+    if constant:
+        embeds, keys, saliency = (torch.ones_like(each) for each in (embeds, keys, saliency))
+    return VisualTokens(embeds.to(dtype), grid, saliency, keys.to(dtype))
 
 
 @pytest.mark.parametrize("frames", FRAMES)
@@ -46,13 +51,16 @@ def video(frames, grid, dtype=torch.float32, constant=False):
 @pytest.mark.parametrize("name", METHODS)
 def test_compress(name, frames, grid, dtype, constant):
     before, tokens = METHODS[name], video(frames, grid, dtype, constant)
-    untouched = tokens.embeds.clone()
+    untouched = {name: getattr(tokens, name).clone() for name in ("embeds", "saliency", "keys")}
     rng = torch.get_rng_state()
     kept, again = before.compress(tokens), before.compress(tokens)
 
     count = before.count(frames, grid[0] * grid[1])
     assert kept.embeds.shape == (len(kept.index), DIM) and kept.index.dtype == torch.int64
-    assert count is None or len(kept.index) == count
+    if count is None:
+        assert 1 <= len(kept.index) <= before.bound(frames, grid[0] * grid[1]) <= frames * grid[0] * grid[1]
+    else:
+        assert len(kept.index) == count
     assert kept.index.min() >= 0 and kept.index.max() < frames * grid[0] * grid[1]
     assert len(kept.index.unique()) == len(kept.index)
     if before.raster:
@@ -61,7 +69,8 @@ def test_compress(name, frames, grid, dtype, constant):
     assert kept.embeds.dtype == dtype and kept.embeds.device == tokens.embeds.device
     assert not kept.embeds.isnan().any()
     assert torch.equal(kept.embeds, again.embeds) and torch.equal(kept.index, again.index)
-    assert torch.equal(torch.get_rng_state(), rng) and torch.equal(tokens.embeds, untouched)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(getattr(tokens, name), value) for name, value in untouched.items())
 
 
 def everything(name: str):
