@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Positions = Literal["packed", "original"]
+Order = Literal["published", "raster"]
 POSITIONS: tuple[str, ...] = ("packed", "original")
+ORDERS: tuple[str, ...] = ("published", "raster")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,12 @@ def check_layer(name: str, value: int, lowest: int = 1) -> None:
         raise TypeError(f"{name}={value!r}: expected an integer")
     if value < lowest:
         raise ValueError(f"{name}={value}: expected {lowest} to the model's last layer")
+
+
+def check_order(value: str) -> None:
+    """Raise ValueError unless `value` names an order in which a compressor hands out its tokens."""
+    if value not in ORDERS:
+        raise ValueError(f"order={value!r}: expected one of {', '.join(ORDERS)}")
 
 
 def check_seed(value: int) -> None:
