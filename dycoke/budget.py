@@ -63,3 +63,11 @@ def from_keep(keep: float, total: int) -> int:
     """Count for a share `keep` in (0, 1] of `total`: nearest integer (ties to even), at least 1, at most `total`."""
     check_ratio("keep", keep, above_zero=True)
     return min(total, max(1, round(keep * total)))
+
+
+def dominant_tokens(kept: int) -> int:
+    """Of `kept` tokens of a frame, those VisionZip keeps as they are: int(S * 54 / 64), as in its video port.
+
+    The split of its image default, 54 + 10. S = 20, 30, 40, 50 give 16, 25, 33, 42.
+    """
+    return kept * 54 // 64

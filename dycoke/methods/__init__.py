@@ -6,5 +6,16 @@ from dycoke.methods.full import Full, KeepAll
 from dycoke.methods.random_drop import RandomDrop
 from dycoke.methods.uniform_frames import UniformFrames
 from dycoke.methods.vidcom2 import VidCom2
+from dycoke.methods.visionzip import VisionZip
 
-__all__ = ["DyCoke", "DynamicPruning", "Full", "KeepAll", "RandomDrop", "TemporalMerge", "UniformFrames", "VidCom2"]
+__all__ = [
+    "DyCoke",
+    "DynamicPruning",
+    "Full",
+    "KeepAll",
+    "RandomDrop",
+    "TemporalMerge",
+    "UniformFrames",
+    "VidCom2",
+    "VisionZip",
+]

@@ -58,3 +58,8 @@ def test_visual_tokens_that_dynamic_pruning_reads(variant, budgets):
     """The released code reads the last one besides; where there is none, none."""
     policy = DynamicPruning(2, 0.7, variant)
     assert [policy.budget(visual) for visual in (0, 1, 4, 21)] == budgets
+
+
+@pytest.mark.parametrize("kept,dominant", [(1, 0), (2, 1), (20, 16), (30, 25), (40, 33), (50, 42), (64, 54)])
+def test_dominant_tokens_of_the_video_port(kept, dominant):
+    assert budget.dominant_tokens(kept) == dominant
