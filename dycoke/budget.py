@@ -71,3 +71,12 @@ def dominant_tokens(kept: int) -> int:
     The split of its image default, 54 + 10. S = 20, 30, 40, 50 give 16, 25, 33, 42.
     """
     return kept * 54 // 64
+
+
+def outlier_tokens(outliers: int, frames: int, per_frame: int) -> int:
+    """Salient tokens a frame keeps where `outliers` of a video's T * N saliencies stand out: int(N * share).
+
+    In double, as PruMerge's released code counts, but at least 1 and at most N // 4. No more than a quarter of any
+    numbers lie above their third quartile; a quartile rounded to fp32 may miss that.
+    """
+    return max(1, min(per_frame // 4, int(per_frame * (outliers / (frames * per_frame)))))

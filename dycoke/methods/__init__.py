@@ -3,6 +3,7 @@
 from dycoke.methods.dycoke import DyCoke, TemporalMerge
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.methods.full import Full, KeepAll
+from dycoke.methods.prumerge import PruMerge, PruMergePlus
 from dycoke.methods.random_drop import RandomDrop
 from dycoke.methods.uniform_frames import UniformFrames
 from dycoke.methods.vidcom2 import VidCom2
@@ -13,6 +14,8 @@ __all__ = [
     "DynamicPruning",
     "Full",
     "KeepAll",
+    "PruMerge",
+    "PruMergePlus",
     "RandomDrop",
     "TemporalMerge",
     "UniformFrames",

@@ -63,3 +63,11 @@ def test_visual_tokens_that_dynamic_pruning_reads(variant, budgets):
 @pytest.mark.parametrize("kept,dominant", [(1, 0), (2, 1), (20, 16), (30, 25), (40, 33), (50, 42), (64, 54)])
 def test_dominant_tokens_of_the_video_port(kept, dominant):
     assert budget.dominant_tokens(kept) == dominant
+
+
+@pytest.mark.parametrize(
+    "outliers,frames,per_frame,kept",
+    [(0, 4, 9, 1), (40, 2, 100, 20), (39, 2, 100, 19), (200, 2, 100, 25), (3, 1, 3, 1), (928, 32, 169, 28)],
+)
+def test_outlier_tokens(outliers, frames, per_frame, kept):
+    assert budget.outlier_tokens(outliers, frames, per_frame) == kept

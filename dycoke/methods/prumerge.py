@@ -1,0 +1,139 @@
+"""PruMerge and PruMerge+, frame by frame: salient tokens that take in their neighbours, and one sum of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dycoke import budget
+from dycoke.methods.full import KeepAll
+from dycoke.ops.absorb import absorb
+from dycoke.ops.arrange import arrange
+from dycoke.registry import register
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_order, check_positions
+
+ADAPTIVE = "adaptive"
+NEIGHBOURS = 32
+SOURCE = "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, ICCV 2025"
+PAPER = "https://arxiv.org/abs/2403.15388"
+DEVIATIONS = (
+    "Works on the projected, pooled tokens of every frame; the released code on one image inside the CLIP tower, "
+    "before a video model would pool it.",
+    "Saliency is averaged over heads, and in SigLIP, which has no class token, over queries; the released code takes "
+    "the class token's attention over the full width.",
+    "keep as a number sets the budget of a frame, the extra token included, as in other papers' tables; the released "
+    "code runs the adaptive rule only.",
+    "keep=adaptive keeps at least one salient token a frame; where none stands out the released code leaves only the "
+    "extra one, and its plus form divides by zero.",
+    "The extra token takes the most salient slot that is not kept, for it has none of its own.",
+    "Where all of a frame is kept nothing is merged, for nothing is lost.",
+)
+
+
+@register(
+    "prumerge",
+    source=SOURCE,
+    paper=PAPER,
+    retention="share of saliency outliers + 1 / N (adaptive), or keep",
+    official="adaptive: saliency above Q3 + 1.5 IQR; 32 neighbours",
+    deviations=DEVIATIONS,
+)
+@dataclass(frozen=True)
+class PruMerge:
+    """Keep each frame's most salient tokens, add their neighbours to them, and the sum of all others as one more.
+
+    A kept token becomes itself plus the saliency-weighted sum of the 32 tokens of its frame with the most similar
+    keys, not normalised. The extra token is the saliency-weighted sum of those that are not kept, and stands at the
+    most salient slot among them; it comes where something is dropped and the budget has room for a kept one beside it.
+    Published order: by saliency, extra last, frame by frame. The outliers of keep=adaptive are counted over the video.
+    """
+
+    keep: float | str = field(
+        default=ADAPTIVE, metadata={"help": "share of every frame's tokens kept, in (0, 1], or adaptive"}
+    )
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    order: Order = field(default="published", metadata={"help": "published: per frame by saliency; or raster"})
+
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency", "keys"})
+    spread: ClassVar[int] = 0  # tokens at even spacing kept for each salient one
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keep, str) and self.keep != ADAPTIVE:
+            raise ValueError(f"keep={self.keep!r}: expected a number in (0, 1], or {ADAPTIVE}")
+        if self.keep != ADAPTIVE:
+            budget.check_ratio("keep", self.keep, above_zero=True)
+        check_positions(self.positions)
+        check_order(self.order)
+
+    @property
+    def raster(self) -> bool:
+        return self.order == "raster" or self.positions == "original"
+
+    def plan(self) -> Plan:
+        return Plan(before=self)
+
+    def compress(self, video: VisualTokens) -> Compressed:
+        frames, per_frame = video.embeds.shape[:2]
+        kept = self._left_of_frame(frames, per_frame, outliers(video.saliency) if self.keep == ADAPTIVE else 0)
+        if kept == per_frame:
+            return KeepAll().compress(video)
+        chosen = choose(video.saliency, max(1, kept - 1), self.spread)
+        embeds, within = absorb(video.embeds, video.saliency, video.keys, chosen, NEIGHBOURS, extra=kept > 1)
+        index = within + torch.arange(frames, device=within.device)[:, None] * per_frame
+        return arrange(embeds.flatten(0, 1), index.flatten(), frames * per_frame, self.raster)
+
+    def count(self, frames: int, per_frame: int) -> int | None:
+        return None if self.keep == ADAPTIVE else self.bound(frames, per_frame)
+
+    def bound(self, frames: int, per_frame: int) -> int:
+        return frames * self._left_of_frame(frames, per_frame, frames * per_frame)
+
+    def _left_of_frame(self, frames: int, per_frame: int, outliers: int) -> int:
+        """Tokens left of a frame, the extra one included; only the adaptive rule looks at the outliers."""
+        if self.keep != ADAPTIVE:
+            return budget.from_keep(self.keep, per_frame)
+        return min(per_frame, budget.outlier_tokens(outliers, frames, per_frame) * (1 + self.spread) + 1)
+
+
+@register(
+    "prumerge_plus",
+    source=SOURCE,
+    paper=PAPER,
+    retention="4 * share of saliency outliers + 1 / N (adaptive), or keep",
+    official="adaptive: saliency above Q3 + 1.5 IQR, and 3 evenly spaced tokens for each; 32 neighbours",
+    deviations=(
+        *DEVIATIONS,
+        "Evenly spaced tokens are taken from those that are not salient, so that their number is known; the released "
+        "code spaces them over the whole image and then drops those that are salient already, a number that differs "
+        "from frame to frame.",
+    ),
+)
+@dataclass(frozen=True)
+class PruMergePlus(PruMerge):
+    """PruMerge with three evenly spaced tokens beside every salient one.
+
+    A quarter of a frame's kept tokens, rounded up, are salient; the others stand at even spacing, from the first,
+    among the rest in raster order. Both take in their neighbours. Published order: salient by saliency, spaced, extra.
+    """
+
+    spread: ClassVar[int] = 3
+
+
+def outliers(saliency: Tensor) -> int:
+    """How many of a video's saliencies [T, N] lie above Q3 + 1.5 (Q3 - Q1); waits for the device, once."""
+    flat = saliency.flatten()
+    first, third = flat.quantile(0.25), flat.quantile(0.75)
+    return int((flat > third + 1.5 * (third - first)).sum())
+
+
+def choose(saliency: Tensor, kept: int, spread: int) -> Tensor:
+    """`kept` tokens of each frame [T, kept]: salient ones by saliency [T, N], then `spread` spaced ones for each."""
+    salient = -(-kept // (1 + spread))
+    order = saliency.argsort(dim=1, descending=True, stable=True)
+    rest = order[:, salient:].sort(dim=1).values
+    # Place floor(i * R / count): integers throughout, so that no rounding can repeat a token.
+    places = torch.arange(kept - salient, device=order.device) * rest.shape[1] // max(1, kept - salient)
+    return torch.cat([order[:, :salient], rest[:, places]], dim=1)
