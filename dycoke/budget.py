@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 
 
@@ -57,6 +58,44 @@ def not_dropped(r: float, visual: int) -> int:
     """
     check_ratio("r", r)
     return round(visual * (1 - float(r)))
+
+
+def stage_count(keep: float, visual: int) -> int:
+    """Visual tokens that go on of `visual` at a stage that keeps the share `keep`: int(n * keep), at least 1 of any.
+
+    Source: PyramidDrop, whose stages of one half leave int(n / 2), int(n / 4), int(n / 8).
+    """
+    check_ratio("keep", keep, above_zero=True)
+    return min(visual, max(1, int(visual * keep)))
+
+
+def sparsevlm_shares(keep: float) -> tuple[float, float, float]:
+    """Shares of the visual tokens left behind SparseVLM's three layers.
+
+    At keep = 1/3 the published 300, 200 and 118 of 576; powers of `keep`, so that 1 keeps everything and less never
+    leaves more. Source: SparseVLM, second release.
+    """
+    check_ratio("keep", keep, above_zero=True)
+    return tuple(keep ** math.log(count / 576, 1 / 3) for count in (300, 200, 118))
+
+
+def stage_of(share: float, before: float, visual: int) -> int:
+    """Visual tokens that go on of the `visual` left of a share `before`, so that the share `share` is left."""
+    return min(visual, max(1, round(visual * share / before)))
+
+
+def framefusion_ratio(spent: list[float], cost: float, layers: int) -> float:
+    """Share of the tokens to drop now so that all layers together cost the share `cost` of what they would.
+
+    spent: the shares dropped at the layers so far, each of what was left. Between 0 and 1; 1 where nothing of the cost
+    is left. Source: FrameFusion, released code.
+    """
+    left, used = 1.0, 0.0
+    for dropped in spent:
+        left *= 1 - dropped
+        used += left
+    remaining = (layers - len(spent)) * left
+    return min(1.0, max(0.0, 1 - (layers * cost - used) / remaining)) if remaining else 0.0
 
 
 def from_keep(keep: float, total: int) -> int:

@@ -81,17 +81,34 @@ class DecodeRequest:
             budget = [self.policy.budget(count) for count in visual.sum(1).tolist()]
             self.slots = Slots(text, torch.tensor(budget, device=visual.device))
 
-    def narrow(self, layer: int, index: Tensor, real: Tensor, visual: Tensor, shift: Tensor | None) -> None:
+    def narrow(
+        self, layer: int, index: Tensor, real: Tensor, visual: Tensor, shift: Tensor | None, *, evict: bool = False
+    ) -> None:
         """Layers from `layer` on, which are not filled yet, hold these columns of what the layer before them holds.
 
-        index [B, C] int64 ascending; real, visual [B, C] bool of the columns; shift as in `Section`. Reads the device.
+        index [B, C] int64 ascending; real, visual [B, C] bool of the columns; shift as in `Section`; evict: the layers
+        before hold no others from now on, either. Reads the device.
         """
         index, real, visual = (part.to(self._device) for part in (index, real, visual))
         shift = None if shift is None else shift.to(self._device)
-        self.sections.append(self.sections[-1].narrowed(layer, index, real, shift))
-        self._number[layer:] = [len(self.sections) - 1] * (len(self._number) - layer)
-        if self.policy is not None and layer < self.first:
+        self.sections.append(self.sections[-1].narrowed(index, real, shift))
+        first = 0 if evict else layer
+        for earlier in range(first, layer):
+            self._evict(earlier)
+        self._number[first:] = [len(self.sections) - 1] * (len(self._number) - first)
+        if self.policy is not None and (layer < self.first or evict):
             self._start(visual, len(self.sections) - 1)
+
+    def _evict(self, layer: int) -> None:
+        """Leave a layer that is filled no columns but those of the last section."""
+        index = self.sections[-1].index
+        for section in reversed(self.sections[self._number[layer] + 1 : -1]):
+            index = section.index.gather(1, index)
+        entry = self.entries[layer]
+        taken = index.to(entry.keys.device)[:, None, :, None]
+        self.entries[layer] = DeviceEntries(entry.keys.take_along_dim(taken, 2), entry.values.take_along_dim(taken, 2))
+        self._stores[layer] = None
+        self.columns(entry.keys.device, len(self.sections) - 1)
 
     def section(self, layer: int) -> Section:
         """The section a layer belongs to."""
@@ -190,12 +207,10 @@ class DecodeRequest:
         """Count what the step read."""
         self.stepping = False
         filled = self._columns[self._device, 0].filled
-        ends = [section.first for section in self.sections[1:]] + [len(self._number)]
         below, above = [], []
-        for number, (section, end) in enumerate(zip(self.sections, ends, strict=True)):
-            under = max(0, min(end, self.first) - section.first)
-            below.append((section.whole.count, under))
-            above.append((self._listed.get(number, section.whole).count, end - section.first - under))
+        for number, section in enumerate(self.sections):
+            below.append((section.whole.count, self._number[: self.first].count(number)))
+            above.append((self._listed.get(number, section.whole).count, self._number[self.first :].count(number)))
         self.use.step(below, above, filled)
         if self.use.trace:
             self.use.note_columns(*self._read_by_pruned(), self.prompt, filled)

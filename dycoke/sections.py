@@ -13,14 +13,13 @@ from dycoke.ops.sparse_decode import Reads, Scratch
 
 @dataclass
 class Section:
-    """Layers from `first` on, up to the next section's. C columns each, of B rows.
+    """Layers that follow each other and hold the same C columns, of B rows.
 
     real [B, C] bool: columns that are no padding; whole: all of those. index [B, C] int64: which column of the section
     before each of them is; origin [B, C] int64: which of the prompt's; both None in the first section. shift [B, 1]:
     by how much the positions of decoded tokens move back in these layers, None where they do not.
     """
 
-    first: int
     real: Tensor
     whole: Reads
     index: Tensor | None = None
@@ -35,12 +34,12 @@ class Section:
     @classmethod
     def start(cls, real: Tensor) -> Section:
         """The section of a prompt [B, S] nothing has been dropped from. Reads the device."""
-        return cls(0, real, whole(real))
+        return cls(real, whole(real))
 
-    def narrowed(self, layer: int, index: Tensor, real: Tensor, shift: Tensor | None) -> Section:
+    def narrowed(self, index: Tensor, real: Tensor, shift: Tensor | None) -> Section:
         """The section behind this one, whose layers hold these columns of it. Reads the device."""
         origin = index if self.origin is None else self.origin.gather(1, index)
-        return Section(layer, real, whole(real), index, origin, shift)
+        return Section(real, whole(real), index, origin, shift)
 
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row what row rows[b] had."""

@@ -110,7 +110,9 @@ class LayerPruner(Protocol):
 
     Further attributes are read where there are any:
     observes: "previous" (default), scores are those of layer - 1; "own", of `layer` itself, computed ahead; "nothing".
-    heads: "mean" (default) or "max", how the heads of scores are joined.
+    join(attention [B, H, S] fp32 of each head, visual, rotary [B, S]) -> scores, instead of the heads' mean; rotary is
+    what rotary embedding alone would score: a query of ones against keys of ones, where the tokens stand.
+    evicts: True, what does not go on leaves the KV cache of the layers before, too.
     positions: "original" (default), tokens keep theirs; "packed", they are renumbered from this layer on.
     merge(hidden [B, S, D], visual, index, mask) -> [B, S', D]: what goes on instead of hidden at index.
     start(prompt: Prompt) -> the pruners of one request, which may carry state; they stand in for this one.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dycoke.cache import DecodeRequest
-from dycoke.ops.last_row import last_row, last_slot
+from dycoke.ops.last_row import last_row, last_slot, rotary_row
 from dycoke.types import LayerPruner, Prompt
 from dycoke.usage import Entered
 
@@ -39,7 +39,7 @@ class Prefill:
         self._visual = prompt.visual if real is None else prompt.visual & real
         self._real = torch.ones_like(prompt.visual) if real is None else real
         self._columns = torch.arange(prompt.visual.shape[1], device=prompt.visual.device).expand(prompt.visual.shape)
-        self._scores: Tensor | None = None
+        self._attention: Tensor | None = None  # of the last row, [B, H, S], for the pruner that comes next
         self._positions: Tensor | None = None  # of the slots, once some are gone
         self._shift: Tensor | None = None
         self._told: dict[str, Any] = {}  # what a layer is told instead of what the model tells it
@@ -51,7 +51,7 @@ class Prefill:
         if pruner is not None and observes(pruner) == "previous":
             real = self._real.to(key.device)
             at = last_slot(real)[:, None, None, None].expand(-1, query.shape[1], 1, query.shape[3])
-            self._scores = last_row(query.gather(2, at), key, scaling, real, getattr(pruner, "heads", "mean"))
+            self._attention = last_row(query.gather(2, at), key, scaling, real)
 
     def enter(
         self, layer: int, module: nn.Module, hidden: Tensor, kwargs: dict[str, Any]
@@ -62,10 +62,10 @@ class Prefill:
             return hidden, kwargs | self._told
         visual, real = self._visual.to(hidden.device), self._real.to(hidden.device)
         told = kwargs | self._told
+        tables = tuple(table.to(hidden.device).expand(len(hidden), -1, -1) for table in told["position_embeddings"])
         if observes(pruner) == "own":
-            self._scores = _own_scores(pruner, module, hidden, told["position_embeddings"], real)
-        scores = real.new_zeros(real.shape, dtype=torch.float32) if self._scores is None else self._scores
-        chosen = pruner.prune(hidden, visual, scores.to(hidden.device))
+            self._attention = _own_attention(module, hidden, tables, real)
+        chosen = pruner.prune(hidden, visual, self._scores(pruner, visual, real, tables))
         if chosen is None:
             return hidden, told
         index, mask = chosen
@@ -84,10 +84,21 @@ class Prefill:
             "position_embeddings": self._rotary(hidden, self._positions),
         }
         if self._request is not None:
-            self._request.narrow(layer, index, mask, self._visual, self._shift)
+            evicts = getattr(pruner, "evicts", False)
+            self._request.narrow(layer, index, mask, self._visual, self._shift, evict=evicts)
         columns = (self._columns, mask) if self._trace else ()
         self.entered.append(Entered(layer, self._visual.sum(1), *columns))
         return hidden, kwargs | self._told
+
+    def _scores(self, pruner: LayerPruner, visual: Tensor, real: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """What a pruner gets to see of the attention: [B, S] fp32, zeros where it observes nothing."""
+        attention, self._attention = self._attention, None
+        if attention is None:
+            return torch.zeros(visual.shape, dtype=torch.float32, device=visual.device)
+        attention = attention.to(visual.device)
+        if not hasattr(pruner, "join"):
+            return attention.mean(1)
+        return pruner.join(attention, visual, rotary_row(*tables, last_slot(real)))
 
     def _move(self, pruner: LayerPruner, given: Tensor, index: Tensor, real: Tensor) -> None:
         """Find the positions [B, S'] of the slots that go on, and by how much those of decoded tokens move back."""
@@ -109,14 +120,12 @@ def observes(pruner: LayerPruner) -> str:
     return getattr(pruner, "observes", "previous")
 
 
-def _own_scores(
-    pruner: LayerPruner, layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], real: Tensor
-) -> Tensor:
-    """Attention [B, S] of the last real row in a layer that has not run, of its own query and keys."""
+def _own_attention(layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], real: Tensor) -> Tensor:
+    """Attention [B, H, S] of the last real row in a layer that has not run, of its own query and keys."""
     attention = layer.self_attn
     device = attention.k_proj.weight.device
     hidden, real = layer.input_layernorm(hidden.to(device)), real.to(device)
-    cos, sin = (table.to(device).expand(len(hidden), -1, -1) for table in tables)
+    cos, sin = (table.to(device) for table in tables)
     at = last_slot(real)[:, None, None]
     last, cos_last, sin_last = (part.gather(1, at.expand(-1, 1, part.shape[2])) for part in (hidden, cos, sin))
 
@@ -126,7 +135,7 @@ def _own_scores(
     query, key = heads(attention.q_proj(last)), heads(attention.k_proj(hidden))
     query, _ = apply_rotary_pos_emb(query, query, cos_last, sin_last)
     key, _ = apply_rotary_pos_emb(key, key, cos, sin)
-    return last_row(query, key, attention.scaling, real, getattr(pruner, "heads", "mean"))
+    return last_row(query, key, attention.scaling, real)
 
 
 def _narrowed(told: Tensor | None, index: Tensor, real: Tensor, flat: bool) -> Tensor | None:

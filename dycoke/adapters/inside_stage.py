@@ -36,6 +36,8 @@ class InsideStage:
                     f"{type(pruner).__name__}: layer {pruner.layer}: expected {lowest} to {self._layers - 1}, for this "
                     f"model has {self._layers} layers"
                 )
+            if getattr(pruner, "evicts", False) and getattr(pruner, "positions", "original") != "original":
+                raise ValueError(f"{type(pruner).__name__}: one that evicts cannot renumber positions")
 
     def install(self, undo: ExitStack) -> None:
         """Hook every layer that may read less."""

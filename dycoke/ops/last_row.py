@@ -11,16 +11,22 @@ def last_slot(real: Tensor) -> Tensor:
     return real.shape[1] - 1 - real.flip(1).int().argmax(1)
 
 
-def last_row(query: Tensor, key: Tensor, scaling: float, real: Tensor, heads: str) -> Tensor:
-    """Attention [B, S] fp32 of query [B, Hq, 1, D] to key [B, H, S, D], the heads' mean or, with heads="max", maximum.
+def last_row(query: Tensor, key: Tensor, scaling: float, real: Tensor) -> Tensor:
+    """Attention [B, Hq, S] fp32 of query [B, Hq, 1, D] to the keys [B, H, S, D] where real [B, S] bool holds.
 
-    Only slots where real [B, S] bool holds are attended. Query head h shares key head h // (Hq / H).
-    Raises ValueError for another `heads`.
+    Query head h shares key head h // (Hq / H).
     """
-    if heads not in ("mean", "max"):
-        raise ValueError(f"heads={heads!r}: expected mean or max")
     batch, count, _, dim = query.shape
     grouped = query.view(batch, key.shape[1], count // key.shape[1], dim)
     scores = (grouped @ key.transpose(2, 3)).float() * scaling  # [B, H, Hq / H, S]
-    attention = scores.masked_fill(~real[:, None, None, :], -torch.inf).softmax(-1).flatten(1, 2)
-    return attention.mean(1) if heads == "mean" else attention.amax(1)
+    return scores.masked_fill(~real[:, None, None, :], -torch.inf).softmax(-1).flatten(1, 2)
+
+
+def rotary_row(cos: Tensor, sin: Tensor, last: Tensor) -> Tensor:
+    """Score [B, S] fp32 of a query of ones at slots last [B] against keys of ones, from rotary tables [B, S, D].
+
+    The sum over pairs of channels of 2 cos(angle between the places), over sqrt(D).
+    """
+    at = last[:, None, None].expand(-1, 1, cos.shape[2])
+    turned = cos.float() * cos.float().gather(1, at) + sin.float() * sin.float().gather(1, at)
+    return turned.sum(-1) * cos.shape[2] ** -0.5

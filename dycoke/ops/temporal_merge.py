@@ -45,11 +45,11 @@ def window_similarity(embeds: Tensor) -> Tensor:
     frames, per_frame, dim = embeds.shape
     whole = frames // WINDOW * WINDOW
     windows = embeds[:whole].reshape(-1, WINDOW, per_frame, dim)
-    against_first = _cosine(windows[:, 1:3], windows[:, :1])  # [W, 2, N]
-    against_third = _cosine(windows[:, 3:], windows[:, 2:3])  # [W, 1, N]
+    against_first = cosine(windows[:, 1:3], windows[:, :1])  # [W, 2, N]
+    against_third = cosine(windows[:, 3:], windows[:, 2:3])  # [W, 1, N]
     tail = embeds[whole:]  # at most three frames: all of them but the first are compared with the first
     return torch.cat(
-        [torch.cat([against_first, against_third], dim=1).flatten(0, 1), _cosine(tail[1:], tail[:1])], dim=0
+        [torch.cat([against_first, against_third], dim=1).flatten(0, 1), cosine(tail[1:], tail[:1])], dim=0
     )
 
 
@@ -108,7 +108,7 @@ def released_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     return embeds.flatten(0, 1).index_select(0, index), index
 
 
-def _cosine(tokens: Tensor, reference: Tensor) -> Tensor:
+def cosine(tokens: Tensor, reference: Tensor) -> Tensor:
     """Cosine over the last axis in fp32, whatever the input's dtype; broadcasts."""
     tokens, reference = tokens.float(), reference.float()
     scale = tokens.norm(dim=-1) * reference.norm(dim=-1)

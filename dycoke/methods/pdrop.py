@@ -1,0 +1,60 @@
+"""PyramidDrop: at each of a few layers, half of the visual tokens leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from dycoke import budget
+from dycoke.ops.going_on import strongest
+from dycoke.registry import register
+from dycoke.types import Plan, check_layer
+
+
+@dataclass(frozen=True)
+class Stage:
+    """On entry to `layer`, keep int(n * keep) visual tokens by the attention the layer itself would give them."""
+
+    layer: int
+    keep: float
+
+    observes: ClassVar[str] = "own"
+    positions: ClassVar[str] = "packed"
+
+    def count(self, visual: int) -> int:
+        return budget.stage_count(self.keep, visual)
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return strongest(scores, visual, self.count)
+
+
+@register(
+    "pdrop",
+    source="PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction, "
+    "CVPR 2025",
+    paper="https://arxiv.org/abs/2410.17247",
+    retention="keep^i from the i-th of the layers on; mean over layers .47 at the defaults and 28 layers",
+    official="layers 8, 16, 24; half of the tokens at each",
+    deviations=("Several videos in a prompt share one budget, because the published code knows one image span.",),
+)
+@dataclass(frozen=True)
+class PDrop:
+    """At each of `layers`, keep the share `keep` of the visual tokens that are left, by the last token's attention.
+
+    Scores are those of the layer that is entered, from its own query and keys, averaged over heads. What goes on is
+    renumbered without gaps, and decoded tokens count on from there in the layers behind.
+    """
+
+    layers: tuple[int, ...] = field(default=(8, 16, 24), metadata={"help": "layers at which tokens leave, ascending"})
+    keep: float = field(default=0.5, metadata={"help": "share of the visual tokens kept at each, in (0, 1]"})
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            check_layer("layers", layer, lowest=0)
+        budget.check_ratio("keep", self.keep, above_zero=True)
+        self.plan()
+
+    def plan(self) -> Plan:
+        return Plan(inside=tuple(Stage(layer, self.keep) for layer in self.layers))
