@@ -90,7 +90,7 @@ def test_keeping_everything_is_the_input_in_raster_order(name, frames):
     assert torch.equal(kept.embeds, tokens.embeds.flatten(0, 1))
 
 
-@pytest.mark.parametrize("name", [n for n in dycoke.available() if "keep" in entry(n).options])
+@pytest.mark.parametrize("name", [n for n in STAGE_ONE if "keep" in entry(n).options])
 def test_budget_follows_keep(name):
     counts = [dycoke.build(name, keep=keep).plan().before.count(8, 9) for keep in (0.1, 0.25, 0.5, 1.0)]
     assert counts == sorted(set(counts)) and counts[-1] == 72
