@@ -116,7 +116,8 @@ class LayerPruner(Protocol):
     positions: "original" (default), tokens keep theirs; "packed", they are renumbered from this layer on.
     merge(hidden [B, S, D], visual, index, mask) -> [B, S', D]: what goes on instead of hidden at index.
     start(prompt: Prompt) -> the pruners of one request, which may carry state; they stand in for this one.
-    count(visual: int) -> int | None: visual tokens that go on of so many; None where that depends on the content.
+    count(visual: int) -> int | None: visual tokens that go on of so many; None where that depends on the content, and
+    then bound(visual, layers) -> int: the most visual tokens that all layers read together.
     """
 
     layer: int
