@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 
 
@@ -119,3 +120,41 @@ def outlier_tokens(outliers: int, frames: int, per_frame: int) -> int:
     numbers lie above their third quartile; a quartile rounded to fp32 may miss that.
     """
     return max(1, min(per_frame // 4, int(per_frame * (outliers / (frames * per_frame)))))
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise TypeError or ValueError unless `value` is an integer from `least` on."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected an integer")
+    if value < least:
+        raise ValueError(f"{name}={value!r}: expected an integer from {least}")
+
+
+def share_floor(share: float, total: int, least: int = 0) -> int:
+    """int(total * share) in double, as released code counts it, but `least` at least and `total` at most."""
+    return min(total, max(least, int(total * float(share))))
+
+
+def share_round(share: float, total: int) -> int:
+    """round(total * share) in double, ties to even, as released code counts it; at most `total`."""
+    return min(total, round(total * float(share)))
+
+
+def share_ceil(share: float, total: int) -> int:
+    """ceil(total * share) in double, as released code counts it; at most `total`."""
+    return min(total, math.ceil(total * float(share)))
+
+
+def share_out(counts: Sequence[int], total: int) -> list[int]:
+    """Share `total` in proportion to `counts`, exactly, nobody above his own; all of them if `total` reaches their sum.
+
+    Everyone gets the floor of his share. What is left goes out one by one, to those who would get nothing first, then
+    by the largest remainder; ties go to the first.
+    """
+    whole = sum(counts)
+    if total >= whole:
+        return list(counts)
+    shares = [divmod(count * total, whole) for count in counts]
+    order = sorted(range(len(counts)), key=lambda i: (shares[i][0] > 0 or counts[i] == 0, -shares[i][1]))
+    extra = set(order[: total - sum(floor for floor, _ in shares)])
+    return [floor + (i in extra) for i, (floor, _) in enumerate(shares)]

@@ -71,3 +71,46 @@ def test_dominant_tokens_of_the_video_port(kept, dominant):
 )
 def test_outlier_tokens(outliers, frames, per_frame, kept):
     assert budget.outlier_tokens(outliers, frames, per_frame) == kept
+
+
+def test_shares_round_in_double_as_the_released_codes_do():
+    assert [budget.share_floor(0.1, 196), budget.share_floor(0.4, 19), budget.share_floor(0.1, 3, least=1)] == [
+        19,
+        7,
+        1,
+    ]
+    assert [budget.share_round(0.5, 5), budget.share_round(0.5, 7), budget.share_round(2.0, 3)] == [2, 4, 3]
+    assert [budget.share_ceil(0.25, 9), budget.share_ceil(1.25, 4), budget.share_ceil(0.5, 0)] == [3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    "counts,total,shares",
+    [
+        ([5, 3, 2], 10, [5, 3, 2]),
+        ([5, 3, 2], 99, [5, 3, 2]),
+        ([10, 10, 10], 10, [4, 3, 3]),  # equal remainders: the first
+        ([100, 1, 0], 50, [49, 1, 0]),  # one each before the remainders
+        ([6, 3, 1], 5, [3, 1, 1]),
+        ([3, 3], 0, [0, 0]),
+        ([], 0, []),
+    ],
+)
+def test_share_out(counts, total, shares):
+    assert budget.share_out(counts, total) == shares
+
+
+def test_share_out_is_exact_and_nobody_gets_more_than_he_has():
+    random = np.random.RandomState(0)
+    for _ in range(200):
+        counts = random.randint(0, 20, size=random.randint(1, 9)).tolist()
+        total = random.randint(0, sum(counts) + 1)
+        shares = budget.share_out(counts, total)
+        assert sum(shares) == total and all(0 <= s <= c for s, c in zip(shares, counts, strict=True))
+        if 0 < total < sum(counts):
+            assert all(abs(s - c * total / sum(counts)) < 1 for s, c in zip(shares, counts, strict=True))
+
+
+@pytest.mark.parametrize("value,error", [(0, ValueError), (2.0, TypeError), (True, TypeError), ("3", TypeError)])
+def test_count_out_of_range_or_of_another_type(value, error):
+    with pytest.raises(error, match=r"segments=.*: expected an integer"):
+        budget.check_count("segments", value)
