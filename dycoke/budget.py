@@ -158,3 +158,17 @@ def share_out(counts: Sequence[int], total: int) -> list[int]:
     order = sorted(range(len(counts)), key=lambda i: (shares[i][0] > 0 or counts[i] == 0, -shares[i][1]))
     extra = set(order[: total - sum(floor for floor, _ in shares)])
     return [floor + (i in extra) for i, (floor, _) in enumerate(shares)]
+
+
+def holitom_ratio(keep: float, removed: int, total: int) -> float:
+    """Share kept of what is left once still positions are merged over time, in double, as the released code has it.
+
+    keep is the share of all `total` tokens, `removed` of which the merging takes away. Source: HoliTom, section 3.3.
+    """
+    return min(float(keep) / ((total - removed) / total), 1.0)
+
+
+def holitom_bound(keep: float, frames: int, per_frame: int) -> int:
+    """Most tokens HoliTom keeps: the budget and what rounding adds, 1 a frame and 1/2 a segment of several frames."""
+    total = frames * per_frame
+    return min(total, math.ceil(float(keep) * total + 1.25 * frames))

@@ -4,6 +4,7 @@ from dycoke.methods.dycoke import DyCoke, TemporalMerge
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.methods.fastv import FastV
 from dycoke.methods.full import Full, KeepAll
+from dycoke.methods.holitom import HoliTom, HoliTomOuter
 from dycoke.methods.pdrop import PDrop
 from dycoke.methods.prumerge import PruMerge, PruMergePlus
 from dycoke.methods.random_drop import RandomDrop
@@ -11,3 +12,15 @@ from dycoke.methods.sparsevlm import SparseVLM
 from dycoke.methods.uniform_frames import UniformFrames
 from dycoke.methods.vidcom2 import VidCom2
 from dycoke.methods.visionzip import VisionZip
+
+__all__ = [
+    "DyCoke",
+    "DynamicPruning",
+    "Full",
+    "HoliTom",
+    "HoliTomOuter",
+    "KeepAll",
+    "RandomDrop",
+    "TemporalMerge",
+    "UniformFrames",
+]

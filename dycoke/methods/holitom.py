@@ -1,0 +1,151 @@
+"""HoliTom: merge what stays still over a segment, then keep a share of the still and of the moving tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from dycoke import budget
+from dycoke.methods.full import KeepAll
+from dycoke.ops.arrange import arrange
+from dycoke.ops.cluster import cluster_means, dpc_knn
+from dycoke.ops.rank import mask_slots, top_mask
+from dycoke.ops.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
+from dycoke.registry import register
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_order, check_positions
+
+
+@dataclass(frozen=True)
+class HoliTomOuter:
+    """Compressor: one token for a position that stays still through a segment, and a share of what is then left.
+
+    Segments are those that let most tokens go. Their still tokens, averaged over the frames, are clustered; the
+    others are kept by saliency, frame by frame. A still token stands in its segment's first frame, at the place of its
+    cluster's centre. Published order: segment by segment, first the still tokens, then those of each frame.
+    keep=1 leaves nothing to compress and returns the video as it is. Source: HoliTom, section 3.
+    """
+
+    keep: float = 0.25
+    tau: float = 0.8
+    beta: float = 0.6
+    neighbours: int = 7
+    positions: Positions = "packed"
+    order: Order = "published"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+
+    def __post_init__(self) -> None:
+        budget.check_ratio("keep", self.keep, above_zero=True)
+        budget.check_ratio("tau", self.tau)
+        budget.check_ratio("beta", self.beta)
+        budget.check_count("neighbours", self.neighbours)
+        check_positions(self.positions)
+        check_order(self.order)
+
+    @property
+    def raster(self) -> bool:
+        return self.order == "raster" or self.positions == "original"
+
+    def compress(self, video: VisualTokens) -> Compressed:
+        if self.keep == 1:
+            return KeepAll().compress(video)
+        frames, per_frame = video.embeds.shape[:2]
+        steps = still_steps(step_cosine(video.embeds) > self.tau)
+        counts = still_counts(steps).tolist()
+        segments, removed = stillest_segments(counts)
+        ratio = budget.holitom_ratio(self.keep, removed, frames * per_frame)
+        clusters, moving = self._shares(segments, counts, ratio, per_frame)
+        longer = [segment for segment in segments if segment[1] > segment[0]]
+
+        span = torch.tensor(longer, dtype=torch.int64, device=steps.device).view(-1, 2)
+        first, length = span[:, 0], span[:, 1] - span[:, 0] + 1
+        still = steps.index_select(0, first) >= length[:, None] - 1  # [G, N]
+        belongs = membership(span, frames)  # [G, T]
+        merged, centres = self._merge(belongs, video.embeds, still, torch.tensor(clusters, device=steps.device))
+        at = mask_slots(centres, sum(clusters))
+        moves = belongs.T @ still.float() == 0  # [T, N]
+        chosen = top_mask(video.saliency.masked_fill(~moves, -torch.inf), torch.tensor(moving, device=steps.device))
+        index = mask_slots(chosen, sum(moving))
+
+        embeds = torch.cat(
+            [
+                merged.flatten(0, 1).index_select(0, at).to(video.embeds.dtype),
+                video.embeds.flatten(0, 1).index_select(0, index),
+            ]
+        )
+        frame = torch.cat([first.index_select(0, at // per_frame), index // per_frame])
+        place = torch.cat([at, index]) % per_frame
+        behind = torch.arange(len(frame), device=frame.device) >= len(at)  # in a frame, moving tokens follow still ones
+        order = ((frame * 2 + behind) * per_frame + place).argsort()
+        index = (frame * per_frame + place).index_select(0, order)
+        return arrange(embeds.index_select(0, order), index, frames * per_frame, self.raster)
+
+    def _shares(
+        self, segments: list[Span], counts: list[list[int]], ratio: float, per_frame: int
+    ) -> tuple[list[int], list[int]]:
+        """Clusters of each segment of two frames or more, and how many moving tokens of each frame stay."""
+        clusters, moving = [], []
+        for first, last in segments:
+            steps = last - first
+            still = counts[first][steps] if steps else 0
+            stay = budget.share_ceil(ratio, per_frame - still)
+            moving += [stay] * (steps + 1)
+            if steps:  # where nothing moves, rounding must not lose the whole segment
+                clusters.append(budget.share_round(ratio, still) or int(stay == 0))
+        return clusters, moving
+
+    def _merge(self, belongs: Tensor, embeds: Tensor, still: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [G, N, D] fp32 with the clusters of still [G, N] tokens merged at their centres [G, N] bool."""
+        frames, per_frame, dim = embeds.shape
+        share = belongs / belongs.sum(1, keepdim=True)  # [G, T]
+        means = (share @ embeds.float().view(frames, -1)).view(-1, per_frame, dim)
+        centres, assignment, _ = dpc_knn(means, still, counts, self.neighbours, limit=counts)
+        others, number = cluster_means(means, assignment, still & ~centres)
+        blended = self.beta * means + (1 - self.beta) * others
+        return torch.where((number > 0)[:, :, None], blended, means), centres
+
+    def count(self, frames: int, per_frame: int) -> int | None:
+        return frames * per_frame if self.keep == 1 else None
+
+    def bound(self, frames: int, per_frame: int) -> int:
+        return budget.holitom_bound(self.keep, frames, per_frame)
+
+
+@register(
+    "holitom",
+    source="HoliTom: Holistic Token Merging for Fast Video Large Language Models, NeurIPS 2025",
+    paper="https://arxiv.org/abs/2505.21334",
+    retention="keep, plus what rounding up adds: at most one token a frame",
+    official="RETAIN_RATIO = 0.25, T = 0.8 (0.65 at 10 %), BETA = 0.6, K = 7, D = 0",
+    deviations=(
+        "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
+        "equal results.",
+        "Cosines, distances and averages are fp32; the released code computes cosines in half precision.",
+        "keep=1 returns the video as it is; the released code would still merge what stays still.",
+        "A segment without moving tokens keeps at least one still token; the released code may round it away.",
+        "No contextual clustering of moving tokens (D > 0): the official scripts leave it off.",
+    ),
+)
+@dataclass(frozen=True)
+class HoliTom:
+    """Merge what stays still through a segment, and keep a share of the still and of the moving tokens."""
+
+    keep: float = field(default=0.25, metadata={"help": "R, share of the visual tokens kept, in (0, 1]"})
+    tau: float = field(default=0.8, metadata={"help": "cosine above which a position stays still, in [0, 1]"})
+    beta: float = field(default=0.6, metadata={"help": "weight of a cluster's centre against its others, in [0, 1]"})
+    neighbours: int = field(default=7, metadata={"help": "K, neighbours that make a token's density, from 1"})
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    order: Order = field(
+        default="published", metadata={"help": "published: still tokens of a segment first; or raster"}
+    )
+
+    def __post_init__(self) -> None:
+        self.plan()  # the stage checks its options; a bad one must fail here, not at attach
+
+    def plan(self) -> Plan:
+        return Plan(
+            before=HoliTomOuter(self.keep, self.tau, self.beta, self.neighbours, self.positions, self.order),
+        )
