@@ -172,3 +172,14 @@ def holitom_bound(keep: float, frames: int, per_frame: int) -> int:
     """Most tokens HoliTom keeps: the budget and what rounding adds, 1 a frame and 1/2 a segment of several frames."""
     total = frames * per_frame
     return min(total, math.ceil(float(keep) * total + 1.25 * frames))
+
+
+def prunevid_clusters(keep: float, tokens: int) -> int:
+    """Clusters PruneVid makes of a group of tokens: int(n * keep), at least one; up to 14 tokens stay as they are."""
+    return tokens if tokens <= 14 else share_floor(keep, tokens, least=1)
+
+
+def prunevid_bound(keep: float, frames: int, per_frame: int) -> int:
+    """Most tokens PruneVid keeps: in every frame the moving ones, and half of the static ones, shared by two frames."""
+    clusters = [prunevid_clusters(keep, tokens) for tokens in range(per_frame + 1)]
+    return max(2 * moving + static for moving, static in zip(reversed(clusters), clusters, strict=True)) * frames // 2

@@ -7,6 +7,7 @@ from dycoke.methods.full import Full, KeepAll
 from dycoke.methods.holitom import HoliTom, HoliTomOuter
 from dycoke.methods.pdrop import PDrop
 from dycoke.methods.prumerge import PruMerge, PruMergePlus
+from dycoke.methods.prunevid import PruneVid, PruneVidOuter
 from dycoke.methods.random_drop import RandomDrop
 from dycoke.methods.sparsevlm import SparseVLM
 from dycoke.methods.uniform_frames import UniformFrames
@@ -20,6 +21,8 @@ __all__ = [
     "HoliTom",
     "HoliTomOuter",
     "KeepAll",
+    "PruneVid",
+    "PruneVidOuter",
     "RandomDrop",
     "TemporalMerge",
     "UniformFrames",

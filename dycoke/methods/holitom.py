@@ -101,7 +101,7 @@ class HoliTomOuter:
         """Tokens [G, N, D] fp32 with the clusters of still [G, N] tokens merged at their centres [G, N] bool."""
         frames, per_frame, dim = embeds.shape
         share = belongs / belongs.sum(1, keepdim=True)  # [G, T]
-        means = (share @ embeds.float().view(frames, -1)).view(-1, per_frame, dim)
+        means = (share @ embeds.float().reshape(frames, -1)).view(-1, per_frame, dim)
         centres, assignment, _ = dpc_knn(means, still, counts, self.neighbours, limit=counts)
         others, number = cluster_means(means, assignment, still & ~centres)
         blended = self.beta * means + (1 - self.beta) * others

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 Span = tuple[int, int]  # first and last frame of a segment
 
@@ -85,6 +85,18 @@ def stillest_segments(counts: Sequence[Sequence[int]]) -> tuple[list[Span], int]
         found.append((begins[last], last))
         last = begins[last] - 1
     return found[::-1], best[-1]
+
+
+def static_places(embeds: Tensor, belongs: Tensor, tau: float) -> Tensor:
+    """Positions whose tokens have a mean cosine of more than tau with each other in a segment: [S, N] bool.
+
+    embeds [T, N, D] fp32, belongs [S, T] fp32. A segment of one frame has none. The sum over all pairs is the square
+    of the summed unit vectors, in which every token also meets itself. Source: PruneVid, section 3.2.
+    """
+    lengths = belongs.sum(1, keepdim=True)
+    summed = belongs @ normalize(embeds, dim=2).reshape(len(embeds), -1)
+    pairs = summed.view(-1, *embeds.shape[1:]).square().sum(2) - lengths
+    return (pairs > tau * lengths * (lengths - 1)) & (lengths > 1)
 
 
 def contiguous(labels: Sequence[int]) -> list[Span]:
