@@ -183,3 +183,23 @@ def prunevid_bound(keep: float, frames: int, per_frame: int) -> int:
     """Most tokens PruneVid keeps: in every frame the moving ones, and half of the static ones, shared by two frames."""
     clusters = [prunevid_clusters(keep, tokens) for tokens in range(per_frame + 1)]
     return max(2 * moving + static for moving, static in zip(reversed(clusters), clusters, strict=True)) * frames // 2
+
+
+def anchor_counts(lengths: Sequence[int], context: int, room: int, every: int) -> list[int]:
+    """Anchors of every frame, given the lengths of the segments: `context` times the length in each, exactly.
+
+    Anchor frames are every `every`-th, counted from a segment's end, or closer together where fewer could not hold the
+    anchors, at most `room` each. They get equal shares, the remainder one each from the last on, as FastVID's release
+    for LLaVA-Video has it.
+    """
+    if not context:
+        return [0] * sum(lengths)
+    counts: list[int] = []
+    for length in lengths:
+        total = context * length
+        needed = -(-total // room)
+        step = every if needed == 1 else min(every, (length - 1) // (needed - 1))
+        share, rest = divmod(total, -(-length // step))
+        from_end = [0 if place % step else share + (place // step < rest) for place in range(length)]
+        counts += reversed(from_end)
+    return counts

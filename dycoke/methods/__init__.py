@@ -3,6 +3,7 @@
 from dycoke.methods.dycoke import DyCoke, TemporalMerge
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.methods.fastv import FastV
+from dycoke.methods.fastvid import FastVID
 from dycoke.methods.full import Full, KeepAll
 from dycoke.methods.holitom import HoliTom, HoliTomOuter
 from dycoke.methods.pdrop import PDrop
@@ -17,6 +18,7 @@ from dycoke.methods.visionzip import VisionZip
 __all__ = [
     "DyCoke",
     "DynamicPruning",
+    "FastVID",
     "Full",
     "HoliTom",
     "HoliTomOuter",
