@@ -48,7 +48,7 @@ class FastVID:
     Of the int(N * keep) tokens of a frame, a share `context` is pooled over the segment and spent on anchors, which
     stand in every anchor_every-th frame from the segment's end: those tokens that are not salient and score highest
     as density peaks. Tokens keep their own positions by default, as published. Where int(N * keep) is N, the video
-    comes back as it is. Source: FastVID, section 3.
+    comes back as it is. Source: FastVID; LunarShen/FastVID@ea8b57e, fastvid_llavaonevision.
     """
 
     keep: float = field(default=0.1, metadata={"help": "share of every frame's tokens kept, in (0, 1]"})

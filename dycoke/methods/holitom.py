@@ -25,7 +25,8 @@ class HoliTomOuter:
     Segments are those that let most tokens go. Their still tokens, averaged over the frames, are clustered; the
     others are kept by saliency, frame by frame. A still token stands in its segment's first frame, at the place of its
     cluster's centre. Published order: segment by segment, first the still tokens, then those of each frame.
-    keep=1 leaves nothing to compress and returns the video as it is. Source: HoliTom, section 3.
+    keep=1 leaves nothing to compress and returns the video as it is. Source: HoliTom, outer stage;
+    cokeshao/HoliTom@b1d1412, holitom/llava_arch.py.
     """
 
     keep: float = 0.25

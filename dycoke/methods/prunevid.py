@@ -28,7 +28,8 @@ class PruneVidOuter:
     more than tau with each other. The static tokens of a segment and the others of each frame are groups: one of more
     than 14 tokens becomes clusters, each the mean of its tokens at its centre's place; static ones stand in their
     segment's first frame. Published order: segment by segment, static first, clusters by falling score.
-    keep=1 leaves nothing to compress and returns the video as it is. Source: PruneVid, section 3.2.
+    keep=1 leaves nothing to compress and returns the video as it is. Source: PruneVid;
+    Visual-AI/PruneVid@8e90af0, models/pllava/modeling_pllava.py.
     """
 
     keep: float = 0.5

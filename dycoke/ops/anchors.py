@@ -18,7 +18,7 @@ def gather_context(
     frame t; segment [T] int64. In each frame with anchors, every free token of the frame's segment joins the anchor
     with the most similar direction, ties to the lower slot; so an anchor joins itself, and each frame with anchors
     sums up the whole segment. With n tokens joined an anchor becomes w * itself + (1 - w) * their mean, where w is the
-    larger of beta and 1 / (n + 1). Source: FastVID, section 3.3, as released for LLaVA-OneVision.
+    larger of beta and 1 / (n + 1). Source: FastVID (DTM), as in LunarShen/FastVID@ea8b57e, fastvid_llavaonevision.
     """
     tokens = embeds.float().flatten(0, 1)
     slots = mask_slots(anchors, sum(counts))

@@ -28,7 +28,7 @@ def find_cuts(similarity: Tensor, threshold: float, segments: int) -> Tensor:
     similarity [T - 1] of every frame with the next. There are `segments` segments at least, or as many as frames.
     Cutting below the threshold and then, where these are too few, at the smallest of the rest is the same rule: what
     lies below the threshold is smaller than what does not. Ties go to the earlier step.
-    Source: FastVID, section 3.2 (DySeg); FlashVID, section 3.
+    Source: FastVID (DySeg), LunarShen/FastVID@ea8b57e; FlashVID, Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py.
     """
     smallest = similarity.argsort(stable=True)[: segments - 1]
     return (similarity < threshold).index_fill(0, smallest, True)
@@ -73,7 +73,7 @@ def stillest_segments(counts: Sequence[Sequence[int]]) -> tuple[list[Span], int]
     """The segments that let most tokens go, and how many those are, for `still_counts` as nested lists.
 
     A segment of L + 1 frames needs each of its still positions once, not L + 1 times. Of segmentations that are as
-    good the one with the shorter last segments is taken. Source: HoliTom, section 3.2.
+    good the one with the shorter last segments is taken. Source: cokeshao/HoliTom@b1d1412, holitom/llava_arch.py.
     """
     best, begins = [0], []
     for last in range(len(counts)):  # each step builds on the best of the frames before: a dynamic programme
@@ -91,7 +91,8 @@ def static_places(embeds: Tensor, belongs: Tensor, tau: float) -> Tensor:
     """Positions whose tokens have a mean cosine of more than tau with each other in a segment: [S, N] bool.
 
     embeds [T, N, D] fp32, belongs [S, T] fp32. A segment of one frame has none. The sum over all pairs is the square
-    of the summed unit vectors, in which every token also meets itself. Source: PruneVid, section 3.2.
+    of the summed unit vectors, in which every token also meets itself.
+    Source: Visual-AI/PruneVid@8e90af0, models/pllava/modeling_pllava.py.
     """
     lengths = belongs.sum(1, keepdim=True)
     summed = belongs @ normalize(embeds, dim=2).reshape(len(embeds), -1)
