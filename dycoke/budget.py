@@ -163,7 +163,8 @@ def share_out(counts: Sequence[int], total: int) -> list[int]:
 def holitom_ratio(keep: float, removed: int, total: int) -> float:
     """Share kept of what is left once still positions are merged over time, in double, as the released code has it.
 
-    keep is the share of all `total` tokens, `removed` of which the merging takes away. Source: HoliTom, section 3.3.
+    keep is the share of all `total` tokens, `removed` of which the merging takes away.
+    Source: cokeshao/HoliTom@b1d1412, holitom/llava_arch.py.
     """
     return min(float(keep) / ((total - removed) / total), 1.0)
 
@@ -203,3 +204,8 @@ def anchor_counts(lengths: Sequence[int], context: int, room: int, every: int) -
         from_end = [0 if place % step else share + (place // step < rest) for place in range(length)]
         counts += reversed(from_end)
     return counts
+
+
+def flashvid_per_frame(keep: float, expansion: float, per_frame: int) -> int:
+    """Tokens of a frame that FlashVID lets into the language model: ceil(N * keep * expansion) in double, at most N."""
+    return min(per_frame, math.ceil(per_frame * float(keep) * float(expansion)))

@@ -4,6 +4,7 @@ from dycoke.methods.dycoke import DyCoke, TemporalMerge
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.methods.fastv import FastV
 from dycoke.methods.fastvid import FastVID
+from dycoke.methods.flashvid import FlashVid, FlashVidOuter
 from dycoke.methods.full import Full, KeepAll
 from dycoke.methods.holitom import HoliTom, HoliTomOuter
 from dycoke.methods.pdrop import PDrop
@@ -19,6 +20,8 @@ __all__ = [
     "DyCoke",
     "DynamicPruning",
     "FastVID",
+    "FlashVid",
+    "FlashVidOuter",
     "Full",
     "HoliTom",
     "HoliTomOuter",

@@ -1,0 +1,160 @@
+"""FlashVID: diverse salient tokens of every frame, and what is left of the others once repeated ones are merged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dycoke import budget
+from dycoke.methods.full import KeepAll
+from dycoke.ops.cluster import cluster_means, dpc_knn
+from dycoke.ops.diverse import cosine_distances, diverse_tokens
+from dycoke.ops.rank import mask_slots
+from dycoke.ops.segments import find_cuts, segment_ids, step_cosine
+from dycoke.ops.temporal_trees import links, tree_means
+from dycoke.registry import register
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+
+NEIGHBOURS = 7  # that make a token's density, in the released code
+
+
+@dataclass(frozen=True)
+class FlashVidOuter:
+    """Compressor: ceil(N * keep * expansion) tokens a frame, a share alpha diverse and salient ones, the rest merged.
+
+    The other tokens join the one most like them in the frame before, if it is in the same segment and their cosine
+    above tau_merge, unless fewer would then be left than the budget asks for. The trees that result are averaged at
+    their first token, and clustered within each frame until the segment's budget is met, averages at the centres.
+    Tokens come in raster order. With a budget of all tokens the video comes back as it is. Source: FlashVID;
+    Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py.
+    """
+
+    keep: float = 0.25
+    expansion: float = 1.25
+    alpha: float = 0.7
+    tau_segment: float = 0.9
+    segments: int = 8
+    tau_merge: float = 0.8
+    positions: Positions = "packed"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    raster: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        budget.check_ratio("keep", self.keep, above_zero=True)
+        if isinstance(self.expansion, bool) or not isinstance(self.expansion, Real):
+            raise TypeError(f"expansion={self.expansion!r}: expected a number")
+        if not 1 <= self.expansion < float("inf"):
+            raise ValueError(f"expansion={self.expansion!r}: expected a number from 1")
+        for name in ("alpha", "tau_segment", "tau_merge"):
+            budget.check_ratio(name, getattr(self, name))
+        budget.check_count("segments", self.segments)
+        check_positions(self.positions)
+
+    def compress(self, video: VisualTokens) -> Compressed:
+        frames, per_frame, _ = video.embeds.shape
+        kept = budget.flashvid_per_frame(self.keep, self.expansion, per_frame)
+        if kept == per_frame:
+            return KeepAll().compress(video)
+        diverse = budget.share_ceil(self.alpha, kept)
+        embeds = video.embeds.float()
+        pooled = embeds.mean(1)
+        segment = segment_ids(find_cuts(step_cosine(pooled), self.tau_segment, self.segments))
+        directions = normalize(embeds, dim=2)
+        weight = video.saliency * event_relevance(embeds, pooled, segment)
+        chosen = diverse_tokens(cosine_distances(directions), weight, diverse)
+        tokens = video.embeds.flatten(0, 1)
+        if diverse < kept:
+            parent = links(directions, ~chosen, segment, self.tau_merge, per_frame - kept)
+            left = ~chosen & (parent < 0)
+            counts = self._clusters(segment, left, kept - diverse)
+            merged, centres = cluster_trees(tree_means(embeds, parent), left, counts)
+            slots = mask_slots(centres, frames * (kept - diverse))
+            tokens = tokens.index_copy(0, slots, merged.flatten(0, 1)[slots].to(tokens.dtype))
+            chosen = chosen | centres
+        index = mask_slots(chosen, frames * kept)
+        return Compressed(tokens.index_select(0, index), index)
+
+    def _clusters(self, segment: Tensor, left: Tensor, each: int) -> Tensor:
+        """Clusters of every frame [T]: `each` times its frames in a segment, in proportion to the tokens left."""
+        sizes: dict[int, list[int]] = {}
+        for number, size in torch.stack([segment, left.sum(1)], dim=1).tolist():
+            sizes.setdefault(number, []).append(size)
+        counts = [share for sized in sizes.values() for share in budget.share_out(sized, each * len(sized))]
+        return torch.tensor(counts, device=left.device)
+
+    def count(self, frames: int, per_frame: int) -> int:
+        return frames * budget.flashvid_per_frame(self.keep, self.expansion, per_frame)
+
+
+def event_relevance(embeds: Tensor, pooled: Tensor, segment: Tensor) -> Tensor:
+    """Mean product of each token with the mean tokens of its segment's frames: [T, N, D], [T, D], [T] -> [T, N]."""
+    same = (segment[:, None] == segment).float()
+    event = same @ pooled / same.sum(1, keepdim=True)  # [T, D]: the same mean in all frames of a segment
+    return (embeds @ event[:, :, None])[:, :, 0]
+
+
+def cluster_trees(tokens: Tensor, left: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Means [T, N, D] of counts [T] clusters of the tokens left [T, N] of each frame, and their centres [T, N] bool."""
+    centres, assignment, _ = dpc_knn(tokens, left, counts, NEIGHBOURS, limit=counts)
+    return cluster_means(tokens, assignment, left)[0], centres
+
+
+@register(
+    "flashvid",
+    source="FlashVID: Efficient Video Large Language Models via Training-free Tree-based Spatiotemporal Token Merging, "
+    "ICLR 2026",
+    paper="https://arxiv.org/abs/2602.08024",
+    retention="ceil(N * keep * expansion) / N enter the language model",
+    official="retention_ratio = 0.10 to 0.25, expansion = 1.25, alpha = 0.7, segment_threshold = 0.9, "
+    "min_segment_num = 8, temporal_threshold = 0.8",
+    deviations=(
+        "The clusters of a segment are shared out among its frames by their tokens left, so that the budget is met "
+        "exactly and known beforehand; the released code rounds up in every frame. A frame with hardly any token left "
+        "may then keep none.",
+        "The budget of a frame is at most all its tokens; the released code asks for more and fails.",
+        "A token is chosen as diverse once; the released variant for LLaVA may choose one again where products of "
+        "tokens are negative, and so lose a part of the budget.",
+        "Chosen tokens of a segment of one frame are not clustered with the others as well, which is an oversight of "
+        "the released code that uses them twice.",
+        "A tree is the mean of all its tokens; the released code divides by one more than the root's direct children, "
+        "so that longer trees grow in norm.",
+        "Where too many tokens would join, as many do as the budget allows, ties to the lower slot; the released code "
+        "leaves one more unmerged, and none of equal cosines.",
+        "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
+        "equal results.",
+        "Cosines, distances and averages are fp32; the released code has half precision for some.",
+    ),
+)
+@dataclass(frozen=True)
+class FlashVid:
+    """Keep diverse salient tokens of every frame, and the rest as trees over time, clustered within frames."""
+
+    keep: float = field(default=0.25, metadata={"help": "R, share kept, as a mean over the layers, in (0, 1]"})
+    expansion: float = field(default=1.25, metadata={"help": "how many times keep enters the language model, from 1"})
+    alpha: float = field(default=0.7, metadata={"help": "share of the budget that diverse tokens take, in [0, 1]"})
+    tau_segment: float = field(default=0.9, metadata={"help": "cosine of frames below which a segment ends"})
+    segments: int = field(default=8, metadata={"help": "segments a video has at least, from 1"})
+    tau_merge: float = field(default=0.8, metadata={"help": "cosine above which a token joins one before it"})
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+
+    def __post_init__(self) -> None:
+        self.plan()  # the stage checks its options; a bad one must fail here, not at attach
+
+    def plan(self) -> Plan:
+        return Plan(
+            before=FlashVidOuter(
+                self.keep,
+                self.expansion,
+                self.alpha,
+                self.tau_segment,
+                self.segments,
+                self.tau_merge,
+                self.positions,
+            )
+        )
