@@ -52,24 +52,6 @@ def kept_visual(p: float, visual: int) -> int:
     return int(visual * (1 - float(p)))
 
 
-def not_dropped(r: float, visual: int) -> int:
-    """Visual tokens that go on of `visual` where the share r is dropped: round(n * (1 - R)), in double, ties to even.
-
-    Source: FastV, released code for transformers' LLaVA.
-    """
-    check_ratio("r", r)
-    return round(visual * (1 - float(r)))
-
-
-def stage_count(keep: float, visual: int) -> int:
-    """Visual tokens that go on of `visual` at a stage that keeps the share `keep`: int(n * keep), at least 1 of any.
-
-    Source: PyramidDrop, whose stages of one half leave int(n / 2), int(n / 4), int(n / 8).
-    """
-    check_ratio("keep", keep, above_zero=True)
-    return min(visual, max(1, int(visual * keep)))
-
-
 def sparsevlm_shares(keep: float) -> tuple[float, float, float]:
     """Shares of the visual tokens left behind SparseVLM's three layers.
 

@@ -15,20 +15,3 @@ from dycoke.methods.sparsevlm import SparseVLM
 from dycoke.methods.uniform_frames import UniformFrames
 from dycoke.methods.vidcom2 import VidCom2
 from dycoke.methods.visionzip import VisionZip
-
-__all__ = [
-    "DyCoke",
-    "DynamicPruning",
-    "FastVID",
-    "FlashVid",
-    "FlashVidOuter",
-    "Full",
-    "HoliTom",
-    "HoliTomOuter",
-    "KeepAll",
-    "PruneVid",
-    "PruneVidOuter",
-    "RandomDrop",
-    "TemporalMerge",
-    "UniformFrames",
-]

@@ -45,7 +45,7 @@ class FastV:
         return Plan(inside=self)
 
     def count(self, visual: int) -> int:
-        return budget.not_dropped(self.r, visual)
+        return budget.share_round(1 - self.r, visual)
 
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         return strongest(scores, visual, self.count)

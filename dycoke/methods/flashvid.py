@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dycoke import budget
+from dycoke.methods.fastv import FastV
 from dycoke.methods.full import KeepAll
 from dycoke.ops.cluster import cluster_means, dpc_knn
 from dycoke.ops.diverse import cosine_distances, diverse_tokens
@@ -110,9 +111,9 @@ def cluster_trees(tokens: Tensor, left: Tensor, counts: Tensor) -> tuple[Tensor,
     source="FlashVID: Efficient Video Large Language Models via Training-free Tree-based Spatiotemporal Token Merging, "
     "ICLR 2026",
     paper="https://arxiv.org/abs/2602.08024",
-    retention="ceil(N * keep * expansion) / N enter the language model",
+    retention="ceil(N * keep * expansion) / N enter the language model, times inner_keep from `layer` on",
     official="retention_ratio = 0.10 to 0.25, expansion = 1.25, alpha = 0.7, segment_threshold = 0.9, "
-    "min_segment_num = 8, temporal_threshold = 0.8",
+    "min_segment_num = 8, temporal_threshold = 0.8; layer 20 keeps 0.3",
     deviations=(
         "The clusters of a segment are shared out among its frames by their tokens left, so that the budget is met "
         "exactly and known beforehand; the released code rounds up in every frame. A frame with hardly any token left "
@@ -133,7 +134,11 @@ def cluster_trees(tokens: Tensor, left: Tensor, counts: Tensor) -> tuple[Tensor,
 )
 @dataclass(frozen=True)
 class FlashVid:
-    """Keep diverse salient tokens of every frame, and the rest as trees over time, clustered within frames."""
+    """Keep diverse salient tokens of every frame, and the rest as trees over time; then prune once inside the model.
+
+    On entry to `layer`, the share inner_keep of the visual tokens stays: those that got most of the last token's
+    attention in the layer before.
+    """
 
     keep: float = field(default=0.25, metadata={"help": "R, share kept, as a mean over the layers, in (0, 1]"})
     expansion: float = field(default=1.25, metadata={"help": "how many times keep enters the language model, from 1"})
@@ -142,8 +147,11 @@ class FlashVid:
     segments: int = field(default=8, metadata={"help": "segments a video has at least, from 1"})
     tau_merge: float = field(default=0.8, metadata={"help": "cosine above which a token joins one before it"})
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    layer: int = field(default=20, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
+    inner_keep: float = field(default=0.3, metadata={"help": "share that stays there; 1: no stage inside"})
 
     def __post_init__(self) -> None:
+        budget.check_ratio("inner_keep", self.inner_keep)
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
@@ -156,5 +164,6 @@ class FlashVid:
                 self.segments,
                 self.tau_merge,
                 self.positions,
-            )
+            ),
+            inside=FastV(self.layer, 1 - self.inner_keep) if self.inner_keep < 1 else None,
         )

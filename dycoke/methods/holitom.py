@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from dycoke import budget
+from dycoke.methods.fastv import FastV
 from dycoke.methods.full import KeepAll
 from dycoke.ops.arrange import arrange
 from dycoke.ops.cluster import cluster_means, dpc_knn
+from dycoke.ops.fold import fold
 from dycoke.ops.rank import mask_slots, top_mask
 from dycoke.ops.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
 from dycoke.registry import register
@@ -115,12 +117,19 @@ class HoliTomOuter:
         return budget.holitom_bound(self.keep, frames, per_frame)
 
 
+class HoliTomInner(FastV):
+    """Pruner: FastV, but what leaves is averaged into what stays."""
+
+    def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        return fold(hidden, visual, index, mask)
+
+
 @register(
     "holitom",
     source="HoliTom: Holistic Token Merging for Fast Video Large Language Models, NeurIPS 2025",
     paper="https://arxiv.org/abs/2505.21334",
-    retention="keep, plus what rounding up adds: at most one token a frame",
-    official="RETAIN_RATIO = 0.25, T = 0.8 (0.65 at 10 %), BETA = 0.6, K = 7, D = 0",
+    retention="keep, plus what rounding up adds: at most one token a frame; times 1 - r from `layer` on",
+    official="RETAIN_RATIO = 0.25, T = 0.8 (0.65 at 10 %), BETA = 0.6, K = 7, D = 0; HOLITOM_k = 18, HOLITOM_r = 0.5",
     deviations=(
         "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
         "equal results.",
@@ -128,11 +137,19 @@ class HoliTomOuter:
         "keep=1 returns the video as it is; the released code would still merge what stays still.",
         "A segment without moving tokens keeps at least one still token; the released code may round it away.",
         "No contextual clustering of moving tokens (D > 0): the official scripts leave it off.",
+        "Inside, a token that stays becomes the mean of itself and all that leave for it; the released code halves it "
+        "with one after the other, so that the result depends on their order.",
+        "The layer whose attention is scored stays causal; the released code asks for its attention map and thereby "
+        "lets it see what comes later.",
     ),
 )
 @dataclass(frozen=True)
 class HoliTom:
-    """Merge what stays still through a segment, and keep a share of the still and of the moving tokens."""
+    """Merge what stays still through a segment, keep a share of what is left, and merge again inside the model.
+
+    On entry to `layer`, the share r of the visual tokens that got least of the last token's attention in the layer
+    before leaves, each averaged into the one that stays and is most like it.
+    """
 
     keep: float = field(default=0.25, metadata={"help": "R, share of the visual tokens kept, in (0, 1]"})
     tau: float = field(default=0.8, metadata={"help": "cosine above which a position stays still, in [0, 1]"})
@@ -142,6 +159,8 @@ class HoliTom:
     order: Order = field(
         default="published", metadata={"help": "published: still tokens of a segment first; or raster"}
     )
+    layer: int = field(default=18, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
+    r: float = field(default=0.5, metadata={"help": "share that leaves there; 0: no stage inside (without M)"})
 
     def __post_init__(self) -> None:
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
@@ -149,4 +168,5 @@ class HoliTom:
     def plan(self) -> Plan:
         return Plan(
             before=HoliTomOuter(self.keep, self.tau, self.beta, self.neighbours, self.positions, self.order),
+            inside=HoliTomInner(self.layer, self.r) if self.r else None,
         )

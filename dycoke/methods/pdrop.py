@@ -24,7 +24,7 @@ class Stage:
     positions: ClassVar[str] = "packed"
 
     def count(self, visual: int) -> int:
-        return budget.stage_count(self.keep, visual)
+        return budget.share_floor(self.keep, visual, least=1)
 
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         return strongest(scores, visual, self.count)

@@ -12,10 +12,11 @@ from dycoke import budget
 from dycoke.methods.full import KeepAll
 from dycoke.ops.arrange import arrange
 from dycoke.ops.cluster import cluster_means, dpc_knn
+from dycoke.ops.going_on import strongest
 from dycoke.ops.rank import mask_slots
 from dycoke.ops.segments import contiguous, membership, static_places
 from dycoke.registry import register
-from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_order, check_positions
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer, check_order, check_positions
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 
@@ -99,13 +100,36 @@ class PruneVidOuter:
         return budget.prunevid_bound(self.keep, frames, per_frame)
 
 
+@dataclass(frozen=True)
+class PruneVidInner:
+    """Pruner: on entry to `layer`, keep int(n * alpha) visual tokens by the head that attends to each most."""
+
+    layer: int = 10
+    alpha: float = 0.4
+
+    evicts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_layer("layer", self.layer)
+        budget.check_ratio("alpha", self.alpha)
+
+    def join(self, attention: Tensor, visual: Tensor, rotary: Tensor) -> Tensor:
+        return attention.amax(1)
+
+    def count(self, visual: int) -> int:
+        return budget.share_floor(self.alpha, visual, least=1)
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return strongest(scores, visual, self.count)
+
+
 @register(
     "prunevid",
     source="PruneVid: Visual Token Pruning for Efficient Video Large Language Models, Findings of ACL 2025",
     paper="https://arxiv.org/abs/2412.16117",
     retention="keep * (1 - s * (1 - 1/L)), where a share s of the tokens is static in segments of L frames; groups of "
-    "14 tokens or fewer stay whole",
-    official="cluster_ratio = 0.5, tau = 0.8, temporal_segment_ratio = 0.25, k = 7, 16 frames",
+    "14 tokens or fewer stay whole; times alpha from `layer` on",
+    official="cluster_ratio = 0.5, tau = 0.8, temporal_segment_ratio = 0.25, k = 7, 16 frames; layer 10, alpha = 0.4",
     deviations=(
         "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
         "equal results.",
@@ -114,11 +138,19 @@ class PruneVidOuter:
         "A merged token stands at its cluster's centre, so that it has a position; the released code only renumbers.",
         "keep=1 returns the video as it is; the released code would still average what is static.",
         "Cosines, distances and averages are fp32, whatever the model's precision: ties would depend on it.",
+        "Inside, the last row scores alone, where the released code takes the maximum over all rows of the question: "
+        "that would need the attention matrix which fast kernels never make.",
+        "Inside, all visual tokens of a prompt compete, where the released code keeps alpha of every group, for nobody "
+        "knows there which token is of which group.",
     ),
 )
 @dataclass(frozen=True)
 class PruneVid:
-    """Average what is static over runs of similar frames, and cluster the static and the other tokens of each."""
+    """Average what is static over runs of similar frames, cluster what is left, and prune once inside the model.
+
+    On entry to `layer`, the share alpha of the visual tokens stays: those that some head of the layer before attends
+    to most from the last token. The others leave the KV cache of all layers.
+    """
 
     keep: float = field(default=0.5, metadata={"help": "clusters per token of a group, in (0, 1]"})
     tau: float = field(default=0.8, metadata={"help": "mean cosine above which a position is static, in [0, 1]"})
@@ -127,9 +159,14 @@ class PruneVid:
     order: Order = field(
         default="published", metadata={"help": "published: static tokens of a segment first; or raster"}
     )
+    layer: int = field(default=10, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
+    alpha: float = field(default=0.4, metadata={"help": "share that stays there; 1: no stage inside"})
 
     def __post_init__(self) -> None:
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
-        return Plan(before=PruneVidOuter(self.keep, self.tau, self.segments, self.positions, self.order))
+        return Plan(
+            before=PruneVidOuter(self.keep, self.tau, self.segments, self.positions, self.order),
+            inside=PruneVidInner(self.layer, self.alpha) if self.alpha < 1 else None,
+        )

@@ -92,8 +92,11 @@ def test_keeping_everything_is_the_input_in_raster_order(name, frames):
 
 @pytest.mark.parametrize("name", [n for n in STAGE_ONE if "keep" in entry(n).options])
 def test_budget_follows_keep(name):
-    counts = [dycoke.build(name, keep=keep).plan().before.count(8, 9) for keep in (0.1, 0.25, 0.5, 1.0)]
-    assert counts == sorted(set(counts)) and counts[-1] == 72
+    stages = [dycoke.build(name, keep=keep).plan().before for keep in (0.1, 0.25, 0.5, 1.0)]
+    counts = [before.count(8, 100) for before in stages]
+    if None in counts:  # the content decides, but more keep never allows less
+        counts = [before.bound(8, 100) for before in stages]
+    assert counts == sorted(set(counts)) and counts[-1] == 800
 
 
 @pytest.mark.parametrize("name", dycoke.available())

@@ -84,8 +84,10 @@ def test_what_goes_on(subject, name, frames, constant):
 def test_keeping_everything_is_the_untouched_model(subject, name):
     model, per_frame = subject
     options = {option: value for option, value in GENEROUS.items() if option in entry(name).options}
-    want = call(model, per_frame, 5, False)
-    with dycoke.attach(model, inside(name, **options)) as run:
+    plan, want = inside(name, **options), call(model, per_frame, 5, False)
+    if plan.inside is None:  # then there is nothing inside that could change an answer
+        return
+    with dycoke.attach(model, plan) as run:
         got = call(model, per_frame, 5, False)
         assert all(each.tokens == 5 * per_frame for each in run.report.inside)
     assert options

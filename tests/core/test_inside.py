@@ -8,6 +8,7 @@ from dycoke.types import Plan
 from tests.core.decode_oracle import OneShot, Paper
 from tests.core.decode_subjects import FAMILIES, generate, language_model, prompt
 from tests.core.inside_oracle import Rule, answer
+from tests.core.naive import cosine
 
 COUNT = 4
 PROMPTS = {
@@ -51,6 +52,24 @@ class SparseVLM(Rule):
         return ranked(view.visual, lambda c: sum(float(scaled[c][h]) for h in best), min(count, len(view.visual)))
 
 
+class HoliTom(FastV):
+    def merge(self, view, kept):
+        guests = {column: [h] for column, h in view.hidden.items()}
+        for column in view.visual:
+            if kept and column not in kept:
+                nearest = max(kept, key=lambda c: (cosine(view.hidden[column], view.hidden[c]), -c))
+                guests[nearest].append(view.hidden[column])
+        return {column: torch.stack(each).mean(0) for column, each in guests.items()}
+
+
+class PruneVid(Rule):
+    evicts = True
+
+    def keep(self, view):
+        count = min(len(view.visual), max(1, int(len(view.visual) * 0.4)))
+        return ranked(view.visual, lambda c: float(view.previous[c].max()), count)
+
+
 SHARES = tuple((1 / 3) ** e for e in (0.59376, 0.96284, 1.44303))
 METHODS = {
     "fastv": (dycoke.build("fastv", k=2, r=0.5), {2: FastV(0.5)}),
@@ -60,6 +79,9 @@ METHODS = {
         dycoke.build("sparsevlm", layers=(0, 1, 3)),
         {layer + 1: SparseVLM(SHARES, stage) for stage, layer in enumerate((0, 1, 3))},
     ),
+    "holitom": (dycoke.build("holitom", layer=2), {2: HoliTom(0.5)}),
+    "prunevid": (dycoke.build("prunevid", layer=3), {3: PruneVid()}),
+    "flashvid": (dycoke.build("flashvid", layer=4), {4: FastV(0.7)}),
 }
 
 
@@ -96,7 +118,7 @@ def test_prefill_and_answer_are_the_oracles(family, name, rows):
 
 @pytest.mark.parametrize("decode", ["dynamic", "one_shot"])
 @pytest.mark.parametrize("layer", [1, 3])
-@pytest.mark.parametrize("name", ["fastv", "pdrop", "sparsevlm"])
+@pytest.mark.parametrize("name", ["fastv", "pdrop", "sparsevlm", "prunevid"])
 def test_with_pruning_while_decoding(name, layer, decode):
     """Tokens leave before, at and behind the observer; what it chooses is looked for in what later layers hold."""
     model, given = model_of("qwen2"), prompt(*PROMPTS["batch"])
@@ -112,3 +134,15 @@ def test_with_pruning_while_decoding(name, layer, decode):
         assert ids[number].tolist() == decoded.ids
         torch.testing.assert_close(steps[number].double(), decoded.logits, atol=1e-5, rtol=0)
     assert report.read_from < report.read_below
+
+
+def test_what_is_evicted_leaves_the_cache_of_every_layer():
+    """PruneVid's stage inside: layers before it hold no more of the prompt than those behind it."""
+    model, given = model_of("qwen2"), prompt("tvvvvvvvvvvt")
+    with dycoke.attach(model, Plan(inside=inside("prunevid")), visual=given.visual) as run:
+        generate(model, given, COUNT)
+        report = run.report.cache
+    # Two text tokens and four of ten visual ones in each layer; the answer's 1, 2 and 3 columns.
+    assert report.read_below == 6 + 2
+    column = 2 * 2 * 12 * 4  # keys and values of two heads of 12 channels in fp32
+    assert report.device_bytes == 5 * (6 + 64) * column
