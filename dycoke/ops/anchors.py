@@ -20,23 +20,23 @@ def gather_context(
     sums up the whole segment. With n tokens joined an anchor becomes w * itself + (1 - w) * their mean, where w is the
     larger of beta and 1 / (n + 1). Source: FastVID (DTM), as in LunarShen/FastVID@ea8b57e, fastvid_llavaonevision.
     """
-    tokens = embeds.float().flatten(0, 1)
-    slots = mask_slots(anchors, sum(counts))
-    hosts = [t for t, count in enumerate(counts) if count]
-    width = max(counts)
-    taken = torch.tensor([counts[t] for t in hosts], device=embeds.device)[:, None]
-    real = torch.arange(width, device=embeds.device) < taken  # [A, W]: anchors of a frame are padded to the most
-    padded = slots.new_zeros(real.shape).masked_scatter_(real, slots)
+    tokens, device = embeds.float().flatten(0, 1), embeds.device
+    total = sum(counts)
+    slots = mask_slots(anchors, total)
+    taken = torch.tensor([count for count in counts if count], device=device)  # [A]: frames with anchors
+    begin = taken.cumsum(0) - taken
+    host = torch.repeat_interleave(torch.arange(len(taken), device=device), taken, output_size=total)  # [K]
+    column = torch.arange(max(counts), device=device)
+    padded = (begin[:, None] + column).clamp_max(total - 1)  # [A, W]: anchors of a frame, padded to the most
 
-    picked = tokens.index_select(0, padded.flatten())
     directions = normalize(tokens, dim=1)
-    similarity = directions @ directions.index_select(0, padded.flatten()).T
-    nearest = similarity.view(-1, *real.shape).masked_fill(~real, -torch.inf).argmax(2)  # [T * N, A]
-    shared = segment[:, None] == segment[torch.tensor(hosts, device=embeds.device)]  # [T, A]
-    joins = (free[:, :, None] & shared[:, None]).flatten(0, 1)  # [T * N, A]
-    joins = joins.T[:, None] & (nearest.T[:, None] == torch.arange(width, device=embeds.device)[:, None])
-    joins = joins.flatten(0, 1).float()  # [A * W, T * N]
+    similarity = (directions @ directions.index_select(0, slots).T).index_select(1, padded.flatten())
+    similarity = similarity.view(-1, *padded.shape).masked_fill(column >= taken[:, None], -torch.inf)
+    nearest = similarity.argmax(2) + begin  # [T * N, A]
+    shared = segment[slots // embeds.shape[1]][:, None] == segment.repeat_interleave(embeds.shape[1])  # [K, T * N]
+    anchor = torch.arange(total, device=device)[:, None]
+    joins = ((nearest.T.index_select(0, host) == anchor) & shared & free.flatten()).float()
     number = joins.sum(1, keepdim=True)
     weight = (1 / (number + 1)).clamp_min(beta)
-    merged = weight * picked + (1 - weight) * (joins @ tokens) / number.clamp_min(1)
-    return merged.index_select(0, mask_slots(real, sum(counts))), slots
+    mean = joins @ tokens / number.clamp_min(1)
+    return weight * tokens.index_select(0, slots) + (1 - weight) * mean, slots
