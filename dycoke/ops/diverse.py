@@ -21,16 +21,14 @@ def diverse_tokens(distance: Tensor, weight: Tensor, count: int) -> Tensor:
     to the chosen ones is. Ties go to the lower index. N is 2 at least, unless count is 0.
     Source: FlashVID (ADTS), in the variant that is released for LLaVA.
     """
-    weighted = distance * weight[:, None]
-    chosen = torch.zeros_like(weight, dtype=torch.bool)
     if not count:
-        return chosen
-    frame = torch.arange(len(weight), device=weight.device)
+        return torch.zeros_like(weight, dtype=torch.bool)
+    weighted = distance * weight[:, None]
     pick = weighted.topk(2, dim=1, largest=False).values[:, 1].argmax(1)
-    least = torch.full_like(weight, torch.inf)
+    weighted.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # once chosen, never again
+    frame = torch.arange(len(weight), device=weight.device)
+    least = weighted[frame, pick]
     # Each choice depends on those before it: a loop over rounds, every frame of the video in each.
-    for done in range(1, count + 1):
-        least = torch.minimum(least, weighted[frame, pick]).scatter_(1, pick[:, None], -torch.inf)
-        if done < count:
-            pick = least.argmax(1)
+    for _ in range(count - 1):
+        least = torch.minimum(least, weighted[frame, least.argmax(1)])
     return least == -torch.inf
