@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 
 def links(directions: Tensor, free: Tensor, segment: Tensor, threshold: float, room: int) -> Tensor:
@@ -33,21 +34,17 @@ def links(directions: Tensor, free: Tensor, segment: Tensor, threshold: float, r
 
 
 def tree_means(tokens: Tensor, parent: Tensor) -> Tensor:
-    """Mean over each tree of tokens, at its root: tokens [T, N, D], parent [T, N] as `links` gives it -> fp32.
+    """Mean over each tree of tokens, at its root, zeros elsewhere: tokens [T, N, D], parent [T, N] -> [T, N, D] fp32.
 
-    What is not a root holds the mean of its part of the tree. Sums climb twice as many frames in each round, one
-    product of matrices for all frames, so that additions have a fixed order.
+    parent as `links` gives it. Each tree is added up in the order of its slots, so that the result repeats exactly.
     """
-    frames, per_frame, _ = tokens.shape
-    sums, sizes = tokens.float().clone(), torch.ones_like(parent, dtype=torch.float32)
-    place = torch.arange(per_frame, device=parent.device)[:, None]
-    reach, ancestor = 1, parent
-    while reach < frames:
-        onto = (ancestor[reach:, None] == place).float()  # [T - reach, N of the frame `reach` before, N]
-        sums[:-reach] += onto @ sums[reach:]
-        sizes[:-reach] += (onto @ sizes[reach:, :, None])[:, :, 0]
-        further = torch.full_like(ancestor, -1)
-        further[reach:] = ancestor[:-reach].gather(1, ancestor[reach:].clamp_min(0))
-        ancestor = torch.where(ancestor < 0, -1, further)
-        reach *= 2
-    return sums / sizes[:, :, None]
+    frames, per_frame, dim = tokens.shape
+    slot = torch.arange(frames * per_frame, device=parent.device)
+    above = slot - slot % per_frame - per_frame + parent.flatten()  # in the frame before
+    root = torch.where(parent.flatten() < 0, slot, above)
+    # Every round doubles how far a token looks up its tree, which has no more steps than the video.
+    for _ in range(max(frames - 2, 0).bit_length()):
+        root = root[root]
+    order = root.argsort(stable=True)
+    begin = torch.searchsorted(root[order], slot)
+    return embedding_bag(order, tokens.float().reshape(-1, dim), begin, mode="mean").view(tokens.shape)
