@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dycoke import budget
-from dycoke.ops.apportion import apportion, mask_index
+from dycoke.ops.apportion import apportion
+from dycoke.ops.rank import mask_slots
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
 
@@ -59,7 +60,7 @@ class VidCom2:
         share = (to_video.mean(dim=1) / -TEMPERATURE).softmax(dim=0)
         # The published scale also has the factor keep, which is the same for all frames: the total stands for it.
         scale = 1 + share - share.mean()
-        index = mask_index(apportion(to_video + to_frame, scale, total).flatten(), total)
+        index = mask_slots(apportion(to_video + to_frame, scale, total), total)
         return Compressed(video.embeds.flatten(0, 1).index_select(0, index), index)
 
     def count(self, frames: int, per_frame: int) -> int:

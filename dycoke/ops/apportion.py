@@ -25,11 +25,3 @@ def apportion(order_score: Tensor, target: Tensor, total: int) -> Tensor:
     taken = queue.flatten().argsort(stable=True)[:total]
     mask = torch.zeros(frames * per_frame, dtype=torch.bool, device=order_score.device)
     return mask.index_fill_(0, taken, True).view(frames, per_frame)
-
-
-def mask_index(mask: Tensor, total: int) -> Tensor:
-    """Ascending slots [total] int64 where mask [S] is True; it must be so at exactly `total` of them.
-
-    Unlike `nonzero` this waits for nothing: the length is given, not counted.
-    """
-    return (~mask).byte().argsort(stable=True)[:total]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from dycoke.ops.apportion import apportion, mask_index
+from dycoke.ops.apportion import apportion
+from dycoke.ops.rank import mask_slots
 
 
 def seats(targets: list[float], per_frame: int, total: int) -> list[int]:
@@ -31,7 +32,7 @@ def test_budget_is_exact_and_shared_by_highest_averages(frames, per_frame, share
         assert sorted(mask[t].nonzero().flatten().tolist()) == sorted(
             sorted(range(per_frame), key=row.__getitem__)[: want[t]]
         )
-    assert mask_index(mask.flatten(), total).tolist() == mask.flatten().nonzero().flatten().tolist()
+    assert mask_slots(mask, total).tolist() == mask.flatten().nonzero().flatten().tolist()
 
 
 def test_whole_targets_are_met_and_no_frame_is_left_empty():
