@@ -45,6 +45,8 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         ("peak MiB", [_peak(r) for r in reports]),
     ):
         table.add_row(label, *values)
+    if any(report.inside for report in reports):
+        table.add_row("visual tokens inside", *(_inside(report) for report in reports))
     table.add_section()
     for row in _cache_rows([report.cache for report in reports]):
         table.add_row(*row)
@@ -52,7 +54,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
 
 
 def _cache_lines(report: Report) -> list[Table]:
-    if report.cache is None:
+    if not report.cache_rows():
         return []
     lines = Table(box=box.SIMPLE, show_header=False)
     for label, text in report.cache_rows():
@@ -75,6 +77,10 @@ def _cache_rows(caches: Sequence[CacheReport | None]) -> list[list[str]]:
         if any(values):
             rows.append([label, *("-" if value is None else text(value) for value in values)])
     return rows
+
+
+def _inside(report: Report) -> str:
+    return "\n".join(f"{each.tokens} from layer {each.layer} on" for each in report.inside) or "-"
 
 
 def _share(report: Report) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from dycoke.ask.answer import Answer
 from dycoke.ask.tables import comparison_table, report_table
 from dycoke.report import Report, Stage
-from dycoke.usage import CacheReport
+from dycoke.usage import CacheReport, InsideReport
 
 MIB = 2**20
 STAGES = {
@@ -41,6 +41,18 @@ def told(cache: CacheReport | None) -> list[str]:
     table = table_lines(report_table(report(cache)))
     assert all(line.replace(": ", " ").split() in table for line in text[6:])
     return text[6:]
+
+
+def test_tokens_that_leave_inside():
+    inside = (InsideReport(2, 256), InsideReport(4, 128))
+    pruned = Report("pdrop", 32, STAGES, ON_DEVICE, inside=inside)
+    assert str(pruned).splitlines()[6:8] == ["visual tokens from layer 2 on: 256", "visual tokens from layer 4 on: 128"]
+    assert ["visual", "tokens", "from", "layer", "4", "on", "128"] in table_lines(report_table(pruned))
+    full = report(None, "full")
+    compared = table_lines(comparison_table([Answer("a", pruned), Answer("b", full)]))
+    assert ["visual", "tokens", "inside", "256", "from", "layer", "2", "on", "-"] in compared
+    assert ["128", "from", "layer", "4", "on"] in compared
+    assert not any("inside" in line for line in table_lines(comparison_table([Answer("b", full)])))
 
 
 def test_no_cache_no_line():
