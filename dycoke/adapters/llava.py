@@ -25,7 +25,9 @@ class LlavaAdapter(FamilyAdapter):
         self.time_vision(model.get_vision_tower(), inner.mm_projector, undo)
         self.follow(inner, undo)
 
-    def video(self, frames: Tensor, grid: tuple[int, int], newline: str, text: Tensor) -> tuple[Tensor, Tensor]:
+    def video(
+        self, frames: Tensor, grid: tuple[int, int], newline: str, text: Tensor, rows: slice
+    ) -> tuple[Tensor, Tensor]:
         """Compress one video [T, N, D]; see `llava.model.seam`.
 
         Raises ValueError if the compressor reorders tokens and the layout has newlines inside the video.
@@ -37,6 +39,9 @@ class LlavaAdapter(FamilyAdapter):
             )
         kept = self.compress(frames, grid)
         return kept.embeds, kept.index
+
+    def release(self) -> None:
+        """Nothing is kept of a tower call."""
 
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""

@@ -9,17 +9,23 @@ from torch import Tensor
 
 
 class VideoSeam(Protocol):
-    """What an attached compressor answers. Both methods must keep their tensors on the device they came on."""
+    """What an attached compressor answers. Tensors must stay on the device they came on."""
 
-    def video(self, frames: Tensor, grid: tuple[int, int], newline: str, text: Tensor) -> tuple[Tensor, Tensor]:
+    def video(
+        self, frames: Tensor, grid: tuple[int, int], newline: str, text: Tensor, rows: slice
+    ) -> tuple[Tensor, Tensor]:
         """Choose the tokens of one video; called once per video entry of a batch, in prompt order.
 
         frames [T, N, D] are the pooled, projected tokens, N = rows * cols, and grid = (rows, cols). newline is the
         layout they will be packed in: "one_token", "grid", "frame" or "no_token" (also "no_token" for merge type
         "flat" and for a model without a newline vector). text [Q, D] are the embedded text tokens of the prompt
-        row the video stands in.
+        row the video stands in. rows are those of the frames in the one tower call that encoded the whole batch.
         Returns embeds [M, D] and index [M] int64: the unique slot t * N + n of each token.
         """
+        ...
+
+    def release(self) -> None:
+        """Let go of the tower call: all its videos have passed, or encoding or laying them out has failed."""
         ...
 
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:

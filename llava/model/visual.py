@@ -57,18 +57,24 @@ def build_blocks(
     if not used:
         return [None] * len(entries)
     device = model.get_vision_tower().device
-    encoded = model.encode_images(torch.cat([entries[number].to(device) for number in used]))
-    features = dict(zip(used, encoded.split([entries[number].shape[0] for number in used]), strict=True))
     plain = isinstance(images, Tensor) and images.ndim == 4
     blocks: list[Block | None] = [None] * len(entries)
-    for number in used:
-        if plain:
-            blocks[number] = pack_image(features[number][0])
-        elif number < len(kinds) and kinds[number] == "video":
-            blocks[number] = video_block(model, features[number], text_of[number])
-        else:
-            size = image_sizes[number] if image_sizes is not None and number < len(image_sizes) else None
-            blocks[number] = image_block(model, features[number], size)
+    start = 0
+    try:
+        encoded = model.encode_images(torch.cat([entries[number].to(device) for number in used]))
+        for number in used:
+            rows = slice(start, start + entries[number].shape[0])
+            start = rows.stop
+            if plain:
+                blocks[number] = pack_image(encoded[rows][0])
+            elif number < len(kinds) and kinds[number] == "video":
+                blocks[number] = video_block(model, encoded[rows], text_of[number], rows)
+            else:
+                size = image_sizes[number] if image_sizes is not None and number < len(image_sizes) else None
+                blocks[number] = image_block(model, encoded[rows], size)
+    finally:
+        if model.video_seam is not None:
+            model.video_seam.release()
     return blocks
 
 
@@ -100,15 +106,18 @@ def pool_features(model: LlavaMetaForCausalLM, features: Tensor, stride: int = 2
     return pool_frames(features, model.get_vision_tower().num_patches_per_side, mode, stride)
 
 
-def video_block(model: LlavaMetaForCausalLM, features: Tensor, text: Tensor) -> Block:
-    """Pool the features [T, P, D] of a video, let an attached seam choose among them, and lay them out."""
+def video_block(model: LlavaMetaForCausalLM, features: Tensor, text: Tensor, rows: slice) -> Block:
+    """Pool the features [T, P, D] of a video, let an attached seam choose among them, and lay them out.
+
+    text [Q, D] of its prompt; rows of the tower call that its frames were.
+    """
     frames, grid = pool_features(model, features)
     newline = newline_layout(model)
     if model.video_seam is None:
         embeds = frames.flatten(0, 1)
         index = torch.arange(embeds.shape[0], device=embeds.device)
     else:
-        embeds, index = model.video_seam.video(frames, grid, newline, text)
+        embeds, index = model.video_seam.video(frames, grid, newline, text, rows)
     return pack_video(embeds, index, frames.shape[0], grid, newline, model.get_model().image_newline)
 
 

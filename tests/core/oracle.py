@@ -29,10 +29,13 @@ class Marker:
     def __init__(self) -> None:
         self.frames: list[Tensor] = []
 
-    def video(self, frames, grid, newline, text):
+    def video(self, frames, grid, newline, text, rows):
         self.frames.append(frames)
         self.newline, self.grid = newline, grid
         return frames.flatten(0, 1), torch.arange(frames.shape[0] * frames.shape[1])
+
+    def release(self):
+        """Nothing was kept."""
 
     def packed(self, visual, positions, mask):
         self.positions, self.mask = positions, mask

@@ -64,8 +64,11 @@ def subject_visual(subject) -> int:
     seen = []
 
     class Seam:
-        def video(self, frames, grid, newline, text):
+        def video(self, frames, grid, newline, text, rows):
             raise AssertionError("a still picture is no video")
+
+        def release(self):
+            """Nothing was kept."""
 
         def packed(self, visual, positions, mask):
             seen.append(int(visual.sum()))

@@ -17,12 +17,18 @@ class FakeSeam:
         self.choose = choose
         self.original_positions = original_positions
         self.videos = []
+        self.rows = []
         self.batches = []
+        self.released = 0
 
-    def video(self, frames, grid, newline, text):
+    def video(self, frames, grid, newline, text, rows):
         index = self.choose(frames.shape[0] * frames.shape[1])
         self.videos.append((frames, grid, newline, text))
+        self.rows.append(rows)
         return frames.flatten(0, 1)[index], index
+
+    def release(self):
+        self.released += 1
 
     def packed(self, visual, positions, mask):
         self.batches.append((visual, positions, mask))
@@ -93,6 +99,35 @@ def test_each_video_once_with_the_text_of_its_own_row(onevision):
         for (_, _, _, text), ids in zip(seam.videos, texts, strict=True):
             assert torch.equal(text, onevision.model.embed_tokens(torch.tensor(ids)))
     assert len(seam.batches) == 1
+
+
+def test_the_rows_of_a_video_in_the_tower_call(onevision):
+    """Entries no prompt uses are not encoded, and images lie between the videos."""
+    onevision.video_seam = seam = FakeSeam()
+    calls = []
+    hook = onevision.get_vision_tower().register_forward_hook(lambda module, args, out: calls.append(out))
+    rows, mask = [[11, -200, 12, -200, 13], [21, 22, 23, 24, 25], [31, -200, 32, 33, 34]], torch.ones(3, 5)
+    images = [tiny.frames(1)[0], tiny.frames(2, seed=1), tiny.frames(4, seed=2), tiny.frames(3, seed=3)]
+    prepare(onevision, rows, images, ["image", "video", "video", "video"], mask)
+    hook.remove()
+    assert seam.rows == [slice(1, 3), slice(3, 6)]
+    (encoded,) = calls
+    with torch.no_grad():
+        for (frames, *_), where in zip(seam.videos, seam.rows, strict=True):
+            assert torch.equal(frames, onevision.get_2dPool(onevision.model.mm_projector(encoded[where])))
+
+
+def test_the_tower_call_is_released_once_also_when_something_fails(onevision):
+    onevision.video_seam = seam = FakeSeam()
+    prepare(onevision, [[11, -200, -200]], [tiny.frames(2), tiny.frames(1)], ["video"] * 2)
+    assert seam.released == 1
+    prepare(onevision, [[11, 12, 13]], [tiny.frames(2)], ["video"])
+    assert seam.released == 1  # nothing was encoded
+    with pytest.raises(ValueError, match="image_sizes"):  # tiles without the size of their image
+        prepare(onevision, [[11, -200, -200]], [tiny.frames(2), tiny.frames(3)], ["video", "image"])
+    with pytest.raises(ValueError, match=r"expected \[N, 3"):
+        prepare(onevision, [[11, -200, 12]], [tiny.frames(2, size=98)], ["video"])
+    assert seam.released == 3
 
 
 def test_images_do_not_pass_but_count_as_visual(onevision):
