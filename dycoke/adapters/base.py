@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dycoke.adapters.tower import TowerProbe, probe_for
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
@@ -47,6 +48,7 @@ class FamilyAdapter:
         self._stage: DecodeStage | None = None
         self._inside: InsideStage | None = None
         self._read: int | Tensor = 0
+        self._probe: TowerProbe | None = None
 
     def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None:
         """Raises ValueError if the plan asks for a stage or an input this adapter does not serve."""
@@ -114,13 +116,27 @@ class FamilyAdapter:
         """Keyword arguments the language model gets in a decode step."""
         return kwargs
 
-    def compress(self, frames: Tensor, grid: tuple[int, int]) -> Compressed:
-        """Run the compressor on one video [T, N, D] and count it.
+    def compress(
+        self, frames: Tensor, grid: tuple[int, int], rows: slice | None = None, query: Tensor | None = None
+    ) -> Compressed:
+        """Run the compressor on one video [T, N, D], with what it needs beside it, and count it.
 
-        Raises ValueError if the number of tokens is not the one it announced.
+        rows of the tower call that its frames were, None where no probe is installed; query [Q, D] the embedded
+        question, passed on if it is needed.
+        Raises ValueError for a video too short for it, frames whose tower call is not remembered, and if the number
+        of tokens is not the one it announced.
         """
         self.recorder.start("compress")
-        kept = self.compressor.compress(VisualTokens(frames, grid))
+        fewest = getattr(self.compressor, "min_frames", 1)
+        if frames.shape[0] < fewest:
+            raise ValueError(
+                f"{type(self.compressor).__name__} got a video of {frames.shape[0]} frames; it takes {fewest} or more"
+            )
+        video = {} if self._probe is None else self._probe.read(rows, grid)._asdict()
+        video["query"] = query if "query" in self.compressor.needs else None
+        # Parts of a model may lie on devices of their own.
+        video = {name: None if value is None else value.to(frames.device) for name, value in video.items()}
+        kept = self.compressor.compress(VisualTokens(frames, grid, **video))
         self.recorder.stop("compress")
         expected = self.compressor.count(*frames.shape[:2])
         if len(kept.index) != len(kept.embeds) or (expected is not None and len(kept.index) != expected):
@@ -130,6 +146,12 @@ class FamilyAdapter:
             )
         self.recorder.video(frames.shape[0], frames.shape[0] * frames.shape[1], len(kept.index))
         return kept
+
+    def probe_tower(self, tower: nn.Module | None, depth: int, undo: ExitStack) -> None:
+        """Hook the vision tower if the compressor needs it. Raises what `probe_for` raises."""
+        self._probe = probe_for(self.compressor, tower, depth)
+        if self._probe is not None:
+            self._probe.install(undo)
 
     def time_vision(self, tower: nn.Module, projector: nn.Module, undo: ExitStack) -> None:
         """Stage "vision": from the tower's input to the projector's output."""

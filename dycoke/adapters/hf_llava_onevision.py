@@ -3,6 +3,9 @@
 The family writes video features into `inputs_embeds` at the <video> ids and then calls its language model. A hook on
 the inner model notes the ids; a hook on the language model takes the tokens of each video out of `inputs_embeds`,
 compresses them, and shortens embeddings, mask and positions, in prefill and consistently at every decode step.
+
+Images pass the vision tower first and the videos after them, in a call of their own: inside the inner model, or before
+it in `generate`, by the release of transformers. The latest call is thus that of the videos.
 """
 
 from __future__ import annotations
@@ -11,12 +14,23 @@ import math
 import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dycoke.adapters.base import FamilyAdapter, real_tokens, refuse_full_length
+from dycoke.adapters.tower import video_rows
+
+
+@dataclass
+class _Video:
+    """A video in a row: its first slot, its frames, and their rows of the tower call, where a probe remembers one."""
+
+    first: int
+    frames: int
+    rows: slice | None = None
 
 
 @dataclass
@@ -42,6 +56,8 @@ class _Shortened:
 class HFLlavaOnevisionAdapter(FamilyAdapter):
     """transformers' LLaVA-OneVision. A video is T * N tokens and one newline; N follows from the vision config."""
 
+    provides = frozenset({"saliency", "keys", "query"})
+
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
@@ -52,7 +68,13 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._ids: Tensor | None = None
         self._state: _Shortened | None = None
         undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
+        self._keeps_tower = False
         undo.callback(inner.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
+        self.probe_tower(inner.vision_tower, _depth(model.config), undo)
+        if self._probe is not None:
+            # Only hooks that are always called learn that their module has failed.
+            for module in (inner.vision_tower, inner.multi_modal_projector, inner):
+                undo.callback(module.register_forward_hook(self._forget_tower, always_call=True).remove)
         self.time_vision(inner.vision_tower, inner.multi_modal_projector, undo)
         self.follow(inner.language_model, undo)
 
@@ -67,12 +89,19 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
 
     def _note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._ids = args[0] if args else kwargs.get("input_ids")
+        # Where `generate` has encoded the videos beforehand and fills no cache, every step reads them anew.
+        self._keeps_tower = self._probe is not None and self._probe.frames > 0 and kwargs.get("use_cache") is False
+
+    def _forget_tower(self, module: nn.Module, args: tuple, output: Any) -> None:
+        """The tower call is over where the inner model ends, or where anything failed."""
+        if output is None or (module is self._model().model and not self._keeps_tower):
+            self._probe.forget()
 
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Shorten embeddings [B, S, D], mask and positions by the tokens the compressor drops.
 
-        Raises ValueError without input_ids, with a cache another request filled, or for a run of <video> ids that is
-        no whole number of videos.
+        Raises ValueError without input_ids, with a cache another request filled, for a run of <video> ids that is no
+        whole number of videos, or where the compressor needs of the tower what it has not seen of them.
         """
         ids, self._ids = self._ids, None
         if ids is None:
@@ -88,9 +117,12 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         given = given.expand(count, -1)
 
         spans = _content(real, count, before)
-        is_video = (ids == self._video_id).cpu()
         is_visual = (ids == self._video_id) | (ids == self._image_id)
-        rows = [self._compress_row(embeds[r], given[r], is_video[r], *spans[r]) for r in range(count)]
+        videos = self._find_videos((ids == self._video_id).cpu())
+        texts = self._texts(embeds, is_visual, real)
+        rows = [self._compress_row(embeds[r], given[r], videos[r], texts[r], *spans[r]) for r in range(count)]
+        if self._probe is not None and not self._keeps_tower:
+            self._probe.forget()  # the language model needs the memory
         right_padded = any(stop < before for _, stop in spans)
         common = min(before - (stop - start) for start, stop in spans)  # padding every row has, kept as it was
         width = common + max(len(row.tokens) for row in rows)
@@ -156,14 +188,37 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
             mask = torch.cat([state.mask, made], dim=1)[:, : state.after + state.decoded]
         return {**kwargs, "attention_mask": mask, "position_ids": given - state.shift}
 
-    def _compress_row(self, embeds: Tensor, given: Tensor, is_video: Tensor, start: int, stop: int) -> _Row:
-        """Compress the videos of one row: embeds [S, D], positions given [S], content in slots start to stop."""
+    def _texts(self, embeds: Tensor, is_visual: Tensor, real: Tensor | None) -> list[Tensor | None]:
+        """The embedded text [Q, D] of each row, None where it is not needed."""
+        if "query" not in self.compressor.needs:
+            return [None] * len(embeds)
+        is_text = ~is_visual if real is None else ~is_visual & real
+        return [row[text] for row, text in zip(embeds, is_text, strict=True)]
+
+    def _find_videos(self, is_video: Tensor) -> list[list[_Video]]:
+        """The videos of each row, is_video [B, S] bool on the CPU, with their rows of the tower call if needed."""
+        found = [_videos(row, self._grid[0] * self._grid[1]) for row in is_video]
+        if self._probe is None:
+            return found
+        seen = video_rows([[video.frames for video in row] for row in found], self._probe.frames)
+        for video, rows in zip(chain.from_iterable(found), chain.from_iterable(seen), strict=True):
+            video.rows = rows
+        return found
+
+    def _compress_row(
+        self, embeds: Tensor, given: Tensor, videos: list[_Video], text: Tensor | None, start: int, stop: int
+    ) -> _Row:
+        """Compress the videos of one row: embeds [S, D], positions given [S], content in slots start to stop.
+
+        text [Q, D]: the embedded text of the row, where it is needed.
+        """
         per_frame = self._grid[0] * self._grid[1]
         slots = torch.arange(len(embeds), device=embeds.device)
         tokens, source, cursor = [], [], start
-        for first, frames in _videos(is_video, per_frame):
-            end = first + frames * per_frame  # its newline is text, and goes on with what follows
-            kept = self.compress(embeds[first:end].view(frames, per_frame, -1), self._grid)
+        for video in videos:
+            first, end = video.first, video.first + video.frames * per_frame  # its newline is text, and comes behind
+            frames = embeds[first:end].view(video.frames, per_frame, -1)
+            kept = self.compress(frames, self._grid, video.rows, text)
             tokens += [embeds[cursor:first], kept.embeds.to(embeds)]
             source += [slots[cursor:first], kept.index + first]
             cursor = end
@@ -177,6 +232,12 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         return _Row(torch.cat([*tokens, embeds[cursor:stop]]), slot, positions)
 
 
+def _depth(config: Any) -> int:
+    """How many layers of the vision tower make the features of a config: up to the deepest that it asks for."""
+    asked, layers = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    return max(layer % (layers + 1) for layer in ([asked] if isinstance(asked, int) else asked))
+
+
 def _content(real: Tensor | None, count: int, length: int) -> list[tuple[int, int]]:
     """First slot and end of each row's content, without its padding: on the right if any row ends in it, else left."""
     if real is None:
@@ -187,8 +248,8 @@ def _content(real: Tensor | None, count: int, length: int) -> list[tuple[int, in
     return [(slots[0], length) for slots in where]
 
 
-def _videos(is_video: Tensor, per_frame: int) -> list[tuple[int, int]]:
-    """First slot and frames of each video of a row, is_video [S] bool on the CPU.
+def _videos(is_video: Tensor, per_frame: int) -> list[_Video]:
+    """The videos of a row, is_video [S] bool on the CPU.
 
     Videos of a batch have equal T, and each ends in one newline, so a run of n videos side by side has
     n * (T * N + 1) ids, and n is what is left of it after whole frames.
@@ -206,7 +267,7 @@ def _videos(is_video: Tensor, per_frame: int) -> list[tuple[int, int]]:
                 "processor of this family writes them, in one piece (no prefill_chunk_size)"
             )
         frames = (length - videos) // (videos * per_frame)
-        found += [(start + i * (frames * per_frame + 1), frames) for i in range(videos)]
+        found += [_Video(start + i * (frames * per_frame + 1), frames) for i in range(videos)]
     return found
 
 

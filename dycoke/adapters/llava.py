@@ -17,12 +17,16 @@ _NEWLINES_INSIDE = ("grid", "frame")
 class LlavaAdapter(FamilyAdapter):
     """LlavaQwenForCausalLM and LlavaLlamaForCausalLM; the `VideoSeam` of the model it is installed on."""
 
+    provides = frozenset({"saliency", "keys", "query"})
+
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()
         self._visual: Tensor | None = None
         model.video_seam = self
         undo.callback(_leave, weakref.ref(model))
-        self.time_vision(model.get_vision_tower(), inner.mm_projector, undo)
+        tower = model.get_vision_tower()
+        self.probe_tower(tower.vision_tower, tower.depth, undo)
+        self.time_vision(tower, inner.mm_projector, undo)
         self.follow(inner, undo)
 
     def video(
@@ -37,11 +41,13 @@ class LlavaAdapter(FamilyAdapter):
                 f"{self.compressor!r} emits tokens out of raster order, but mm_newline_position={newline!r} puts "
                 "newlines between them; accepted: one_token or no_token, or a compressor in raster order"
             )
-        kept = self.compress(frames, grid)
+        kept = self.compress(frames, grid, rows, text)
         return kept.embeds, kept.index
 
     def release(self) -> None:
-        """Nothing is kept of a tower call."""
+        """Forget the tower call that is remembered."""
+        if self._probe is not None:
+            self._probe.forget()
 
     def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""

@@ -158,12 +158,12 @@ def test_a_plan_the_adapter_cannot_serve(name):
     subject = SUBJECTS[name]()
     before = fingerprint(subject.model)
     needy, reordering = Fake(), Fake()
-    needy.needs = frozenset({"saliency"})
+    needy.needs = frozenset({"motion", "query"})
     reordering.raster, reordering.positions = False, "original"
     pruner = type("Pruner", (), {"layer": 9, "prune": lambda *a: None})()
     for plan, error in [
         (dycoke.Plan(), "empty plan"),
-        (dycoke.Plan(before=needy), "needs saliency"),
+        (dycoke.Plan(before=needy), "needs motion; its adapter provides: keys, query, saliency"),
         (dycoke.Plan(before=reordering), "needs tokens in raster order"),
         (dycoke.Plan(inside=pruner), "Pruner: layer 9: expected 1 to 3, for this model has 4 layers"),
     ]:
