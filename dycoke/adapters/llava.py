@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from dycoke.adapters.base import FamilyAdapter, expand_rows
+
+if TYPE_CHECKING:
+    from llava.model.packing import Packed
 
 _NEWLINES_INSIDE = ("grid", "frame")
 
@@ -49,10 +52,10 @@ class LlavaAdapter(FamilyAdapter):
         if self._probe is not None:
             self._probe.forget()
 
-    def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+    def packed(self, packed: Packed) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
-        self._visual = visual
-        return positions if self.compressor.positions == "original" else None
+        self._visual = packed.visual
+        return packed.positions if self.compressor.positions == "original" else None
 
     def language_model(self, model: nn.Module) -> nn.Module:
         return model.get_model()

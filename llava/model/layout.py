@@ -15,13 +15,15 @@ class Block(NamedTuple):
     """One video or image as it is spliced into a prompt.
 
     tokens [S, D]; slots [S] int64, the offset of each token in the uncompressed block; visual [S] bool, False at
-    newlines; full_length, the length of the uncompressed block.
+    newlines; full_length, the length of the uncompressed block; index [S] int64, the slot t * N + n of each token of a
+    video, -1 at newlines, None for an image.
     """
 
     tokens: Tensor
     slots: Tensor
     visual: Tensor
     full_length: int
+    index: Tensor | None = None
 
 
 def pool_frames(features: Tensor, side: int, mode: str, stride: int = 2) -> tuple[Tensor, tuple[int, int]]:
@@ -79,13 +81,14 @@ def pack_video(
     if newline_position in ("one_token", "no_token"):
         kept = torch.ones_like(index, dtype=torch.bool)
         if newline_position == "no_token":
-            return Block(embeds, index, kept, total)
+            return Block(embeds, index, kept, total, index)
         end = index.new_full((1,), total)
         return Block(
             torch.cat((embeds, newline[None].to(embeds))),
             torch.cat((index, end)),
             torch.cat((kept, kept.new_zeros(1))),
             total + 1,
+            torch.cat((index, end.new_full((1,), -1))),
         )
     size = cols if newline_position == "grid" else rows * cols
     return _pack_groups(embeds, index, total, size, newline)
@@ -106,7 +109,7 @@ def _pack_groups(embeds: Tensor, index: Tensor, total: int, size: int, newline: 
     tokens = torch.cat((embeds, newline[None].to(embeds).expand(ends.shape[0], -1)))[order]
     slots = torch.cat((index + group, ends * (size + 1) + size))[order]
     visual = torch.cat((torch.ones_like(index, dtype=torch.bool), torch.zeros_like(ends, dtype=torch.bool)))[order]
-    return Block(tokens, slots, visual, total + groups)
+    return Block(tokens, slots, visual, total + groups, torch.cat((index, torch.full_like(ends, -1)))[order])
 
 
 def pack_image(tokens: Tensor, newline_columns: Tensor | None = None) -> Block:

@@ -127,7 +127,7 @@ class LlavaMetaForCausalLM:
         packed = splice(rows, texts, blocks, max_length, padding_side)
         if self.video_seam is None:
             return packed, None
-        chosen = self.video_seam.packed(packed.visual, packed.positions, packed.mask)
+        chosen = self.video_seam.packed(packed)
         return packed, None if images is None else chosen
 
     def _embed_texts(self, rows: Sequence[PromptRow]) -> list[Tensor]:

@@ -26,7 +26,9 @@ class PromptRow(NamedTuple):
 class Packed(NamedTuple):
     """A padded batch: embeds [B, S, D], mask, visual [B, S] bool, positions [B, S] int64, labels [B, S] or None.
 
-    positions count in the uncompressed, unpadded sequence; 0 at padding.
+    positions count in the uncompressed, unpadded sequence; 0 at padding. video [B, S] int64 is the number of the video
+    a token belongs to, counted from 0 in its row, and slots [B, S] int64 its slot t * N + n in that video; both are -1
+    at text, newlines, images and padding.
     """
 
     embeds: Tensor
@@ -34,6 +36,8 @@ class Packed(NamedTuple):
     visual: Tensor
     positions: Tensor
     labels: Tensor | None
+    video: Tensor
+    slots: Tensor
 
     def consecutive(self) -> Tensor:
         """Return position ids [B, S] that count the real tokens of each row; 0 at padding."""
@@ -94,7 +98,7 @@ def splice(
     ]
     if max_length is not None:
         packed = [[None if part is None else part[:max_length] for part in parts] for parts in packed]
-    embeds, visual, positions, labels = zip(*packed, strict=True)
+    embeds, visual, positions, video, slots, labels = zip(*packed, strict=True)
     mask = [torch.ones_like(row) for row in visual]
     return Packed(
         embeds=_pad(embeds, 0, padding_side),
@@ -102,26 +106,32 @@ def splice(
         visual=_pad(visual, False, padding_side),
         positions=_pad(positions, 0, padding_side),
         labels=None if labels[0] is None else _pad(labels, IGNORE_INDEX, padding_side),
+        video=_pad(video, -1, padding_side),
+        slots=_pad(slots, -1, padding_side),
     )
 
 
 def _splice_row(row: PromptRow, text: Tensor, blocks: Sequence[Block]) -> list[Tensor | None]:
-    """Return embeds [S, D], visual [S], positions [S] and labels [S] (or None) of one row."""
+    """Return embeds [S, D], visual, positions, video and slots [S] and labels [S] (or None) of one row."""
     device = text.device
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    offset = 0
+    parts: list[tuple[Tensor, ...]] = []
+    offset = videos = 0
     pieces = torch.tensor_split(text, row.cuts)
     for number, piece in enumerate(pieces):
         length = piece.shape[0]
         place = torch.arange(offset, offset + length, device=device)
-        parts.append((piece, torch.zeros_like(place, dtype=torch.bool), place))
+        nowhere = torch.full_like(place, -1)
+        parts.append((piece, torch.zeros_like(place, dtype=torch.bool), place, nowhere, nowhere))
         offset += length
         if number < len(blocks):
             block = blocks[number]
-            parts.append((block.tokens.to(text), block.visual.to(device), block.slots.to(device) + offset))
+            place = block.slots.to(device) + offset
+            slots = torch.full_like(place, -1) if block.index is None else block.index.to(device)
+            video = torch.where(slots < 0, slots, videos)
+            parts.append((block.tokens.to(text), block.visual.to(device), place, video, slots))
             offset += block.full_length
-    embeds, visual, positions = (torch.cat(column) for column in zip(*parts, strict=True))
-    return [embeds, visual, positions, _splice_labels(row, blocks)]
+            videos += block.index is not None
+    return [*(torch.cat(column) for column in zip(*parts, strict=True)), _splice_labels(row, blocks)]
 
 
 def _splice_labels(row: PromptRow, blocks: Sequence[Block]) -> Tensor | None:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from llava.model.packing import Packed
+
 
 class VideoSeam(Protocol):
     """What an attached compressor answers. Tensors must stay on the device they came on."""
@@ -28,12 +30,13 @@ class VideoSeam(Protocol):
         """Let go of the tower call: all its videos have passed, or encoding or laying them out has failed."""
         ...
 
-    def packed(self, visual: Tensor, positions: Tensor, mask: Tensor) -> Tensor | None:
+    def packed(self, packed: Packed) -> Tensor | None:
         """Choose the position ids of a packed batch; called once per batch, one without images too (and then ignored).
 
-        visual [B, S] bool is True at tokens of a video or an image, False at text and newlines. positions [B, S]
-        int64 holds the place each token has in the uncompressed, unpadded sequence, 0 at padding. mask [B, S]
-        bool is True at real tokens.
+        packed.visual [B, S] bool is True at tokens of a video or an image, False at text and newlines; packed.video
+        and packed.slots [B, S] int64 say which video of its row a token is of, and which of its slots t * N + n it
+        is, -1 elsewhere. packed.positions [B, S] int64 holds the place each token has in the uncompressed, unpadded
+        sequence, 0 at padding. packed.mask [B, S] bool is True at real tokens.
         Returns position ids [B, S], or None for the usual consecutive ones.
         """
         ...

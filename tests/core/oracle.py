@@ -37,8 +37,8 @@ class Marker:
     def release(self):
         """Nothing was kept."""
 
-    def packed(self, visual, positions, mask):
-        self.positions, self.mask = positions, mask
+    def packed(self, packed):
+        self.positions, self.mask = packed.positions, packed.mask
 
 
 @torch.no_grad()

@@ -70,8 +70,8 @@ def subject_visual(subject) -> int:
         def release(self):
             """Nothing was kept."""
 
-        def packed(self, visual, positions, mask):
-            seen.append(int(visual.sum()))
+        def packed(self, packed):
+            seen.append(int(packed.visual.sum()))
 
     subject.model.video_seam = Seam()
     greedy(subject, STILLS["image"], max_new_tokens=1)

@@ -30,9 +30,10 @@ class FakeSeam:
     def release(self):
         self.released += 1
 
-    def packed(self, visual, positions, mask):
-        self.batches.append((visual, positions, mask))
-        return positions if self.original_positions else None
+    def packed(self, packed):
+        self.batches.append((packed.visual, packed.positions, packed.mask))
+        self.places = packed.video, packed.slots
+        return packed.positions if self.original_positions else None
 
 
 def every_third(total: int) -> torch.Tensor:
@@ -173,12 +174,53 @@ def test_a_row_keeps_its_newline_only_with_a_token():
     assert visual.tolist() == [[False, False, True, True, False, True, False, False, False, False]]
 
 
+def expected_places(position: str, total: int, index: list[int]) -> list[int]:
+    """Slots of the packed tokens of a video of 4 x 4 tokens a frame, -1 at newlines, for tokens in raster order."""
+    size = {"grid": 4, "frame": 16}.get(position)
+    if size is None:
+        return index + [-1] * (position == "one_token")
+    slots = []
+    for start in range(0, total, size):
+        group = [slot for slot in index if start <= slot < start + size]
+        slots += group + [-1] * bool(group)
+    return slots
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("position", ["one_token", "grid", "frame", "no_token"])
+def test_which_slot_of_which_video_a_token_is(position, side):
+    """Videos are counted in their row; text, newlines, images and padding are of none."""
+    model = tiny.make_model(tiny.onevision_config(mm_newline_position=position))
+    model.video_seam = seam = FakeSeam(lambda total: torch.tensor([1, 2, 3, 9, total - 1]))
+    rows, mask = [[11, -200, 12, -200, -200], [21, -200, 22, 0, 0]], torch.tensor([[1] * 5, [1, 1, 1, 0, 0]])
+    images = [tiny.frames(2), tiny.frames(1, seed=1)[0], tiny.frames(3, seed=2), tiny.frames(2, seed=3)]
+    kinds = ["video", "image", "video", "video"]
+    prepare(model, rows, images, kinds, mask, padding_side=side, image_sizes=[(112, 112)] * 4)
+    video, slots = seam.places
+    first, second = (expected_places(position, 16 * frames, [1, 2, 3, 9, 16 * frames - 1]) for frames in (2, 3))
+    image = [-1] * 65  # with its newline
+    where = [[-1, *first, -1, *image, *second], [-1, *first, -1]]
+    number = [[*(min(slot, 0) for slot in where[0][: -len(second)]), *(1 if slot >= 0 else -1 for slot in second)]]
+    number += [[min(slot, 0) for slot in where[1]]]
+    for found, (long, short) in ((slots, where), (video, number)):
+        padding = [-1] * (len(long) - len(short))
+        assert found.tolist() == [long, padding + short if side == "left" else short + padding]
+        assert found.dtype == torch.int64
+
+
+def test_a_video_of_which_nothing_is_left_counts(onevision):
+    onevision.video_seam = seam = FakeSeam(lambda total: torch.arange(total if total > 16 else 0))
+    prepare(onevision, [[-200, -200, 12]], [tiny.frames(1), tiny.frames(2)], ["video"] * 2)
+    assert [part.tolist() for part in seam.places] == [[[-1, *[1] * 32, -1, -1]], [[-1, *range(32), -1, -1]]]
+
+
 def test_the_compressed_sequence_is_what_is_cut(onevision):
     onevision.video_seam = seam = FakeSeam(every_third)
     onevision.config.tokenizer_model_max_length = 15
     embeds, _ = prepare(onevision, [PROMPT], [tiny.frames(2)], ["video"])
     assert embeds.shape[1] == 15
     assert seam.batches[0][1][0, -1] == 35  # the text behind the video, cut after its first token
+    assert [part.shape for part in seam.places] == [(1, 15)] * 2
 
 
 def test_chosen_positions_are_returned_even_without_any_given(onevision):
