@@ -101,8 +101,12 @@ class FamilyAdapter:
         """Visual tokens [B, S] bool of the prefill under way, called once for each; None if it has none."""
         raise AssertionError(f"{type(self).__name__} finds no visual tokens")
 
-    def places(self, shape: tuple[int, int]) -> tuple[Tensor, Tensor, int] | None:
-        """Video and slot [B, S] int64 of each visual token, and tokens a frame; None if unknown. Comes after visual."""
+    def places(self) -> tuple[Tensor, Tensor, int] | None:
+        """Where the tokens of videos stand in the prefill under way, called once for each; None if it has no video.
+
+        video [B, S] int64, the number of a token's video in its row, and slots [B, S] int64, its slot t * N + n in that
+        video, both -1 at every other slot; and N, the tokens a frame has before any is dropped.
+        """
         return None
 
     def forget(self) -> None:
@@ -195,7 +199,7 @@ class FamilyAdapter:
                 kwargs, request = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
                 use = request.use
             if self._inside is not None and visual is not None:
-                kwargs, entered = self._inside.prefill(kwargs, visual, real, self.places(shape), request)
+                kwargs, entered = self._inside.prefill(kwargs, visual, real, self.places(), request)
         elif self._stage is not None:
             self.forget()
         self.recorder.start("prefill")
@@ -227,7 +231,10 @@ def renamed(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def expand_rows(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A mask [B, S] for the n * B rows of beams or return sequences. Raises ValueError if it does not fit them."""
+    """A mask of slots, or numbers of theirs, [B, S], for the n * B rows of beams or return sequences.
+
+    Raises ValueError if it does not fit them.
+    """
     rows, length = shape
     if mask.shape[1] != length or rows % mask.shape[0]:
         raise ValueError(

@@ -35,11 +35,16 @@ class _Video:
 
 @dataclass
 class _Row:
-    """One row after compression: tokens [L, D], the slots they come from [L], and its positions [L]."""
+    """One row after compression: tokens [L, D], the slots they come from [L], and its positions [L].
+
+    video [L], index [L]: number of the video of each token and its slot in that video, -1 at all others.
+    """
 
     tokens: Tensor
     source: Tensor
     positions: Tensor
+    video: Tensor
+    index: Tensor
 
 
 @dataclass
@@ -65,6 +70,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._video_id, self._image_id = model.config.video_token_id, model.config.image_token_id
         self._newline = weakref.ref(inner.image_newline)
         self._visual: Tensor | None = None
+        self._places: tuple[Tensor, Tensor, int] | None = None
         self._ids: Tensor | None = None
         self._state: _Shortened | None = None
         undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
@@ -86,6 +92,10 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         # The ids of an image stand for its newlines too, which are text. They are copies of one vector.
         newline = self._newline().to(kwargs["inputs_embeds"])
         return visual & ~(kwargs["inputs_embeds"] == newline).all(-1)
+
+    def places(self) -> tuple[Tensor, Tensor, int] | None:
+        places, self._places = self._places, None
+        return places
 
     def _note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._ids = args[0] if args else kwargs.get("input_ids")
@@ -135,12 +145,15 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         positions = given.new_zeros(count, width)
         mask = torch.zeros(count, width, dtype=torch.long, device=embeds.device)
         self._visual = torch.zeros(count, width, dtype=torch.bool, device=embeds.device)
+        number, slots = (torch.full((count, width), -1, device=embeds.device) for _ in range(2))
         for r, row in enumerate(rows):
             length = len(row.tokens)
             at = slice(0, length) if right_padded else slice(width - length, width)
             out[r, at], positions[r, at] = row.tokens, row.positions
             mask[r, at] = 1 if real is None else real[r, row.source].long()
             self._visual[r, at] = is_visual[r, row.source]
+            number[r, at], slots[r, at] = row.video, row.index
+        self._places = (number, slots, self._grid[0] * self._grid[1]) if any(videos) else None
         # A mask also where positions have gaps: without one transformers takes a gap for the border of a packed sample.
         padded = real is not None or not consecutive or any(len(row.tokens) < width for row in rows)
         self._state = _Shortened(
@@ -214,13 +227,16 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         """
         per_frame = self._grid[0] * self._grid[1]
         slots = torch.arange(len(embeds), device=embeds.device)
-        tokens, source, cursor = [], [], start
-        for video in videos:
+        nowhere = torch.full_like(slots, -1)
+        tokens, source, number, index, cursor = [], [], [], [], start
+        for i, video in enumerate(videos):
             first, end = video.first, video.first + video.frames * per_frame  # its newline is text, and comes behind
             frames = embeds[first:end].view(video.frames, per_frame, -1)
             kept = self.compress(frames, self._grid, video.rows, text)
             tokens += [embeds[cursor:first], kept.embeds.to(embeds)]
             source += [slots[cursor:first], kept.index + first]
+            number += [nowhere[cursor:first], torch.full_like(kept.index, i)]
+            index += [nowhere[cursor:first], kept.index]
             cursor = end
         slot = torch.cat([*source, slots[cursor:stop]])
         if self.compressor.positions == "original":
@@ -229,7 +245,9 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
             ascending = slot.sort().values
             # Slots dropped so far: what an unshortened row would have counted, less what stands here.
             positions = given[ascending] - (ascending - start - slots[: len(slot)])
-        return _Row(torch.cat([*tokens, embeds[cursor:stop]]), slot, positions)
+        rest = nowhere[cursor:stop]
+        video, index = torch.cat([*number, rest]), torch.cat([*index, rest])
+        return _Row(torch.cat([*tokens, embeds[cursor:stop]]), slot, positions, video, index)
 
 
 def _depth(config: Any) -> int:

@@ -25,6 +25,9 @@ class LlavaAdapter(FamilyAdapter):
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()
         self._visual: Tensor | None = None
+        self._places: tuple[Tensor, Tensor, int] | None = None
+        self._per_frame = 0
+        self._shape: tuple[int, int] | None = None
         model.video_seam = self
         undo.callback(_leave, weakref.ref(model))
         tower = model.get_vision_tower()
@@ -44,6 +47,7 @@ class LlavaAdapter(FamilyAdapter):
                 f"{self.compressor!r} emits tokens out of raster order, but mm_newline_position={newline!r} puts "
                 "newlines between them; accepted: one_token or no_token, or a compressor in raster order"
             )
+        self._per_frame = frames.shape[1]
         kept = self.compress(frames, grid, rows, text)
         return kept.embeds, kept.index
 
@@ -55,7 +59,22 @@ class LlavaAdapter(FamilyAdapter):
     def packed(self, packed: Packed) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
         self._visual = packed.visual
+        per_frame, self._per_frame = self._per_frame, 0
+        self._places = (packed.video, packed.slots, per_frame) if per_frame else None
         return packed.positions if self.compressor.positions == "original" else None
+
+    def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments as they are."""
+        embeds = kwargs.get("inputs_embeds")
+        self._shape = None if embeds is None else tuple(embeds.shape[:2])
+        return kwargs
+
+    def places(self) -> tuple[Tensor, Tensor, int] | None:
+        places, self._places = self._places, None
+        if places is None or self._shape is None:  # ids: a prompt without images is not packed
+            return None
+        video, slots, per_frame = places
+        return expand_rows(video, self._shape), expand_rows(slots, self._shape), per_frame
 
     def language_model(self, model: nn.Module) -> nn.Module:
         return model.get_model()
