@@ -38,6 +38,7 @@ class FamilyAdapter:
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
+    knows_frames: ClassVar[bool] = False
     compressor: Compressor
     recorder: Recorder
 
@@ -199,12 +200,20 @@ class FamilyAdapter:
                 kwargs, request = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
                 use = request.use
             if self._inside is not None and visual is not None:
-                kwargs, entered = self._inside.prefill(kwargs, visual, real, self.places(), request)
+                kwargs, entered = self._inside.prefill(kwargs, visual, real, self._known_places(visual), request)
         elif self._stage is not None:
             self.forget()
         self.recorder.start("prefill")
         self.recorder.pruned(use, entered)
         return kwargs
+
+    def _known_places(self, visual: Tensor) -> tuple[Tensor, Tensor, int] | None:
+        """`places`; where the family knows frames and a prompt has none, no slot of visual [B, S] is one of a video."""
+        places = self.places()
+        if places is None and self.knows_frames:
+            nowhere = torch.full(visual.shape, -1, device=visual.device)
+            return nowhere, nowhere, 1
+        return places
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         if self._decoding:

@@ -62,6 +62,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
     """transformers' LLaVA-OneVision. A video is T * N tokens and one newline; N follows from the vision config."""
 
     provides = frozenset({"saliency", "keys", "query"})
+    knows_frames = True
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config

@@ -21,6 +21,7 @@ class LlavaAdapter(FamilyAdapter):
     """LlavaQwenForCausalLM and LlavaLlamaForCausalLM; the `VideoSeam` of the model it is installed on."""
 
     provides = frozenset({"saliency", "keys", "query"})
+    knows_frames = True
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()

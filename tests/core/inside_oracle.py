@@ -157,24 +157,18 @@ def answer(
     positions: list[int] | None = None,
     layer: int | None = None,
     policy: Everything | None = None,
+    ids: list[int] | None = None,
 ) -> tuple[Answer, Answer]:
-    """Prefill of embeds [S, D] with all its logits, and `count` greedy tokens behind it.
+    """Prefill of embeds [S, D] with all its logits, and `count` tokens behind it, greedy or the given `ids`.
 
     rules: by the layer on entry to which they are asked. layer, policy: of pruning while decoding.
     """
     row = Whole(model)
     prefill = row.prompt(embeds, visual, rules, list(range(len(embeds))) if positions is None else positions)
-    logits, ids = [prefill.logits[-1]], []
+    logits, chosen = [prefill.logits[-1]], []
+    layer, policy = len(row.layers) if layer is None else layer, policy or Everything()
     for number in range(count):
-        ids.append(int(logits[-1].argmax()))
+        chosen.append(int(logits[-1].argmax()) if ids is None else ids[number])
         if number + 1 < count:
-            logits.append(
-                row.step(
-                    ids[-1],
-                    len(embeds) + number,
-                    len(row.layers) if layer is None else layer,
-                    policy or Everything(),
-                    visual,
-                )
-            )
-    return prefill, Answer(torch.stack(logits), ids)
+            logits.append(row.step(chosen[-1], len(embeds) + number, layer, policy, visual))
+    return prefill, Answer(torch.stack(logits), chosen)

@@ -1,0 +1,177 @@
+"""FrameFusion: tokens that repeat the frame before are merged layer by layer, then the rest is pruned once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dycoke import budget
+from dycoke.ops.choose import top_columns
+from dycoke.ops.going_on import going_on, marked
+from dycoke.ops.runs import by_place, follow_similarity, run_means
+from dycoke.registry import register
+from dycoke.types import LayerPruner, Plan, Prompt
+
+MERGING, PRUNING, DONE = "merging", "pruning", "done"
+
+
+@register(
+    "framefusion",
+    source="FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language "
+    "Models, ICCV 2025",
+    paper="https://arxiv.org/abs/2501.01986",
+    retention="mean over layers at most cost, where merging alone does not spend more",
+    official="cost 0.3, similarity 0.6, least share merged 0.1",
+    deviations=(
+        "Tokens leave on entry to a layer, where the published code takes them out between attention and MLP, because "
+        "a decoder layer offers no way in there; the next layer's MLP saves what this one's does not.",
+        "Newlines are text and stay, because the published code takes a newline column for a patch and merges it away.",
+        "Merging ends before it spends more than the cost, where the published code raises an error; and where too few "
+        "tokens have one before them to merge into, pruning makes up for it, where it merges across places.",
+        "Any batch, each row with a phase of its own, because the published code asserts one row.",
+    ),
+)
+@dataclass(frozen=True)
+class FrameFusion:
+    """Merge video tokens into the one of the same place a frame before, from layer 0 on, then prune once by attention.
+
+    On entry to a layer, tokens whose hidden states have a cosine of at least `similarity` with the token before them
+    at their place join its run, and a run becomes its mean, where it began. Merging ends at a layer that merges less
+    than `least` of the tokens, and the next one prunes by the last token's attention so that all layers together cost
+    the share `cost`; or where that is reached, merging the most similar only. Text keeps its place and position.
+    """
+
+    cost: float = field(default=0.3, metadata={"help": "share of the layers' visual tokens to spend, in (0, 1]"})
+    similarity: float = field(default=0.6, metadata={"help": "cosine from which a token joins the one before"})
+    least: float = field(default=0.1, metadata={"help": "merging ends at a layer that merges a smaller share"})
+
+    layer = 0
+    observes = "nothing"
+
+    def __post_init__(self) -> None:
+        budget.check_ratio("cost", self.cost, above_zero=True)
+        budget.check_ratio("similarity", self.similarity)
+        budget.check_ratio("least", self.least)
+
+    def plan(self) -> Plan:
+        return Plan(inside=self)
+
+    def count(self, visual: int) -> None:
+        return None
+
+    def bound(self, visual: int, layers: int) -> int:
+        """Visual tokens read by all layers together: the cost, a first layer that can merge nothing, and rounding."""
+        return int(self.cost * layers * visual) + visual + layers
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        raise TypeError("FrameFusion remembers what it spent: call start(prompt) for the pruners of a request")
+
+    def start(self, prompt: Prompt) -> Sequence[LayerPruner]:
+        """The pruners of one request, one a layer. Raises ValueError where nobody knows which frame a token is of."""
+        if prompt.slots is None:
+            raise ValueError("FrameFusion compares frames, and a bare language model knows none: use a video model")
+        fusion = _Fusion(self, prompt)
+        return [_Layer(number, fusion) for number in range(prompt.layers)]
+
+
+@dataclass
+class _Layer:
+    """What a request does on entry to one layer."""
+
+    layer: int
+    fusion: _Fusion
+
+    @property
+    def observes(self) -> str:
+        # Asked while the layer before runs: pruning is decided by then.
+        return "previous" if self.layer and PRUNING in self.fusion.phases else "nothing"
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        return self.fusion.enter(hidden, visual, scores)
+
+    def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+        merged = hidden if self.fusion.joins is None else run_means(hidden, self.fusion.order, self.fusion.joins)
+        return merged.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+
+
+class _Fusion:
+    """The state of one request: where its tokens stand, and each row's phase and shares dropped so far."""
+
+    def __init__(self, method: FrameFusion, prompt: Prompt) -> None:
+        self._method, self._layers, self._per_frame = method, prompt.layers, prompt.per_frame
+        self._video, self._slots = prompt.video, prompt.slots
+        self._spent: list[list[float]] = [[] for _ in prompt.visual]
+        counts = (prompt.video >= 0).sum(1).tolist()
+        self.phases = [MERGING if count else DONE for count in counts]
+        self.order: Tensor | None = None
+        self.joins: Tensor | None = None
+
+    def enter(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Index and mask of what goes on; notes the runs to be merged."""
+        self.joins = None
+        if all(phase == DONE for phase in self.phases):
+            return None
+        video, slots = self._video.to(hidden.device), self._slots.to(hidden.device)
+        ours = visual & (video >= 0)
+        pruned = self._pruned(ours, scores)
+        merged = self._merged(hidden, video, slots)
+        leaving = pruned if merged is None else merged if pruned is None else pruned | merged
+        if leaving is None:
+            return None
+        width = int((~leaving).sum(1).max())
+        index, mask = going_on(leaving, torch.zeros_like(leaving), width)
+        self._video = video.gather(1, index).where(mask, -1)
+        self._slots = slots.gather(1, index).where(mask, -1)
+        return index, mask
+
+    def _pruned(self, ours: Tensor, scores: Tensor) -> Tensor | None:
+        """Tokens [B, S] that leave rows whose turn it is to be pruned."""
+        rows = [row for row, phase in enumerate(self.phases) if phase == PRUNING]
+        if not rows:
+            return None
+        found = ours.sum(1).tolist()
+        kept = list(found)
+        for row in rows:
+            ratio = budget.framefusion_ratio(self._spent[row], self._method.cost, self._layers)
+            kept[row] = round(found[row] * (1 - ratio))
+            self.phases[row] = DONE
+        counts = torch.tensor(kept, dtype=torch.int32, device=ours.device)
+        return ours & ~marked(top_columns(scores, ours, counts, max(kept)), ours.shape[1])
+
+    def _merged(self, hidden: Tensor, video: Tensor, slots: Tensor) -> Tensor | None:
+        """Tokens [B, S] that join another in rows that are merging."""
+        rows = [row for row, phase in enumerate(self.phases) if phase == MERGING]
+        if not rows:
+            return None
+        self.order, follows = by_place(video, slots, self._per_frame)
+        similar = follow_similarity(hidden, self.order, follows)
+        above = follows & (similar >= self._method.similarity)
+        counts = torch.stack([above.sum(1), follows.sum(1), (video >= 0).sum(1)], 1).tolist()
+        limits = [self._limit(row, *counts) for row, counts in enumerate(counts)]
+        counts = torch.tensor(limits, dtype=torch.int32, device=hidden.device)
+        chosen = top_columns(similar, follows, counts, max(limits)) if max(limits) else above[:, :0].long()
+        self.joins = marked(chosen, follows.shape[1])
+        return torch.zeros_like(self.joins).scatter_(1, self.order, self.joins)
+
+    def _limit(self, row: int, above: int, pairs: int, total: int) -> int:
+        """How many tokens of a row join others at this layer; decides what comes next.
+
+        above: tokens similar enough to the one before; pairs: those that have one before them; total: all.
+        """
+        if self.phases[row] != MERGING:
+            return 0
+        spent, cost, share = self._spent[row], self._method.cost, above / total
+        allowed = budget.framefusion_ratio(spent, cost, self._layers)
+        if share < allowed and budget.framefusion_ratio([*spent, share], cost, self._layers) < 1:
+            spent.append(share)
+            self.phases[row] = PRUNING if share < self._method.least else MERGING
+            return above
+        if int(allowed * total) <= pairs:
+            self.phases[row] = DONE
+            return int(allowed * total)
+        spent.append(pairs / total)
+        self.phases[row] = PRUNING
+        return pairs
