@@ -1,6 +1,7 @@
 """The methods, one file each. Importing this package registers them all: one line here makes a file known."""
 
 from dycoke.methods.dycoke import DyCoke, TemporalMerge
+from dycoke.methods.dycoke_adaptive import DyCokeAdaptive
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.methods.fastv import FastV
 from dycoke.methods.fastvid import FastVID
