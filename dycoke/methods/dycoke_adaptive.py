@@ -15,7 +15,7 @@ from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positi
     "dycoke_adaptive",
     source="ours, building on DyCoke, section 3.2",
     retention="keep",
-    official="ours: keep=0.25",
+    official="ours: keep=0.25, the least that DyCoke's own windows can leave",
 )
 @dataclass(frozen=True)
 class DyCokeAdaptive:
