@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dycoke.types import Compressor, VisualTokens
 from tests.core.subjects import HF_VIDEO, PROMPT_FRAMES, HFSubject, forward
+from tests.core.tower_subjects import Reference, videos_of
 
 
 @dataclass
@@ -99,9 +100,11 @@ def masked_logits(subject, prompts: list[list], compressor: Compressor, answer: 
     batch = whole(subject, prompts)
     embeds, mask, positions = batch.embeds.clone(), batch.mask.clone(), batch.positions.clone()
     per_frame = subject.grid[0] * subject.grid[1]
-    for row, slots, groups in batch.videos:
+    tower = Reference(subject) if compressor.needs else None
+    for (row, slots, groups), clip in zip(batch.videos, videos_of(prompts), strict=True):
         frames = batch.embeds[row, slots].view(-1, per_frame, embeds.shape[2])
-        kept = compressor.compress(VisualTokens(frames, subject.grid))
+        seen = {} if tower is None else {name: tower.of(clip)[name] for name in ("saliency", "keys")}
+        kept = compressor.compress(VisualTokens(frames, subject.grid, **seen))
         mask[row, slots] = False
         mask[row, slots[kept.index]] = True
         embeds[row, slots[kept.index]] = kept.embeds
