@@ -124,6 +124,9 @@ def compress(
     k: Annotated[float, typer.Option("--k", help="Share removed from every compared frame, in [0, 1].")] = 0.7,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     repeat: Annotated[int, typer.Option(help="Timed runs of each version.")] = 50,
+    warm_up: Annotated[
+        float | None, typer.Option(help="Seconds of work ahead of the methods. [default: 40; 0 without a GPU]")
+    ] = None,
     methods: Annotated[
         str | None, typer.Option(help="Methods to time, such as dycoke,full; none to skip. [default: all]")
     ] = None,
@@ -133,7 +136,8 @@ def compress(
     from dycoke.bench.compress import Setting, run
     from dycoke.bench.compress_methods import chosen_names
 
-    run(Setting.chosen(frames, tokens, dim, k, dtype, repeat), chosen_names(methods), json, Console())
+    setting = Setting.chosen(frames, tokens, dim, k, dtype, repeat, warm_up)
+    run(setting, chosen_names(methods), json, Console())
 
 
 @bench.command()

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from dycoke import budget
 from dycoke.bench.check import check_merge_output
-from dycoke.bench.compress_methods import measure, print_methods
+from dycoke.bench.compress_methods import measure, measure_tower, print_methods
 from dycoke.bench.record import circumstances, write_record
 from dycoke.bench.timing import Times, capture, stream_step, time_graphs, time_on_host
 from dycoke.ops.temporal_merge import temporal_merge_torch
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-ON_GPU = {"frames": 32, "tokens": 196, "dim": 3584}
-ON_CPU = {"frames": 8, "tokens": 49, "dim": 256}
+ON_GPU = {"frames": 32, "tokens": 196, "dim": 3584, "warm_up": 40.0}
+ON_CPU = {"frames": 8, "tokens": 49, "dim": 256, "warm_up": 0.0}
 STREAM = "stream"
 STREAM_BYTES = 2**31
 CHECKS = 3  # fresh inputs each version is judged on before it is timed
@@ -30,7 +30,11 @@ CHECKS = 3  # fresh inputs each version is judged on before it is timed
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: frames [T, N, D] of a dtype, K, and how many timed runs. Raises ValueError if out of range."""
+    """What is measured: frames [T, N, D] of a dtype, K, and how many timed runs.
+
+    warm_up: seconds of work ahead of the methods, whose launches a fresh machine takes several times as long for.
+    Raises ValueError if out of range.
+    """
 
     frames: int
     tokens: int
@@ -38,21 +42,31 @@ class Setting:
     k: float
     dtype: str
     repeat: int
+    warm_up: float = 0.0
 
     def __post_init__(self) -> None:
         budget.check_ratio("k", self.k)
         for name in ("frames", "tokens", "dim", "repeat"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if not self.warm_up >= 0:
+            raise ValueError(f"warm_up={self.warm_up}: expected seconds, from 0")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype {self.dtype!r}: expected one of {', '.join(DTYPES)}")
 
     @classmethod
     def chosen(
-        cls, frames: int | None, tokens: int | None, dim: int | None, k: float, dtype: str, repeat: int
+        cls,
+        frames: int | None,
+        tokens: int | None,
+        dim: int | None,
+        k: float,
+        dtype: str,
+        repeat: int,
+        warm_up: float | None = None,
     ) -> Setting:
         """The sizes given, and for those left out the paper's on a GPU and small ones on a CPU."""
-        given = {"frames": frames, "tokens": tokens, "dim": dim}
+        given = {"frames": frames, "tokens": tokens, "dim": dim, "warm_up": warm_up}
         default = ON_GPU if torch.cuda.is_available() else ON_CPU
         sizes = default | {name: size for name, size in given.items() if size is not None}
         return cls(**sizes, k=k, dtype=dtype, repeat=repeat)
@@ -79,7 +93,9 @@ def run(setting: Setting, methods: Sequence[str], json: Path | None, out: Consol
     device = "cuda" if torch.cuda.is_available() else "cpu"
     times = _on_gpu(setting) if device == "cuda" else _on_cpu(setting)
     record = {"benchmark": "compress", **circumstances(), "setting": asdict(setting), **_results(setting, times)}
-    record["methods"] = measure(methods, random_frames(setting, device, seed=0), setting.repeat)
+    record["methods"] = measure(methods, random_frames(setting, device, seed=0), setting.repeat, setting.warm_up)
+    tower = (setting.frames, setting.tokens, DTYPES[setting.dtype], device, setting.repeat)
+    record["tower"] = measure_tower(*tower) if methods else None
     _print(record, out)
     print_methods(record, out)
     if json is not None:

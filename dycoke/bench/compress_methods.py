@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from dycoke.adapters.tower import FROM_TOWER, TowerProbe
 from dycoke.bench.timing import time_eager, time_on_host
 from dycoke.registry import available, build, entry
 from dycoke.types import Compressed, Compressor, VisualTokens
@@ -19,7 +23,8 @@ from dycoke.types import Compressed, Compressor, VisualTokens
 LIMIT_MS = 5.0
 LIMIT_AT = "an H200 at 32 x 196 x 3584"
 NOTHING = "none"
-KEYS, SCENES, QUESTION = 72, 1152, 32  # SigLIP-so400m: width of a head, of the pooling head; tokens of a question
+WIDTH, HEADS = 1152, 16  # SigLIP-so400m
+KEYS, SCENES, QUESTION = WIDTH // HEADS, WIDTH, 32  # of a head, of the pooling head; tokens of a question
 
 
 def chosen_names(text: str | None) -> list[str]:
@@ -39,9 +44,43 @@ def chosen_names(text: str | None) -> list[str]:
     return names
 
 
-def measure(names: Sequence[str], embeds: Tensor, repeat: int) -> list[dict[str, Any]]:
-    """Records of these methods at their defaults on frames [T, N, D]. Raises RuntimeError if an output is wrong."""
+def measure(names: Sequence[str], embeds: Tensor, repeat: int, warm_up: float) -> list[dict[str, Any]]:
+    """Records of these methods at their defaults on frames [T, N, D], after `warm_up` seconds of running them in turn.
+
+    Raises RuntimeError if an output is wrong.
+    """
+    begin, compressors = time.monotonic(), [build(name).plan().before for name in names]
+    while compressors and time.monotonic() - begin < warm_up:
+        for compressor in compressors:
+            compressor.compress(inputs(compressor, embeds))
     return [_measured(name, embeds, repeat) for name in names]
+
+
+def measure_tower(frames: int, tokens: int, dtype: torch.dtype, device: str, repeat: int) -> dict[str, Any]:
+    """Record of what methods that need it pay beside: received attention and keys of a SigLIP tower, worked out anew.
+
+    The layer has SigLIP-so400m's width and heads, with random weights, and twice `tokens` patches along each side.
+    """
+    rows, cols = square_grid(tokens)
+    side = 2 * max(rows, cols)
+    config = SiglipVisionConfig(
+        hidden_size=WIDTH, num_attention_heads=HEADS, num_hidden_layers=1, image_size=14 * side, vision_use_head=False
+    )
+    config.patch_size = 14
+    tower = SiglipVisionModel(config).to(device, dtype).eval()
+    probe = TowerProbe(tower, 1, FROM_TOWER, None)
+    with ExitStack() as undo, torch.no_grad():
+        probe.install(undo)
+        tower(torch.randn(frames, 3, config.image_size, config.image_size, device=device, dtype=dtype))
+        timed = time_on_host if device == "cpu" else time_eager
+        times = timed(lambda: probe.read(slice(0, frames), (side // 2, side // 2)), repeat)
+    return {
+        "frames": frames,
+        "patches": side * side,
+        "median_ms": times.median_ms,
+        "iqr_ms": times.iqr_ms,
+        "runs": len(times.samples),
+    }
 
 
 def _measured(name: str, embeds: Tensor, repeat: int) -> dict[str, Any]:
@@ -123,3 +162,11 @@ def print_methods(record: dict[str, Any], out: Console) -> None:
             row["method"], str(kept), share, f"{median:.3f}", f"{low:.3f} to {high:.3f}", f"{median / LIMIT_MS:.0%}"
         )
     out.print(table)
+    tower = record["tower"]
+    if tower is not None:
+        low, high = tower["iqr_ms"]
+        out.print(
+            f"saliency and keys for those that need them, {tower['frames']} frames of {tower['patches']} patches: "
+            f"{tower['median_ms']:.3f} ms ({low:.3f} to {high:.3f})",
+            highlight=False,
+        )

@@ -25,7 +25,7 @@ from dycoke.bench.record import circumstances, write_record
 from dycoke.nano import MODEL_PATH, augment
 from dycoke.nano.batches import IGNORE, Chat, evaluation_scenes, make_rows
 from dycoke.nano.generator import FRAMES, Question, clip_questions, render, stories
-from dycoke.nano.scoring import Tally, add, shares
+from dycoke.nano.scoring import Tally, add, refuse_needs, shares
 from dycoke.nano.step import NanoStep
 from dycoke.nano.views import CLIP_GRID
 from dycoke.registry import build, entry
@@ -57,12 +57,18 @@ CLIPS: dict[str, Callable[[], Tensor]] = {
 
 
 def at_keep(name: str, keep: float) -> Compressor | None:
-    """The method's compressor that leaves a share `keep`, None where it cannot."""
-    if "keep" in entry(name).options:
-        return build(name, keep=keep).plan().before
-    if keep < 0.25:
+    """The method's compressor that leaves a share `keep`, None where it cannot.
+
+    Raises ValueError for a method that has no such stage, sets no share, or needs more than tokens.
+    """
+    options = entry(name).options
+    if "before" not in entry(name).stages or not {"keep", "k"} & set(options):
+        raise ValueError(f"{name}: expected a method before the language model that has an option keep or k")
+    if "keep" not in options and keep < 0.25:
         return None
-    return build(name, k=(1 - keep) / 0.75).plan().before
+    before = build(name, **({"keep": keep} if "keep" in options else {"k": (1 - keep) / 0.75})).plan().before
+    refuse_needs(before)
+    return before
 
 
 @torch.inference_mode()

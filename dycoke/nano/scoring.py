@@ -31,10 +31,20 @@ def add(tally: Tally, task: str, right: bool) -> None:
     tally[task] = (hits + right, asked + 1)
 
 
+def refuse_needs(compressor: Compressor) -> None:
+    """Raise ValueError for a compressor that needs more than tokens, which is all there is where answers are scored."""
+    if compressor.needs:
+        needed = ", ".join(sorted(compressor.needs))
+        raise ValueError(
+            f"{type(compressor).__name__} needs {needed}, and tokens alone are scored here; attach it and use generate"
+        )
+
+
 def _compress(tokens: Tensor, grid: int, compressor: Compressor | None) -> tuple[Tensor, Tensor | None]:
     """Tokens [1, F, N, D] -> what is left [1, M, D], and its slots [M] if it keeps its own positions."""
     if compressor is None:
         return tokens.flatten(1, 2), None
+    refuse_needs(compressor)
     left = compressor.compress(VisualTokens(tokens[0], (grid, grid)))
     return left.embeds[None], left.index if compressor.positions == "original" else None
 

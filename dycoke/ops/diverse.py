@@ -1,4 +1,7 @@
-"""Tokens that matter and differ from each other."""
+"""Tokens that matter and differ from each other.
+
+The torch reference is the definition; on CUDA the rounds of choices run in `diverse_triton`.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,21 @@ def diverse_tokens(distance: Tensor, weight: Tensor, count: int) -> Tensor:
     weighted = distance * weight[:, None]
     pick = weighted.topk(2, dim=1, largest=False).values[:, 1].argmax(1)
     weighted.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # once chosen, never again
-    frame = torch.arange(len(weight), device=weight.device)
-    least = weighted[frame, pick]
+    if weighted.is_cuda:
+        from dycoke.ops.diverse_triton import farthest_triton  # Triton only where there is a GPU
+
+        return farthest_triton(weighted, pick, count)
+    return farthest_torch(weighted, pick, count)
+
+
+def farthest_torch(weighted: Tensor, first: Tensor, count: int) -> Tensor:
+    """In each frame `count` tokens, from first [T] int64 on, each the one whose least value so far is largest.
+
+    weighted [T, N, N] fp32, row i as seen from token i, -inf on the diagonal and nowhere else; count from 1 to N.
+    Ties go to the lower index. -> mask [T, N] bool.
+    """
+    frame = torch.arange(len(first), device=first.device)
+    least = weighted[frame, first]
     # Each choice depends on those before it: a loop over rounds, every frame of the video in each.
     for _ in range(count - 1):
         least = torch.minimum(least, weighted[frame, least.argmax(1)])

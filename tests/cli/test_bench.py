@@ -63,6 +63,10 @@ def test_every_method_before_the_model_is_timed(dycoke, tmp_path):
         share, median = f"{row['kept_tokens'] / 36:.1%}", row["median_ms"]
         assert words[1:4] == [str(row["kept_tokens"]), share, f"{median:.3f}"] and words[-1] == f"{median / 5:.0%}"
     assert "limit 5 ms" in table
+    tower = record["tower"]
+    assert (tower["frames"], tower["patches"], tower["runs"]) == (3, 64, 2)  # 4 of its 3 x 4 tokens a side, twice
+    assert 0 < tower["iqr_ms"][0] <= tower["median_ms"] <= tower["iqr_ms"][1]
+    assert f"3 frames of 64 patches: {tower['median_ms']:.3f} ms" in " ".join(table.split())
 
 
 @pytest.mark.parametrize(("text", "names"), [("none", []), ("full", ["full"]), ("full, dycoke", ["full", "dycoke"])])
@@ -71,7 +75,7 @@ def test_methods_can_be_chosen(dycoke, tmp_path, text, names):
     assert (done.code, done.err) == (0, "")
     record = json.loads((tmp_path / "r").read_text())
     assert [row["method"] for row in record["methods"]] == names and record["results"]
-    assert ("compress of each method" in done.out) == bool(names)
+    assert ("compress of each method" in done.out) == bool(names) == (record["tower"] is not None)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +137,7 @@ def test_a_wrong_method_is_not_timed(monkeypatch):
     monkeypatch.setattr(entry("random_drop").cls, "compress", lambda *_: wrong)
     monkeypatch.setattr(compress_methods, "time_on_host", lambda *_: pytest.fail("timed"))
     with pytest.raises(RuntimeError, match="random_drop: 6 tokens; it said 5"):
-        measure(["random_drop"], torch.randn(2, 6, 4), 1)
+        measure(["random_drop"], torch.randn(2, 6, 4), 1, 0.0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -1,6 +1,7 @@
 """Fixtures shared by the core tests."""
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -15,3 +16,13 @@ def planning(monkeypatch):
     yield replace
     monkeypatch.undo()
     kernels._launch.cache_clear()
+
+
+@pytest.fixture
+def poison_empty():
+    """Fill torch.empty with NaN (or the largest integer): what a kernel leaves unwritten must not look right."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan().all() and torch.ones(1).new_empty(1).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)

@@ -60,16 +60,6 @@ def test_length_follows_from_shapes_alone(t):
     assert embeds.shape == (budget.windows_count(t, 196, 0.7), 64) and index.shape == embeds.shape[:1]
 
 
-@pytest.fixture
-def poison_empty():
-    """Fill torch.empty with NaN (or the largest integer): what a kernel leaves unwritten must not look right."""
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(1).isnan().all() and torch.ones(1).new_empty(1).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 class NoHostRead(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__

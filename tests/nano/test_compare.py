@@ -49,3 +49,17 @@ def test_unknown_clip(capsys):
     with pytest.raises(SystemExit):
         compare.main(["--clips", "native,blurred"])
     assert "blurred: expected some of native, brief, held, noisy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name,said",
+    [
+        ("visionzip", "VisionZip needs keys, saliency, and tokens alone are scored here"),
+        ("fastv", "fastv: expected a method before the language model that has an option keep or k"),
+        ("full", "full: expected a method before"),
+        ("nonesuch", "unknown method 'nonesuch'"),
+    ],
+)
+def test_methods_that_cannot_be_compared_here(name, said):
+    with pytest.raises(ValueError, match=said):
+        compare.at_keep(name, 0.5)
