@@ -13,7 +13,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from dycoke.adapters.tower import FROM_TOWER, TowerProbe
 from dycoke.bench.timing import time_eager, time_on_host
@@ -61,6 +60,8 @@ def measure_tower(frames: int, tokens: int, dtype: torch.dtype, device: str, rep
 
     The layer has SigLIP-so400m's width and heads, with random weights, and twice `tokens` patches along each side.
     """
+    from transformers import SiglipVisionConfig, SiglipVisionModel  # --methods none does without it
+
     rows, cols = square_grid(tokens)
     side = 2 * max(rows, cols)
     config = SiglipVisionConfig(

@@ -172,16 +172,20 @@ def test_dtype_reaches_the_model(checkpoint):
     assert {p.dtype for p in chat.model.parameters()} == {torch.bfloat16}
 
 
-def test_methods_needs_no_model_library_of_videos():
+@pytest.mark.parametrize(
+    "missing,arguments",
+    [("decord av lmms_eval", []), ("decord av lmms_eval yaml transformers", ["--methods", "none"])],
+)
+def test_methods_needs_no_model_library_of_videos(missing, arguments):
     """The GPU benchmark runs where decord and av are not installed."""
     import subprocess
 
     code = (
         "import sys\n"
-        "for name in ('decord', 'av', 'lmms_eval', 'yaml'):\n"
+        f"for name in {missing.split()}:\n"
         "    sys.modules[name] = None\n"
         "from dycoke.cli import main\n"
-        "sys.exit(main(['bench', 'compress', '--repeat', '1']))"
+        f"sys.exit(main(['bench', 'compress', '--repeat', '1', *{arguments}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
