@@ -56,10 +56,10 @@ def on_host(monkeypatch, place: str, policy: DynamicPruning) -> DynamicPruning:
     return DynamicPruning(policy.layer, policy.p, policy.variant, policy.decode, policy.refresh, dp_cache="host")
 
 
-def prefill(model, policy) -> DecodeRequest:
+def prefill(model, plan) -> DecodeRequest:
     """A request behind its prefill. Its cache, which holds it, is kept alive beside it."""
     embeds, real, visual = prompt(str(model.device))
-    with dycoke.attach(model, dycoke.Plan(decode=policy), visual=visual):
+    with dycoke.attach(model, plan, visual=visual):
         cache = model(inputs_embeds=embeds, attention_mask=real.long()).past_key_values
     return cache, cache.layers[0].request
 
@@ -74,10 +74,10 @@ def step(model, cache, request: DecodeRequest, ids: torch.Tensor, positions: tor
     return model.lm_head(hidden.last_hidden_state[:, -1])
 
 
-def eager_logits(model, policy, ids: torch.Tensor) -> torch.Tensor:
+def eager_logits(model, plan, ids: torch.Tensor) -> torch.Tensor:
     """Logits [steps, B, V] of reading the ids [steps, B] one by one, as an attached model does."""
     embeds, real, visual = prompt(str(model.device))
-    with dycoke.attach(model, dycoke.Plan(decode=policy), visual=visual) as run:
+    with dycoke.attach(model, plan, visual=visual) as run:
         cache = model(inputs_embeds=embeds, attention_mask=real.long()).past_key_values
         logits = [
             model(input_ids=ids[t][:, None], past_key_values=cache, position_ids=positions(real, t)).logits[:, -1]
@@ -97,12 +97,20 @@ def tokens(device: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", POLICIES)
-@torch.no_grad()
 def test_a_step_traces_whole(monkeypatch, name, place):
-    policy = on_host(monkeypatch, place, POLICIES[name])
+    check_traced(dycoke.Plan(decode=on_host(monkeypatch, place, POLICIES[name])))
+
+
+@pytest.mark.parametrize("layer", [1, 3], ids=["before the observer", "behind it"])
+def test_a_step_behind_tokens_that_left_traces_whole(layer):
+    check_traced(dycoke.Plan(inside=dycoke.build("fastv", k=layer, r=0.25), decode=DynamicPruning(2, 0.5)))
+
+
+@torch.no_grad()
+def check_traced(plan):
     model, ids = language_model("cpu"), tokens("cpu")
-    want = eager_logits(model, policy, ids)
-    cache, request = prefill(model, policy)
+    want = eager_logits(model, plan, ids)
+    cache, request = prefill(model, plan)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     traced = torch.compile(step, fullgraph=True, backend="eager")
@@ -119,12 +127,21 @@ def test_a_step_traces_whole(monkeypatch, name, place):
 @CUDA
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", POLICIES)
-@torch.no_grad()
 def test_a_step_is_captured_and_replayed(monkeypatch, name, place):
-    policy = on_host(monkeypatch, place, POLICIES[name])
+    check_replayed(dycoke.Plan(decode=on_host(monkeypatch, place, POLICIES[name])))
+
+
+@CUDA
+@pytest.mark.parametrize("layer", [1, 3], ids=["before the observer", "behind it"])
+def test_a_step_behind_tokens_that_left_is_replayed(layer):
+    check_replayed(dycoke.Plan(inside=dycoke.build("fastv", k=layer, r=0.25), decode=DynamicPruning(2, 0.5)))
+
+
+@torch.no_grad()
+def check_replayed(plan):
     model, ids = language_model("cuda"), tokens("cuda")
-    want = eager_logits(model, policy, ids)
-    cache, request = prefill(model, policy)
+    want = eager_logits(model, plan, ids)
+    cache, request = prefill(model, plan)
     request.reserve(STEPS + 8)
     model.config._attn_implementation = "dycoke_sdpa"
     token, place_now = ids[0][:, None].clone(), positions(prompt("cuda")[1], 0).clone()
@@ -152,9 +169,9 @@ def test_a_step_is_captured_and_replayed(monkeypatch, name, place):
 
 def snapshot(request: DecodeRequest) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every tensor a step changes in place beside the stores, with what it holds."""
-    columns = next(iter(request._columns.values()))
     use, slots = request.use, request.slots
-    changed = [columns.filled, columns.position, use.steps, use.read_below, use.read_from, use.fetched]
+    changed = [use.steps, use.read_below, use.read_from, use.fetched]
+    changed += [part for columns in request._columns.values() for part in (columns.filled, columns.position)]
     changed += [t for t in vars(request.state).values() if isinstance(t, torch.Tensor)]
     changed += [slots.held] if slots is not None else []
     return [(tensor, tensor.clone()) for tensor in changed]
