@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dycoke.adapters.arguments import CACHE_NAMES, real_tokens, refuse_full_length, renamed, shape_of, tokens_of
 from dycoke.adapters.tower import TowerProbe, probe_for
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
@@ -18,9 +19,6 @@ from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 if TYPE_CHECKING:
     from dycoke.adapters.decoding import DecodeStage
     from dycoke.adapters.inside_stage import InsideStage
-
-
-CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed the argument in 5.24; adapters use the older name
 
 
 class Adapter(Protocol):
@@ -180,7 +178,7 @@ class FamilyAdapter:
             self._decoding = not self._stage.is_fresh(cache)
         if self._decoding:
             kwargs = self.decode_inputs(kwargs)
-            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, _shape(kwargs)[1])
+            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, shape_of(kwargs)[1])
             return args, renamed(kwargs, self._cache_name)
         try:
             kwargs = self._prefill(self.prefill_inputs(kwargs))
@@ -190,14 +188,14 @@ class FamilyAdapter:
         return args, renamed(kwargs, self._cache_name)
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        use, entered, shape = None, [], _shape(kwargs)
+        use, entered, shape = None, [], shape_of(kwargs)
         real = real_tokens(kwargs.get("attention_mask"), shape[1])
         self._read = shape[0] * shape[1] if real is None else real
         cached = self._stage is not None and self._stage.has_cache(kwargs)
         if cached or self._inside is not None:
             visual, request = self.visual(kwargs, shape), None
             if cached:
-                kwargs, request = self._stage.prefill(kwargs, shape, _tokens(kwargs).device, real, visual)
+                kwargs, request = self._stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual)
                 use = request.use
             if self._inside is not None and visual is not None:
                 kwargs, entered = self._inside.prefill(kwargs, visual, real, self._known_places(visual), request)
@@ -224,57 +222,3 @@ class FamilyAdapter:
         cache = output.past_key_values
         self._cache = None if cache is None else weakref.ref(cache)
         self.recorder.prefilled(self._read, len(output.last_hidden_state))
-
-
-def refuse_full_length(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Raise ValueError for arguments that name slots of the whole sequence: they mean nothing once it is shorter."""
-    if kwargs.get("labels") is not None:
-        raise ValueError("labels=: not accepted while a method shortens the sequence; use the logits")
-    if isinstance(kwargs.get("logits_to_keep"), Tensor):
-        raise ValueError("logits_to_keep=: a tensor of slots is not accepted while a method is attached; pass an int")
-
-
-def renamed(kwargs: dict[str, Any], name: str) -> dict[str, Any]:
-    """Keyword arguments of a model with its cache, where there is one, under this one of `CACHE_NAMES`."""
-    return {name if key in CACHE_NAMES else key: value for key, value in kwargs.items()}
-
-
-def expand_rows(mask: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A mask of slots, or numbers of theirs, [B, S], for the n * B rows of beams or return sequences.
-
-    Raises ValueError if it does not fit them.
-    """
-    rows, length = shape
-    if mask.shape[1] != length or rows % mask.shape[0]:
-        raise ValueError(
-            f"visual mask of shape {tuple(mask.shape)} for a prompt of {rows} rows and {length} tokens: the mask names "
-            "the slots of whole prompts, read in one piece (no prefill_chunk_size, no prompt_lookup_num_tokens, "
-            "assistant_model or guidance_scale)"
-        )
-    return mask.repeat_interleave(rows // mask.shape[0], dim=0)
-
-
-def _tokens(kwargs: dict[str, Any]) -> Tensor:
-    """What the language model reads, ids [B, S] or embeddings [B, S, D]."""
-    embeds = kwargs.get("inputs_embeds")
-    return kwargs["input_ids"] if embeds is None else embeds
-
-
-def _shape(kwargs: dict[str, Any]) -> tuple[int, int]:
-    return tuple(_tokens(kwargs).shape[:2])
-
-
-def real_tokens(mask: Tensor | dict[str, Tensor] | None, length: int) -> Tensor | None:
-    """Which of the last call's `length` slots are no padding: bool [B, length], or None if nothing says so.
-
-    mask: what a language model of transformers accepts: None, 2-D [B, S] (1 = real), 4-D [B, 1, S, keys] (bool or
-    additive) or a dict of those, as a static cache brings. The last query of a 4-D mask sees exactly the real keys.
-    """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
-    if mask is None:
-        return None
-    if mask.ndim == 4:
-        last = mask[:, 0, -1, :length]
-        return last if last.dtype == torch.bool else last == 0
-    return mask[:, :length].bool()

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.base import FamilyAdapter, real_tokens, refuse_full_length
+from dycoke.adapters.arguments import real_tokens, refuse_full_length
+from dycoke.adapters.base import FamilyAdapter
 from dycoke.adapters.tower import video_rows
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.base import FamilyAdapter, expand_rows
+from dycoke.adapters.arguments import expand_rows
+from dycoke.adapters.base import FamilyAdapter
 from dycoke.types import Compressor
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.base import FamilyAdapter, expand_rows
+from dycoke.adapters.arguments import expand_rows
+from dycoke.adapters.base import FamilyAdapter
 
 if TYPE_CHECKING:
     from llava.model.packing import Packed

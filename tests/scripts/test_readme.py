@@ -159,6 +159,32 @@ def test_decode_tables_are_what_the_record_says():
     assert f"**{memory['dp_host'][1][:-1]} %**" in PROSE
 
 
+def test_methods_tables_are_what_the_records_say():
+    record = json.loads((ROOT / "results" / "bench" / "methods_h100.json").read_text())
+    cells = [tuple(cell.strip() for cell in row.split("|")[1:-1]) for row in README.splitlines() if row.startswith("|")]
+    for row in record["methods"]:
+        assert (f"`{row['method']}`", str(row["kept_tokens"]), f"{row['median_ms']:.2f} ms") in cells
+        assert row["median_ms"] < 5 and row["runs"] == 100
+    assert [row["method"] for row in record["methods"]] == [n for n in available() if "before" in entry(n).stages]
+    setting = record["setting"]
+    assert (setting["frames"], setting["tokens"], setting["dim"], setting["warm_up"]) == (32, 196, 3584, 40)
+    assert "H100" in record["device"] and record["commit"]
+    assert f"of {record['tower']['patches']} patches: {record['tower']['median_ms']:.1f} ms" in PROSE
+
+
+def test_adaptive_table_is_what_the_record_says():
+    record = json.loads((ROOT / "results" / "nano" / "compare.json").read_text())
+    right = {(row["keep"], row["clip"], row["method"]): row["right"] / row["asked"] for row in record["results"]}
+    columns = ("dycoke_adaptive", "dycoke", "random_drop", "uniform_frames")
+    rows = re.findall(r"^\| (0\.\d+) \| (native|brief) \| (.*) \|$", README, re.MULTILINE)
+    assert len(rows) == 8
+    for keep, clip, told in rows:
+        shares = [right.get((float(keep), clip, method)) for method in columns]
+        assert told.split(" | ") == ["-" if share is None else f"{share:.1%}".replace("%", " %") for share in shares]
+    assert {row["asked"] for row in record["results"]} == {228} and "Share of 228 questions" in PROSE
+    assert record["command"].replace("results/nano/", "") in README
+
+
 def test_quick_starts_answer_stays_with_the_tokens_claimed():
     """Of the numbers in the first paragraphs, those that any machine can check."""
     script = (ROOT / "scripts" / "quickstart.sh").read_text()
