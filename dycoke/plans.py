@@ -64,4 +64,7 @@ def _named(value: Any) -> tuple[str, dict[str, Any]]:
         return parse_method(value)
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
         raise ValueError(f"{value!r}: expected a method's name, or a mapping of `name` and its options")
+    strange = [option for option in value if not isinstance(option, str)]
+    if strange:
+        raise ValueError(f"{value!r}: option {strange[0]!r}: expected the name of an option")
     return value["name"], {option: each for option, each in value.items() if option != "name"}

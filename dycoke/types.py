@@ -112,6 +112,7 @@ class LayerPruner(Protocol):
     observes: "previous" (default), scores are those of layer - 1; "own", of `layer` itself, computed ahead; "nothing".
     join(attention [B, H, S] fp32 of each head, visual, rotary [B, S]) -> scores, instead of the heads' mean; rotary is
     what rotary embedding alone would score: a query of ones against keys of ones, where the tokens stand.
+    option, behind: for messages, the option that names the layer and how many layers before `layer` its value is.
     evicts: True, what does not go on leaves the KV cache of the layers before, too.
     positions: "original" (default), tokens keep theirs; "packed", they are renumbered from this layer on.
     merge(hidden [B, S, D], visual, index, mask) -> [B, S', D]: what goes on instead of hidden at index.
@@ -169,6 +170,8 @@ class Plan:
     decode: DecodePolicy | None = None
 
     def __post_init__(self) -> None:
+        if self.inside == ():
+            object.__setattr__(self, "inside", None)
         for name, protocol in (("before", Compressor), ("inside", LayerPruner), ("decode", DecodePolicy)):
             value = getattr(self, name)
             for each in self.pruners if name == "inside" else (value,):
@@ -205,6 +208,16 @@ def check_layer(name: str, value: int, lowest: int = 1) -> None:
         raise TypeError(f"{name}={value!r}: expected an integer")
     if value < lowest:
         raise ValueError(f"{name}={value}: expected {lowest} to the model's last layer")
+
+
+def check_layers(name: str, value: tuple[int, ...], lowest: int = 0) -> None:
+    """Raise TypeError or ValueError unless `value` holds numbers of decoder layers, each deeper than the one before."""
+    if not isinstance(value, tuple) or not value:
+        raise TypeError(f"{name}={value!r}: expected one layer or more, as [2, 4, 6]")
+    for layer in value:
+        check_layer(name, layer, lowest)
+    if list(value) != sorted(set(value)):
+        raise ValueError(f"{name}={list(value)}: expected each deeper than the one before")
 
 
 def check_order(value: str) -> None:

@@ -157,7 +157,7 @@ class DecodeStage:
                 "the method first"
             )
         if kwargs.get("output_attentions") or self.config.output_attentions:
-            raise ValueError("output_attentions=True: not available with a method that prunes while decoding")
+            raise ValueError("output_attentions=True: not available with a method that prunes the KV cache")
 
 
 def _check_attention(language_model: nn.Module) -> str:
@@ -189,7 +189,7 @@ def _check_cache(cache: Cache) -> None:
         or any(type(layer) not in (DynamicLayer, StaticLayer, PrunedLayer) for layer in layers)
     ):
         raise ValueError(
-            f"past_key_values={type(cache).__name__}: a method that prunes while decoding keeps its own entries; "
+            f"past_key_values={type(cache).__name__}: a method that prunes the KV cache keeps its own entries; "
             "accepted: a dynamic or static cache, without offloading or quantization"
         )
     if any(layer.is_initialized and int(layer.get_seq_length()) for layer in layers):

@@ -32,9 +32,10 @@ class InsideStage:
         for pruner in pruners:
             lowest = 1 if observes(pruner) == "previous" else 0
             if not lowest <= pruner.layer < self._layers:
+                option, behind = getattr(pruner, "option", "layer"), getattr(pruner, "behind", 0)
                 raise ValueError(
-                    f"{type(pruner).__name__}: layer {pruner.layer}: expected {lowest} to {self._layers - 1}, for this "
-                    f"model has {self._layers} layers"
+                    f"{option}={pruner.layer - behind}: expected {lowest - behind} to {self._layers - 1 - behind}, for "
+                    f"this model has {self._layers} layers"
                 )
             if getattr(pruner, "evicts", False) and getattr(pruner, "positions", "original") != "original":
                 raise ValueError(f"{type(pruner).__name__}: one that evicts cannot renumber positions")

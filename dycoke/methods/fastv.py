@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from dycoke.types import Plan, check_layer
     retention="1 in layers below k, 1 - r from k on",
     official="k=2, r=0.5 (paper); the LLaVA demo k=3, r=0.75; DyCoke compares with k=5, r=0.65",
     deviations=(
-        "Any batch and any number of videos, because the published code reads row 0 alone.",
+        "Every row of a batch is scored, because the published code reads row 0 alone; all videos and pictures of a "
+        "prompt share one budget, because it knows one image span.",
+        "Newlines between visual tokens are text and stay, because they are no picture's content.",
         "The last row's attention is computed by hand, because asking the model for it costs the fast attention.",
     ),
 )
@@ -34,8 +37,10 @@ class FastV:
     r: float = field(default=0.5, metadata={"help": "R, share of the visual tokens dropped there, in [0, 1]"})
 
     def __post_init__(self) -> None:
-        check_layer("k", self.k)
+        check_layer(self.option, self.k)
         budget.check_ratio("r", self.r)
+
+    option: ClassVar[str] = "k"
 
     @property
     def layer(self) -> int:

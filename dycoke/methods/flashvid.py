@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dycoke import budget
-from dycoke.methods.fastv import FastV
 from dycoke.methods.full import KeepAll
 from dycoke.ops.cluster import cluster_means, dpc_knn
 from dycoke.ops.diverse import cosine_distances, diverse_tokens
+from dycoke.ops.going_on import strongest
 from dycoke.ops.rank import mask_slots
 from dycoke.ops.segments import find_cuts, segment_ids, step_cosine
 from dycoke.ops.temporal_trees import links, tree_means
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_layer, check_positions
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 
@@ -106,6 +106,23 @@ def cluster_trees(tokens: Tensor, left: Tensor, counts: Tensor) -> tuple[Tensor,
     return cluster_means(tokens, assignment, left)[0], centres
 
 
+@dataclass(frozen=True)
+class FlashVidInner:
+    """Pruner: on entry to `layer`, keep the ceil(n * keep) visual tokens with most of the last row's attention."""
+
+    layer: int = 20
+    keep: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_layer("layer", self.layer)
+
+    def count(self, visual: int) -> int:
+        return budget.share_ceil(self.keep, visual)
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return strongest(scores, visual, self.count)
+
+
 @register(
     "flashvid",
     source="FlashVID: Efficient Video Large Language Models via Training-free Tree-based Spatiotemporal Token Merging, "
@@ -130,6 +147,8 @@ def cluster_trees(tokens: Tensor, left: Tensor, counts: Tensor) -> tuple[Tensor,
         "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
         "equal results.",
         "Cosines, distances and averages are fp32; the released code has half precision for some.",
+        "LLaVA-Video keeps its own newlines, because a method must not change the model; the released scripts run it "
+        "with one newline a frame.",
     ),
 )
 @dataclass(frozen=True)
@@ -140,7 +159,7 @@ class FlashVid:
     attention in the layer before.
     """
 
-    keep: float = field(default=0.25, metadata={"help": "R, share kept, as a mean over the layers, in (0, 1]"})
+    keep: float = field(default=0.25, metadata={"help": "R, share kept as a mean over 28 layers at the other defaults"})
     expansion: float = field(default=1.25, metadata={"help": "how many times keep enters the language model, from 1"})
     alpha: float = field(default=0.7, metadata={"help": "share of the budget that diverse tokens take, in [0, 1]"})
     tau_segment: float = field(default=0.9, metadata={"help": "cosine of frames below which a segment ends"})
@@ -151,7 +170,7 @@ class FlashVid:
     inner_keep: float = field(default=0.3, metadata={"help": "share that stays there; 1: no stage inside"})
 
     def __post_init__(self) -> None:
-        budget.check_ratio("inner_keep", self.inner_keep)
+        budget.check_ratio("inner_keep", self.inner_keep, above_zero=True)
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
@@ -165,5 +184,5 @@ class FlashVid:
                 self.tau_merge,
                 self.positions,
             ),
-            inside=FastV(self.layer, 1 - self.inner_keep) if self.inner_keep < 1 else None,
+            inside=FlashVidInner(self.layer, self.inner_keep) if self.inner_keep < 1 else None,
         )

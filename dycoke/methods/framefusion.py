@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,11 +24,14 @@ MERGING, PRUNING, DONE = "merging", "pruning", "done"
     source="FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language "
     "Models, ICCV 2025",
     paper="https://arxiv.org/abs/2501.01986",
-    retention="mean over layers at most cost, where merging alone does not spend more",
+    retention="cost, as a mean over the layers",
     official="cost 0.3, similarity 0.6, least share merged 0.1",
     deviations=(
-        "Tokens leave on entry to a layer, where the published code takes them out between attention and MLP, because "
-        "a decoder layer offers no way in there; the next layer's MLP saves what this one's does not.",
+        "Tokens leave on entry to the next layer, where the published code takes them out between a layer's attention "
+        "and its MLP, because a decoder layer offers no way in there.",
+        "The cost is a share of the model's own layers, because the published code counts 28 whatever the model has.",
+        "All videos of a prompt share one cost and pictures stay, because the published code knows one video; cosines "
+        "are fp32.",
         "Newlines are text and stay, because the published code takes a newline column for a patch and merges it away.",
         "Merging ends before it spends more than the cost, where the published code raises an error; and where too few "
         "tokens have one before them to merge into, pruning makes up for it, where it merges across places.",
@@ -48,8 +52,8 @@ class FrameFusion:
     similarity: float = field(default=0.6, metadata={"help": "cosine from which a token joins the one before"})
     least: float = field(default=0.1, metadata={"help": "merging ends at a layer that merges a smaller share"})
 
-    layer = 0
-    observes = "nothing"
+    layer: ClassVar[int] = 0
+    observes: ClassVar[str] = "nothing"
 
     def __post_init__(self) -> None:
         budget.check_ratio("cost", self.cost, above_zero=True)

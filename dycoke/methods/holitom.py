@@ -120,6 +120,8 @@ class HoliTomOuter:
 class HoliTomInner(FastV):
     """Pruner: FastV, but what leaves is averaged into what stays."""
 
+    option: ClassVar[str] = "layer"
+
     def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         return fold(hidden, visual, index, mask)
 
@@ -128,7 +130,8 @@ class HoliTomInner(FastV):
     "holitom",
     source="HoliTom: Holistic Token Merging for Fast Video Large Language Models, NeurIPS 2025",
     paper="https://arxiv.org/abs/2505.21334",
-    retention="keep, plus what rounding up adds: at most one token a frame; times 1 - r from `layer` on",
+    retention="at most keep, plus what rounding up adds (1.25 tokens a frame at most), and less where little moves; "
+    "times 1 - r from `layer` on",
     official="RETAIN_RATIO = 0.25, T = 0.8 (0.65 at 10 %), BETA = 0.6, K = 7, D = 0; HOLITOM_k = 18, HOLITOM_r = 0.5",
     deviations=(
         "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
@@ -136,7 +139,8 @@ class HoliTomInner(FastV):
         "Cosines, distances and averages are fp32; the released code computes cosines in half precision.",
         "keep=1 returns the video as it is; the released code would still merge what stays still.",
         "A segment without moving tokens keeps at least one still token; the released code may round it away.",
-        "No contextual clustering of moving tokens (D > 0): the official scripts leave it off.",
+        "No contextual clustering of moving tokens (D > 0), because the official scripts leave it off, and no limit of "
+        "1024 frames to a segment, because no model here reads as many.",
         "Inside, a token that stays becomes the mean of itself and all that leave for it; the released code halves it "
         "with one after the other, so that the result depends on their order.",
         "The layer whose attention is scored stays causal; the released code asks for its attention map and thereby "

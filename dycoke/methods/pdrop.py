@@ -10,7 +10,7 @@ from torch import Tensor
 from dycoke import budget
 from dycoke.ops.going_on import strongest
 from dycoke.registry import register
-from dycoke.types import Plan, check_layer
+from dycoke.types import Plan, check_layers
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Stage:
     layer: int
     keep: float
 
+    option: ClassVar[str] = "layers"
     observes: ClassVar[str] = "own"
     positions: ClassVar[str] = "packed"
 
@@ -35,9 +36,13 @@ class Stage:
     source="PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction, "
     "CVPR 2025",
     paper="https://arxiv.org/abs/2410.17247",
-    retention="keep^i from the i-th of the layers on; mean over layers .47 at the defaults and 28 layers",
+    retention="keep^i from the i-th of the layers on; mean over layers .52 at the defaults and 28 layers",
     official="layers 8, 16, 24; half of the tokens at each",
-    deviations=("Several videos in a prompt share one budget, because the published code knows one image span.",),
+    deviations=(
+        "All videos and pictures of a prompt share one budget, because the published code knows one image span; "
+        "newlines between visual tokens are text and stay.",
+        "At least one visual token stays, because a share of few would leave none.",
+    ),
 )
 @dataclass(frozen=True)
 class PDrop:
@@ -51,10 +56,8 @@ class PDrop:
     keep: float = field(default=0.5, metadata={"help": "share of the visual tokens kept at each, in (0, 1]"})
 
     def __post_init__(self) -> None:
-        for layer in self.layers:
-            check_layer("layers", layer, lowest=0)
+        check_layers("layers", self.layers)
         budget.check_ratio("keep", self.keep, above_zero=True)
-        self.plan()
 
     def plan(self) -> Plan:
         return Plan(inside=tuple(Stage(layer, self.keep) for layer in self.layers))

@@ -28,6 +28,10 @@ DEVIATIONS = (
     "code runs the adaptive rule only.",
     "keep=adaptive keeps at least one salient token a frame; where none stands out the released code leaves only the "
     "extra one, and its plus form divides by zero.",
+    "Keys are the mean of their heads, and pooled, because that is what every family here can give; the released code "
+    "compares them over the full width.",
+    "Saliency is the mean of the patches that a token pools, so that a frame's sums to about a quarter and neighbours "
+    "weigh as much less than before pooling.",
     "The extra token takes the most salient slot that is not kept, for it has none of its own.",
     "Where all of a frame is kept nothing is merged, for nothing is lost.",
 )

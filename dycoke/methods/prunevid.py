@@ -104,14 +104,16 @@ class PruneVidOuter:
 class PruneVidInner:
     """Pruner: on entry to `layer`, keep int(n * alpha) visual tokens by the head that attends to each most."""
 
-    layer: int = 10
+    layer: int = 11
     alpha: float = 0.4
 
+    option: ClassVar[str] = "layer"
+    behind: ClassVar[int] = 1
     evicts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_layer("layer", self.layer)
-        budget.check_ratio("alpha", self.alpha)
+        check_layer("layer", self.layer - self.behind, lowest=0)
+        budget.check_ratio("alpha", self.alpha, above_zero=True)
 
     def join(self, attention: Tensor, visual: Tensor, rotary: Tensor) -> Tensor:
         return attention.amax(1)
@@ -128,7 +130,7 @@ class PruneVidInner:
     source="PruneVid: Visual Token Pruning for Efficient Video Large Language Models, Findings of ACL 2025",
     paper="https://arxiv.org/abs/2412.16117",
     retention="keep * (1 - s * (1 - 1/L)), where a share s of the tokens is static in segments of L frames; groups of "
-    "14 tokens or fewer stay whole; times alpha from `layer` on",
+    "14 tokens or fewer stay whole; times alpha behind `layer`",
     official="cluster_ratio = 0.5, tau = 0.8, temporal_segment_ratio = 0.25, k = 7, 16 frames; layer 10, alpha = 0.4",
     deviations=(
         "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
@@ -141,15 +143,15 @@ class PruneVidInner:
         "Inside, the last row scores alone, where the released code takes the maximum over all rows of the question: "
         "that would need the attention matrix which fast kernels never make.",
         "Inside, all visual tokens of a prompt compete, where the released code keeps alpha of every group, for nobody "
-        "knows there which token is of which group.",
+        "knows there which token is of which group; at least one stays.",
     ),
 )
 @dataclass(frozen=True)
 class PruneVid:
     """Average what is static over runs of similar frames, cluster what is left, and prune once inside the model.
 
-    On entry to `layer`, the share alpha of the visual tokens stays: those that some head of the layer before attends
-    to most from the last token. The others leave the KV cache of all layers.
+    Behind `layer`, the share alpha of the visual tokens stays: those that some head of it attends to most from the
+    last token. The others leave the KV cache of all layers.
     """
 
     keep: float = field(default=0.5, metadata={"help": "clusters per token of a group, in (0, 1]"})
@@ -159,7 +161,7 @@ class PruneVid:
     order: Order = field(
         default="published", metadata={"help": "published: static tokens of a segment first; or raster"}
     )
-    layer: int = field(default=10, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
+    layer: int = field(default=10, metadata={"help": "layer whose attention decides which tokens go on behind it"})
     alpha: float = field(default=0.4, metadata={"help": "share that stays there; 1: no stage inside"})
 
     def __post_init__(self) -> None:
@@ -168,5 +170,5 @@ class PruneVid:
     def plan(self) -> Plan:
         return Plan(
             before=PruneVidOuter(self.keep, self.tau, self.segments, self.positions, self.order),
-            inside=PruneVidInner(self.layer, self.alpha) if self.alpha < 1 else None,
+            inside=PruneVidInner(self.layer + 1, self.alpha) if self.alpha < 1 else None,
         )

@@ -43,13 +43,16 @@ def novelty(tokens: Tensor) -> Tensor:
     """How far each token has moved in a frame: [T, N, D] fp32 -> [T, N] fp32, sqrt(1 - cosine) in [0, sqrt(2)].
 
     Against the same place one frame earlier; in the first frame against the place before, and 1 for the very first.
-    A distance, so that its sum along a timeline bounds how far any two tokens are apart. NaN counts as no change.
+    A distance, so that its sum along a timeline bounds how far any two tokens are apart. NaN counts as no change, and
+    so do two tokens of nothing but zeros.
     """
     length = tokens.norm(dim=-1)
     first = _cosine(tokens[:1, 1:], tokens[:1, :-1], length[:1, 1:] * length[:1, :-1])
     first = torch.nn.functional.pad(first, (1, 0))
     cosine = torch.cat([first, _cosine(tokens[1:], tokens[:-1], length[1:] * length[:-1])])
-    return (1 - cosine).clamp_min(0.0).sqrt().nan_to_num(0.0)
+    dark = length == 0
+    both = dark & torch.cat([torch.nn.functional.pad(dark[:1, :-1], (1, 0)), dark[:-1]])
+    return (1 - cosine).clamp_min(0.0).sqrt().nan_to_num(0.0).masked_fill(both, 0.0)
 
 
 def crossings(weight: Tensor, phase: Tensor, count: int) -> Tensor:

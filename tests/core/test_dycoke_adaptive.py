@@ -128,6 +128,16 @@ def test_count_is_exact(frames, grid, kind):
         assert (left.index.diff() > 0).all() and left.index[0] >= 0 and left.index[-1] < frames * places
 
 
+def test_places_of_nothing_but_zeros_do_not_change():
+    """A black border takes no more of the budget than a place that stands still."""
+    x = drifting(16, 8, 8, speed=0.5)
+    x[:, :4] = 0.0
+    black = adaptive_merge(x, (2, 4), 32)[1]
+    x[:, :4] = 1.0
+    still = adaptive_merge(x, (2, 4), 32)[1]
+    assert torch.equal(black, still) and (black % 8 < 4).sum() < 8
+
+
 class NoHostRead(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__

@@ -1,5 +1,7 @@
 """Tokens that leave inside the language model, against the oracle: sets, and logits of the prompt and the answer."""
 
+import math
+
 import pytest
 import torch
 
@@ -52,6 +54,12 @@ class SparseVLM(Rule):
         return ranked(view.visual, lambda c: sum(float(scaled[c][h]) for h in best), min(count, len(view.visual)))
 
 
+class FlashVid(FastV):
+    def keep(self, view):
+        count = math.ceil(len(view.visual) * self.r)
+        return ranked(view.visual, lambda c: float(view.previous[c].mean()), count)
+
+
 class HoliTom(FastV):
     def merge(self, view, kept):
         guests = {column: [h] for column, h in view.hidden.items()}
@@ -80,8 +88,8 @@ METHODS = {
         {layer + 1: SparseVLM(SHARES, stage) for stage, layer in enumerate((0, 1, 3))},
     ),
     "holitom": (dycoke.build("holitom", layer=2), {2: HoliTom(0.5)}),
-    "prunevid": (dycoke.build("prunevid", layer=3), {3: PruneVid()}),
-    "flashvid": (dycoke.build("flashvid", layer=4), {4: FastV(0.7)}),
+    "prunevid": (dycoke.build("prunevid", layer=2), {3: PruneVid()}),
+    "flashvid": (dycoke.build("flashvid", layer=4), {4: FlashVid(0.3)}),
 }
 
 

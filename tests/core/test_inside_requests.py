@@ -79,6 +79,10 @@ def test_static_cache_and_eager_attention_answer_alike(name):
     assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
+def test_a_plan_of_no_pruners_is_no_stage():
+    assert Plan(inside=()) == Plan() and Plan(inside=()).pruners == ()
+
+
 def test_without_a_cache_a_prefill_is_the_same():
     model = qwen()
     with dycoke.attach(model, build("fastv"), visual=VISUAL) as run:
@@ -141,9 +145,12 @@ def test_a_model_is_given_back():
 @pytest.mark.parametrize(
     "method,said",
     [
-        (dycoke.build("fastv", k=4), "FastV: layer 4: expected 1 to 3, for this model has 4 layers"),
-        (dycoke.build("pdrop"), "Stage: layer 8: expected 0 to 3"),
-        (dycoke.build("sparsevlm"), "Stage: layer 7: expected 1 to 3"),
+        (dycoke.build("fastv", k=4), "k=4: expected 1 to 3, for this model has 4 layers"),
+        (dycoke.build("pdrop"), "layers=8: expected 0 to 3"),
+        (dycoke.build("sparsevlm"), "layers=6: expected 0 to 2"),
+        (Plan(inside=dycoke.build("holitom").plan().inside), "layer=18: expected 1 to 3"),
+        (Plan(inside=dycoke.build("flashvid").plan().inside), "layer=20: expected 1 to 3"),
+        (Plan(inside=dycoke.build("prunevid").plan().inside), "layer=10: expected 0 to 2"),
     ],
 )
 def test_layers_a_model_does_not_have(method, said):
@@ -185,7 +192,16 @@ def test_a_static_cache_given_by_hand():
         ("fastv", {"k": 0}, ValueError, "k=0: expected 1 to the model's last layer"),
         ("fastv", {"k": 1.5}, TypeError, r"k=1\.5: expected an integer"),
         ("fastv", {"r": 1.1}, ValueError, r"r=1\.1"),
-        ("pdrop", {"layers": (8, 4)}, ValueError, r"layers \[8, 4\]: expected each deeper than the one before"),
+        ("pdrop", {"layers": (8, 4)}, ValueError, r"layers=\[8, 4\]: expected each deeper than the one before"),
+        ("pdrop", {"layers": ()}, TypeError, r"layers=\(\): expected one layer or more"),
+        ("pdrop", {"layers": 3}, TypeError, "layers=3: expected one layer or more"),
+        ("pdrop", {"layers": "abc"}, TypeError, "layers='abc': expected one layer or more"),
+        ("pdrop", {"layers": {1: 2}}, TypeError, r"layers=\{1: 2\}: expected one layer or more"),
+        ("sparsevlm", {"layers": 3}, TypeError, "layers=3: expected one layer or more"),
+        ("prunevid", {"layer": -1}, ValueError, "layer=-1: expected 0 to"),
+        ("flashvid", {"layer": 0}, ValueError, "layer=0: expected 1 to"),
+        ("flashvid", {"inner_keep": 0.0}, ValueError, r"inner_keep=0\.0"),
+        ("holitom", {"layer": 1.5}, TypeError, r"layer=1\.5: expected an integer"),
         ("pdrop", {"layers": (-1, 4)}, ValueError, "layers=-1: expected 0 to"),
         ("pdrop", {"keep": 0}, ValueError, r"keep=0: expected a number in \(0, 1\]"),
         ("sparsevlm", {"layers": (2, 6)}, ValueError, r"layers=\(2, 6\): expected three layers"),

@@ -50,7 +50,7 @@ def test_every_method_can_stand_for_each_of_its_stages(name):
         ({"before": "dycok"}, "before: unknown method 'dycok'; available: "),
         ({"before": "dycoke,kk=1"}, "before: dycoke: unknown option 'kk'; accepts: decode"),
         ({"before": {"name": "random_drop", "kep": 1}}, "before: random_drop: unknown option 'kep'; accepts: keep, "),
-        ({"before": {"name": "random_drop", 3: 1}}, "before: keywords must be strings"),
+        ({"before": {"name": "random_drop", 3: 1}}, "option 3: expected the name of an option"),
         ({"before": "random_drop,keep=2"}, "before: keep=2: expected a number in (0, 1]"),
         ({"before": "random_drop,keep=a"}, "before: keep='a': expected a number"),
         ({"before": "random_drop,keep"}, "before: option 'keep': expected name=value"),
