@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -54,6 +55,8 @@ def test_shell_lines(line):
         assert (ROOT / words[1]).is_file()
     elif words[0] == "dycoke":
         parse(words[1:])
+    elif words[0] == "python":
+        assert words[1] == "-m" and importlib.util.find_spec(words[2]) is not None
     else:
         assert words[:2] == ["pip", "install"]
 
