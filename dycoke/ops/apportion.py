@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dycoke.ops.rank import ranks
+
 
 def apportion(order_score: Tensor, target: Tensor, total: int) -> Tensor:
     """Which `total` tokens stay, as a mask [T, N] bool, shared among the frames in proportion to `target`.
@@ -18,7 +20,7 @@ def apportion(order_score: Tensor, target: Tensor, total: int) -> Tensor:
     frames, per_frame = order_score.shape
     if not 0 <= total <= frames * per_frame:
         raise ValueError(f"total={total}: expected 0 to {frames * per_frame} tokens of {frames} frames of {per_frame}")
-    rank = order_score.argsort(dim=1, stable=True).argsort(dim=1)
+    rank = ranks(-order_score)
     queue = (rank + 0.5) / target[:, None]
     if total >= frames:
         queue = queue.masked_fill(rank == 0, -1.0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def ranks(scores: Tensor) -> Tensor:
     """Place of every entry of scores [G, N] in its row, the highest first: int64 [G, N]; ties go to the lower index."""
-    return scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, place)  # a second sort would take several launches more
 
 
 def top_mask(scores: Tensor, counts: Tensor) -> Tensor:
@@ -17,4 +20,7 @@ def top_mask(scores: Tensor, counts: Tensor) -> Tensor:
 
 def mask_slots(mask: Tensor, total: int) -> Tensor:
     """Ascending flat positions [total] int64 of the True entries of a mask of any shape, of which there are `total`."""
-    return (~mask.flatten()).byte().argsort(stable=True)[:total]
+    mask = mask.flatten()
+    place = torch.where(mask, mask.cumsum(0) - 1, total)  # the place past the end takes what is left out
+    slots = torch.arange(len(mask), device=mask.device)
+    return slots.new_empty(total + 1).scatter_(0, place, slots)[:total]

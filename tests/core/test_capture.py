@@ -145,9 +145,9 @@ def check_replayed(plan):
     request.reserve(STEPS + 8)
     model.config._attn_implementation = "dycoke_sdpa"
     token, place_now = ids[0][:, None].clone(), positions(prompt("cuda")[1], 0).clone()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
     state = snapshot(request)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())  # behind the snapshot, or it would show what the warm-up leaves
     with torch.cuda.stream(side):  # Triton compiles, and the allocator warms up, ahead of the capture
         for _ in range(2):
             request.stepping = True
