@@ -29,6 +29,7 @@ class InsideStage:
     def __init__(self, language_model: nn.Module, pruners: Sequence[LayerPruner], flat: bool, trace: bool) -> None:
         self._model, self._pruners, self._flat, self._trace = weakref.ref(language_model), pruners, flat, trace
         self._layers = language_model.config.num_hidden_layers
+        packed = False
         for pruner in pruners:
             lowest = 1 if observes(pruner) == "previous" else 0
             if not lowest <= pruner.layer < self._layers:
@@ -37,8 +38,11 @@ class InsideStage:
                     f"{option}={pruner.layer - behind}: expected {lowest - behind} to {self._layers - 1 - behind}, for "
                     f"this model has {self._layers} layers"
                 )
-            if getattr(pruner, "evicts", False) and getattr(pruner, "positions", "original") != "original":
-                raise ValueError(f"{type(pruner).__name__}: one that evicts cannot renumber positions")
+            packed = packed or getattr(pruner, "positions", "original") != "original"
+            if packed and getattr(pruner, "evicts", False):
+                raise ValueError(
+                    f"{type(pruner).__name__}: one that evicts cannot renumber positions, nor come behind one that does"
+                )
 
     def install(self, undo: ExitStack) -> None:
         """Hook every layer that may read less."""

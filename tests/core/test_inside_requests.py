@@ -5,6 +5,8 @@ import torch
 from transformers import StaticCache
 
 import dycoke
+from dycoke.methods.fastv import FastV
+from dycoke.methods.pdrop import Stage
 from dycoke.types import Plan
 from tests.core.decode_small import PROMPT, VISUAL, embeds, generate, qwen
 from tests.core.subjects import PROMPTS, SUBJECTS, forward, greedy
@@ -158,6 +160,25 @@ def test_layers_a_model_does_not_have(method, said):
     with pytest.raises(ValueError, match=said):
         dycoke.apply(model, method, visual=VISUAL)
     assert dycoke.attach(model, build("fastv"), visual=VISUAL)  # nothing of it is left on the model
+
+
+class Evicting(FastV):
+    evicts = True
+
+
+class Renumbering(Evicting):
+    positions = "packed"
+
+
+@pytest.mark.parametrize(
+    "pruners,said",
+    [((Renumbering(2),), "Renumbering"), ((FastV(1), Stage(2, 0.5), Evicting(3)), "Evicting")],
+    ids=["itself", "one before"],
+)
+def test_one_that_evicts_where_positions_move(pruners, said):
+    """Its layers would share how far decoded tokens move back, which in those before it is less."""
+    with pytest.raises(ValueError, match=f"{said}: one that evicts cannot renumber positions, nor come behind one"):
+        dycoke.apply(qwen(), Plan(inside=pruners), visual=VISUAL)
 
 
 def test_what_names_slots_of_the_whole_prompt_is_refused():
