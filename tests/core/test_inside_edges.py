@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import dycoke
 from dycoke.methods.fastv import FastV
@@ -177,3 +178,47 @@ def test_every_slot_of_a_narrowed_mask_attends_to_one(attention):
     hook.remove()
     seen = masks[0] if masks[0].dtype == torch.bool else masks[0] == 0
     assert seen.any(-1).all() and not seen.all()
+
+
+@torch.no_grad()
+def test_rows_without_visual_tokens_change_places():
+    """Nothing is chosen for them, so what is read of each is known from the prompt alone."""
+    model, given = language_model("qwen2"), prompt("tttttt", "ttt")
+    plan, ids = Plan(decode=dycoke.build("dynamic_pruning", layer=2, p=0.5)), torch.tensor([[3], [3]])
+    with dycoke.attach(model, plan, visual=given.visual, trace=True) as run:
+        cache = model(inputs_embeds=given.embeds, attention_mask=given.mask).past_key_values
+        cache.reorder_cache(torch.tensor([1, 0]))
+        model(input_ids=ids, past_key_values=cache, position_ids=given.mask.sum(1, keepdim=True).flip(0))
+        assert run.report.keeps == [[[3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]]]
+
+
+def flash(module, query, key, value, attention_mask, scaling, position_ids=None, **kwargs):
+    """What flash attention makes of a 2-D mask: causal, among slots that are no padding."""
+    assert attention_mask is None or attention_mask.shape == (len(query), query.shape[2])
+    if module.layer_idx >= 2:
+        assert position_ids is None  # gaps in them would be borders of packed samples
+    real = torch.ones(len(query), query.shape[2]) if attention_mask is None else attention_mask
+    itself = torch.eye(query.shape[2], dtype=torch.bool)
+    mask = (real.bool()[:, None, None, :] | itself) & torch.ones_like(itself).tril()
+    out = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True)
+    return out.transpose(1, 2), None
+
+
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("name", ["fastv", "pdrop"])
+@torch.no_grad()
+def test_flat_masks(monkeypatch, name, padded):
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", flash)
+    model = language_model("qwen2", observer=1, gain=6.0)
+    given = prompt(*ROWS) if padded else prompt("tvvvvvvvvvvt", "ttttvvvvtttt")
+    model.config._attn_implementation = "flash_attention_2"
+    pruners, rules = {
+        "fastv": (FastV(2, 0.5), {2: inside.FastV(0.5)}),
+        "pdrop": ((Stage(2, 0.5), Stage(4, 0.5)), {2: inside.PDrop(), 4: inside.PDrop()}),
+    }[name]
+    with dycoke.attach(model, Plan(inside=pruners), visual=given.visual):
+        _, steps = generate(model, given, 3)
+    for number in range(len(given.embeds)):
+        _, embeds, visual = given.row(number)
+        _, want = answer(model, embeds, visual, rules, 3)
+        torch.testing.assert_close(steps[number].double(), want.logits, atol=2e-5, rtol=0)
