@@ -222,3 +222,37 @@ def test_flat_masks(monkeypatch, name, padded):
         _, embeds, visual = given.row(number)
         _, want = answer(model, embeds, visual, rules, 3)
         torch.testing.assert_close(steps[number].double(), want.logits, atol=2e-5, rtol=0)
+
+
+class Blind(Silent):
+    """Pruner that asks for no attention, and notes what it gets."""
+
+    observes = "nothing"
+
+    def __init__(self, layer: int) -> None:
+        self.layer, self.given = layer, []
+
+    def prune(self, hidden, visual, scores):
+        self.given.append((hidden.shape[:2], scores))
+
+
+@torch.no_grad()
+def test_one_that_observes_nothing_is_given_zeros():
+    """Also behind one that did observe, and at the first layer."""
+    model, given, first, later = language_model("qwen2"), prompt(*ROWS), Blind(0), Blind(3)
+    with dycoke.attach(model, Plan(inside=(first, FastV(2, 0.5), later)), visual=given.visual):
+        model(inputs_embeds=given.embeds, attention_mask=given.mask)
+    for pruner in (first, later):
+        ((shape, scores),) = pruner.given
+        assert scores.shape == shape and scores.dtype == torch.float32 and not scores.any()
+
+
+def test_columns_are_counted_by_the_layers_that_hold_them():
+    model, given = language_model("qwen2"), prompt("tvvvvvvvvvvt")
+    plan = Plan(inside=FastV(2, 0.5), decode=dycoke.build("dynamic_pruning", layer=3, p=0.5))
+    with dycoke.attach(model, plan, visual=given.visual) as run:
+        generate(model, given, 3)
+        report = run.report.cache
+    # Two layers hold 12 columns and one 7, of which layers from 3 on read the text and 2; the answer's are 1, then 2.
+    assert report.read_below == pytest.approx((12 + 12 + 7) / 3 + 1.5)
+    assert report.read_from == 2 + 2 + 1.5
