@@ -256,3 +256,27 @@ def test_columns_are_counted_by_the_layers_that_hold_them():
     # Two layers hold 12 columns and one 7, of which layers from 3 on read the text and 2; the answer's are 1, then 2.
     assert report.read_below == pytest.approx((12 + 12 + 7) / 3 + 1.5)
     assert report.read_from == 2 + 2 + 1.5
+
+
+def test_what_a_step_reads_is_told_of_the_first_layer_that_reads_less():
+    model, given = language_model("qwen2"), prompt("tvvvvvvvvvvt")
+    plan = Plan(inside=FastV(4, 0.5), decode=dycoke.build("dynamic_pruning", layer=2, p=0.2))
+    with dycoke.attach(model, plan, visual=given.visual, trace=True) as run:
+        generate(model, given, 2)
+        ((read,),) = run.report.keeps
+    assert len(read) == 2 + 8 + 1  # text, and of ten visual columns those chosen; layer 4 holds five of them at most
+
+
+def test_sparsevlm_listens_to_fourteen_heads():
+    """Of sixteen, the two that look at visual tokens least are not heard, whatever they attend to."""
+    attention = torch.zeros(1, 16, 4)
+    visual = torch.tensor([[False, True, True, True]])
+    attention[0, :, 1] = 0.5
+    attention[0, 3] = torch.tensor([0.9, 0.0, 0.1, 0.0])
+    attention[0, 15] = torch.tensor([0.8, 0.0, 0.0, 0.2])
+    attention[0, 7] = torch.tensor([0.0, 0.0, 0.28, 0.0])
+    (pruner, *_) = dycoke.build("sparsevlm", layers=(0, 1, 2)).plan().pruners
+    scores = pruner.join(attention, visual, torch.tensor([[1.0, 1.0, 1.0, 0.5]]))
+    # Divided by the rotary score, head 15 has .4 on visual tokens and is heard in place of head 7 with .28.
+    want = torch.tensor([[0.8, 13 * 0.5, 0.0, 0.4]]) / 14
+    torch.testing.assert_close(scores, want)
