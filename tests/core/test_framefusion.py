@@ -13,7 +13,11 @@ from tests.core.naive import cosine
 from tests.core.subjects import Clip, LlavaSubject, greedy_with_logits
 
 COUNT = 3
-ROWS = {"one": [[5, 6, Clip(4), 7]], "batch": [[5, 6, Clip(4, 1), 7], [5, Clip(4, 2), 7, 8, 9], [4, 5, 6]]}
+ROWS = {
+    "one": [[5, 6, Clip(4), 7]],
+    "two videos": [[5, Clip(3, 1), 6, Clip(4, 2), 7]],
+    "batch": [[5, 6, Clip(4, 1), 7], [5, Clip(4, 2), 7, 8, 9], [4, 5, 6]],
+}
 
 
 class Fusion:
@@ -123,7 +127,7 @@ def test_layers_and_logits_are_the_oracles(options, rows):
         for part in row:
             if isinstance(part, Clip):
                 for slot in range(part.frames * 16):
-                    place[column] = (0, slot % 16, slot // 16)
+                    place[column] = (row.index(part), slot % 16, slot // 16)
                     visual.append(column)
                     column += 1
             column += 1  # a text token, or the newline behind the video

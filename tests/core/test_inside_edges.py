@@ -8,6 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import dycoke
 from dycoke.methods.fastv import FastV
 from dycoke.methods.pdrop import Stage
+from dycoke.ops.last_row import rotary_row
 from dycoke.types import Plan
 from tests.core import test_inside as inside
 from tests.core.decode_oracle import Everything, OneShot, Paper
@@ -154,7 +155,7 @@ def test_padding_behind_the_prompt_that_the_mask_calls_visual():
 @torch.no_grad()
 def test_rows_that_lose_more_than_others_without_a_mask(attention, name):
     """No row is padded until tokens leave, and what then fills a row up must not be seen."""
-    model, given = language_model("qwen2", observer=1, gain=6.0), prompt("tvvvvvvvvvvt", "ttttvvvvtttt", "tttttttttttt")
+    model, given = language_model("qwen2", observer=1, gain=6.0), prompt("tttttttttttt", "tvvvvvvvvvvt", "ttttvvvvtttt")
     model.set_attn_implementation(attention)
     with dycoke.attach(model, Plan(inside=inside.inside(name)), visual=given.visual):
         logits = model(inputs_embeds=given.embeds).logits
@@ -249,13 +250,13 @@ def test_one_that_observes_nothing_is_given_zeros():
 
 def test_columns_are_counted_by_the_layers_that_hold_them():
     model, given = language_model("qwen2"), prompt("tvvvvvvvvvvt")
-    plan = Plan(inside=FastV(2, 0.5), decode=dycoke.build("dynamic_pruning", layer=3, p=0.5))
+    plan = Plan(inside=FastV(2, 0.5), decode=dycoke.build("dynamic_pruning", layer=3, p=0.5, decode="one_shot"))
     with dycoke.attach(model, plan, visual=given.visual) as run:
         generate(model, given, 3)
         report = run.report.cache
     # Two layers hold 12 columns and one 7, of which layers from 3 on read the text and 2; the answer's are 1, then 2.
     assert report.read_below == pytest.approx((12 + 12 + 7) / 3 + 1.5)
-    assert report.read_from == 2 + 2 + 1.5
+    assert report.read_from == 2 + 2 + 1.5 and report.selections == 1
 
 
 def test_what_a_step_reads_is_told_of_the_first_layer_that_reads_less():
@@ -280,3 +281,11 @@ def test_sparsevlm_listens_to_fourteen_heads():
     # Divided by the rotary score, head 15 has .4 on visual tokens and is heard in place of head 7 with .28.
     want = torch.tensor([[0.8, 13 * 0.5, 0.0, 0.4]]) / 14
     torch.testing.assert_close(scores, want)
+
+
+def test_what_rotary_embedding_alone_scores():
+    """A query of ones against keys of ones, as attention scores them."""
+    angles = torch.tensor([0.0, 0.3, 1.0])[None, :, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    got = rotary_row(angles.cos(), angles.sin(), torch.tensor([2]))
+    apart = torch.tensor([1.0, 0.7, 0.0])
+    torch.testing.assert_close(got, (2 * apart.cos() + 2 * (0.1 * apart).cos())[None] / 2)
