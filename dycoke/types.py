@@ -62,7 +62,8 @@ class Compressor(Protocol):
     needs: subset of {"saliency", "keys", "query"}; the adapter computes only these.
     positions: "packed" renumbers RoPE positions, "original" leaves each kept token its own (the index must ascend).
     raster: True if the index ascends; layouts with newlines inside a video refuse a compressor that reorders.
-    An attribute min_frames, where there is one, is the fewest frames it takes; below it `compress` raises ValueError.
+    min_frames, which registered ones declare, is the fewest frames it takes (1 if unsaid); below it `compress` raises
+    ValueError.
     An attribute vision_head, where there is one and it is not empty, is the path of a SigLIP checkpoint whose pooling
     head then gives `saliency` and `scenes`.
     """

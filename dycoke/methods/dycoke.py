@@ -43,6 +43,10 @@ class TemporalMerge:
     def raster(self) -> bool:
         return self.variant == "paper"
 
+    @property
+    def min_frames(self) -> int:
+        return 1 if self.variant == "paper" else 5
+
     def compress(self, video: VisualTokens) -> Compressed:
         """Raises ValueError for variant "official" with T <= 4."""
         merge = temporal_merge if self.variant == "paper" else released_merge

@@ -61,6 +61,7 @@ class FastVID:
     positions: Positions = field(default="original", metadata={"help": "RoPE positions: packed or original"})
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    min_frames: ClassVar[int] = 1
     raster: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -44,6 +44,7 @@ class FlashVidOuter:
     positions: Positions = "packed"
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    min_frames: ClassVar[int] = 1
     raster: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

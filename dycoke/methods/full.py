@@ -16,6 +16,7 @@ class KeepAll:
     """Compressor that removes nothing: embeds [T, N, D] -> [T * N, D], index 0 .. T * N - 1."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    min_frames: ClassVar[int] = 1
     positions: ClassVar[str] = "packed"
     raster: ClassVar[bool] = True
 

@@ -39,6 +39,7 @@ class HoliTomOuter:
     order: Order = "published"
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
+    min_frames: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         budget.check_ratio("keep", self.keep, above_zero=True)

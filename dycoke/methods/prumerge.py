@@ -62,6 +62,7 @@ class PruMerge:
     order: Order = field(default="published", metadata={"help": "published: per frame by saliency; or raster"})
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency", "keys"})
+    min_frames: ClassVar[int] = 1
     spread: ClassVar[int] = 0  # tokens at even spacing kept for each salient one
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class PruneVidOuter:
     order: Order = "published"
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    min_frames: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         budget.check_ratio("keep", self.keep, above_zero=True)

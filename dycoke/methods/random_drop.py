@@ -27,6 +27,7 @@ class RandomDrop:
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    min_frames: ClassVar[int] = 1
     raster: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -47,6 +47,7 @@ class VisionZip:
     )
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency", "keys"})
+    min_frames: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         budget.check_ratio("keep", self.keep, above_zero=True)

@@ -21,12 +21,14 @@ def stage_one() -> list[str]:
 
 
 def compressors() -> dict:
-    """Each of them at its defaults and, where it takes positions, with its tokens' own."""
+    """Each of them at its defaults, with its tokens' own positions and as released, where it has such options."""
     found = {}
     for name in stage_one():
         found[name] = dycoke.build(name).plan().before
         if "positions" in entry(name).options:
             found[f"{name}-original"] = dycoke.build(name, positions="original").plan().before
+        if "variant" in entry(name).options:
+            found[f"{name}-official"] = dycoke.build(name, variant="official").plan().before
     return found
 
 
@@ -53,6 +55,10 @@ def test_compress(name, frames, grid, dtype, constant):
     before, tokens = METHODS[name], video(frames, grid, dtype, constant)
     untouched = {name: getattr(tokens, name).clone() for name in ("embeds", "saliency", "keys")}
     rng = torch.get_rng_state()
+    if frames < before.min_frames:
+        with pytest.raises(ValueError, match=rf"{before.min_frames} frames"):
+            before.compress(tokens)
+        return
     kept, again = before.compress(tokens), before.compress(tokens)
 
     count = before.count(frames, grid[0] * grid[1])
