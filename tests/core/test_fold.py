@@ -42,6 +42,12 @@ def test_means_are_the_loops(rows, keep):
         torch.testing.assert_close(got[row][mask[row]].double(), want, atol=1e-5, rtol=0)
 
 
+def test_means_of_half_precision_are_rounded_once():
+    hidden, visual, index, mask = case("tvvvvvvvvtt", keep=0.25, dtype=torch.bfloat16)
+    (want,) = loop(hidden, visual, index, mask)
+    assert torch.equal(fold(hidden, visual, index, mask)[0], want.bfloat16())
+
+
 def test_what_nothing_goes_to_stays_to_the_bit():
     hidden, visual, index, mask = case("tvvvvvvvvtt", keep=0.5, dtype=torch.bfloat16)
     got, kept = fold(hidden, visual, index, mask), hidden.take_along_dim(index[:, :, None], 1)

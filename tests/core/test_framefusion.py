@@ -7,10 +7,11 @@ import torch
 
 import dycoke
 from dycoke.budget import framefusion_ratio
+from dycoke.types import Prompt
 from tests.core.decode_small import VISUAL, embeds, qwen
 from tests.core.inside_oracle import Rule, answer
 from tests.core.naive import cosine
-from tests.core.subjects import Clip, LlavaSubject, greedy_with_logits
+from tests.core.subjects import STILLS, Clip, HFSubject, LlavaSubject, greedy_with_logits
 
 COUNT = 3
 ROWS = {
@@ -170,3 +171,86 @@ def test_a_bare_language_model_knows_no_frames():
         pytest.raises(ValueError, match="FrameFusion compares frames, and a bare language model knows none"),
     ):
         model(inputs_embeds=embeds())
+
+
+def request(*rows: list[int], per_frame: int, layers: int, still: int = 0, **options):
+    """Pruners and input of layer 0 of rows of videos, all of as many tokens: the changes at each place, by hand.
+
+    rows: for each frame but the first, how many of its places change. A token that does not change is the one before it
+    to the bit, one that does has nothing in common with it. Two equal text tokens and `still` equal ones of a picture
+    come first.
+    """
+    frames, lead = len(rows[0]) + 1, 2 + still
+    total = lead + frames * per_frame
+    hidden = torch.zeros(len(rows), total, total + 1)
+    hidden[:, :lead, total] = 1.0
+    for row, changes in enumerate(rows):
+        number = list(range(per_frame))
+        for frame in range(frames):
+            for place in range(per_frame):
+                slot = frame * per_frame + place
+                if frame and place < changes[frame - 1]:
+                    number[place] = slot
+                hidden[row, lead + slot, number[place]] = 1.0
+    visual = (torch.arange(total) >= 2).repeat(len(rows), 1)
+    slots = torch.arange(-lead, total - lead).clamp(min=-1).repeat(len(rows), 1)
+    prompt = Prompt(visual, layers, slots.clamp(max=0), slots, per_frame)
+    return dycoke.build("framefusion", **options).start(prompt), hidden, visual
+
+
+def enter(pruner, hidden, visual):
+    """Input of the layer behind a pruner, and what of it is no padding; scores favour later slots."""
+    chosen = pruner.prune(hidden, visual, torch.arange(visual.shape[1]).float().expand(visual.shape))
+    if chosen is None:
+        return hidden, visual, torch.ones_like(visual)
+    index, mask = chosen
+    return pruner.merge(hidden, visual, index, mask), visual.gather(1, index) & mask, mask
+
+
+def test_a_cosine_at_the_threshold_joins():
+    pruners, hidden, visual = request([0, 0, 0], per_frame=2, layers=8, cost=0.5, similarity=1.0)
+    assert enter(pruners[0], hidden, visual)[1].sum() == 4  # six could join, and half is what the cost asks for
+
+
+def test_the_least_share_goes_on_merging():
+    """Two of eight tokens merge: .25 is not under the least share."""
+    pruners, hidden, visual = request([2, 2, 0], per_frame=2, layers=8, cost=0.5, similarity=0.5, least=0.25)
+    assert enter(pruners[0], hidden, visual)[1].sum() == 6
+    assert pruners[1].observes == "nothing"
+    pruners, hidden, visual = request([2, 2, 0], per_frame=2, layers=8, cost=0.5, similarity=0.5, least=0.26)
+    enter(pruners[0], hidden, visual)
+    assert pruners[1].observes == "previous"
+
+
+def test_merging_that_cannot_be_afforded_takes_every_pair_and_pruning_the_rest():
+    """Twenty of forty tokens are alike; .92 of them have to leave, and thirty have one to join."""
+    pruners, hidden, visual = request([5, 5, 5], [0, 10, 5], per_frame=10, layers=4, still=3, cost=0.08, similarity=0.5)
+    means = hidden[:, 5:].view(2, 4, 10, -1).mean(1)
+    hidden, visual, mask = enter(pruners[0], hidden, visual)
+    assert hidden.shape[1] == 2 + 3 + 10 and mask.all()
+    torch.testing.assert_close(hidden[:, 5:], means)
+    # 4 * .08 - .25 is left for three layers of .25: a share of .093, one of ten. The picture's three stay.
+    last = hidden[:, -1:]
+    hidden, visual, mask = enter(pruners[1], hidden, visual)
+    assert hidden.shape[1] == 2 + 3 + 1 and mask.all() and torch.equal(hidden[:, -1:], last)
+    assert pruners[2].prune(hidden, visual, torch.zeros(visual.shape)) is None
+
+
+def test_what_fills_a_row_up_does_not_merge_again():
+    """One row loses eight of sixteen tokens and the other four; four that are masked are nobody's later."""
+    pruners, hidden, visual = request([0, 0, 4], [4, 0, 4], per_frame=4, layers=28, cost=0.3, similarity=0.5, least=0.2)
+    hidden, visual, mask = enter(pruners[0], hidden, visual)
+    assert visual.sum(1).tolist() == [8, 12] and mask.sum(1).tolist() == [10, 14]
+    want = hidden.clone()
+    hidden, visual, mask = enter(pruners[1], hidden, visual)
+    assert visual.sum(1).tolist() == [8, 12] and torch.equal(hidden[mask], want[:, -hidden.shape[1] :][mask])
+
+
+@pytest.mark.parametrize("subject", [LlavaSubject, HFSubject])
+def test_a_picture_alone_is_nothing_to_merge(subject):
+    subject = subject()
+    want, _ = greedy_with_logits(subject, STILLS["image"])
+    with dycoke.attach(subject.model, dycoke.build("framefusion")) as run:
+        got, _ = greedy_with_logits(subject, STILLS["image"])
+        assert run.report.inside == ()
+    assert torch.equal(got, want)
