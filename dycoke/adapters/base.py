@@ -133,7 +133,8 @@ class FamilyAdapter:
         fewest = getattr(self.compressor, "min_frames", 1)
         if frames.shape[0] < fewest:
             raise ValueError(
-                f"{type(self.compressor).__name__} got a video of {frames.shape[0]} frames; it takes {fewest} or more"
+                f"{type(self.compressor).__name__} needs at least {fewest} frames, got {frames.shape[0]}; accepted: "
+                "more frames, or a variant of the method that takes fewer"
             )
         video = {} if self._probe is None else self._probe.read(rows, grid)._asdict()
         video["query"] = query if "query" in self.compressor.needs else None

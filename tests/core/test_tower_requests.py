@@ -109,7 +109,7 @@ def test_a_failed_request_leaves_nothing_behind(name, where):
         "tower": tower_of(subject).encoder.layers[2].mlp,
     }.get(where)
     chosen = {"compressor": Broken(*BOTH), "too short": Spy(*BOTH, min_frames=9)}.get(where, spy)
-    error = "Spy got a video of 8 frames; it takes 9 or more" if where == "too short" else "broken"
+    error = "Spy needs at least 9 frames, got 8; accepted: more" if where == "too short" else "broken"
     inputs = subject.inputs(prompts)
     if where == "layout":  # behind the tower, ahead of the compressor
         error = "tokens: |mm_spatial_pool_mode"
