@@ -22,11 +22,15 @@ REQUIRED = [
     "pyyaml",  # values of options
     "typer>=0.29",  # the command line
     "rich",  # its tables and progress
-    # The Llama tokenizer reads tokenizer.model with sentencepiece, whose newest release needs this protobuf.
-    "sentencepiece",
-    "protobuf>=7.36",
+    # The Llama tokenizer reads tokenizer.model with sentencepiece and protobuf. Later releases of sentencepiece need a
+    # protobuf that wandb, which lmms-eval pins, does not allow.
+    "sentencepiece<=0.2.1",
+    "protobuf",
 ]
-EVALUATION = ["lmms-eval>=0.7,<0.8"]  # the harness; the package does not import it, its adapters are tested in it
+EVALUATION = [
+    "lmms-eval>=0.7.3,<0.8",  # the harness; earlier wheels of 0.7 hold no tasks
+    "matplotlib",  # plots of reports
+]
 EXTRAS = {
     "flash-attn": ["flash-attn"],  # a faster attention backend on GPUs; sdpa is used without it
     "eval": EVALUATION,
