@@ -1,0 +1,1 @@
+"""Evaluation: lmms-eval models, experiments, their cost and their reports."""

@@ -1,0 +1,229 @@
+"""Experiments: a YAML file that names models, frames, tasks and methods, and the runs it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dycoke.eval.specs import Launcher, MethodSpec, ModelSpec, RunSpec, slug, takes_list
+from dycoke.options import parse_yaml, write_value
+from dycoke.registry import entry
+
+_NEEDED = ("model", "video", "tasks", "methods")
+_KEYS = ("title", "paper", *_NEEDED, "generation", "limit", "seed", "batch_size", "score", "launcher")
+_ROW = ("label", "paper", "video")  # of a method, beside its own options
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment: its name (the file's stem), the runs in the order of its tables, and the published table."""
+
+    name: str
+    title: str
+    paper: str | None
+    runs: tuple[RunSpec, ...]
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """The experiment in a YAML file.
+
+    A list of models, of frames, or of values of an option is a sweep: each combination is a run, for each task.
+    Raises ValueError of one line, naming file and key, for whatever cannot be read, is unknown or out of range;
+    whether a task or a checkpoint exists is found when it is loaded.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: no text") from error
+    try:
+        return parse_experiment(path.stem, parse_yaml(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def parse_experiment(name: str, content: Any) -> Experiment:
+    """The experiment that a mapping describes. Raises ValueError, naming the key."""
+    if slug(name) != name:
+        raise ValueError(
+            f"the experiment's name {name!r} is to be a folder's: letters, digits, dots, dashes, underscores"
+        )
+    _check_keys(content, _KEYS, _NEEDED)
+    common = {
+        "experiment": name,
+        "limit": _count(content, "limit", None),
+        "seed": _count(content, "seed", 0, lowest=0),
+        "batch_size": _count(content, "batch_size", 1),
+        "generation": _mapping(content, "generation"),
+        "score": _flag(content, "score", True),
+    }
+    launcher = _launcher(content.get("launcher") or {})
+    models = [_model(each, launcher) for each in _listed(content["model"])]
+    frames = _frames(content["video"], "video")
+    rows = [row for number, each in enumerate(_list(content, "methods")) for row in _rows(each, frames, number)]
+    tasks = [_text(task, "tasks") for task in _list(content, "tasks")]
+    runs = tuple(
+        RunSpec(model=model, frames=each, method=method, task=task, **common)
+        for model in models
+        for method, count in rows
+        for each in count
+        for task in tasks
+    )
+    _check_unique(runs)
+    return Experiment(name, _text(content.get("title", name), "title"), content.get("paper"), runs)
+
+
+def _check_keys(content: Any, known: Iterable[str], needed: Iterable[str]) -> None:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"expected a mapping with the keys {', '.join(needed)}")
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise ValueError(f"unknown key {', '.join(unknown)}; accepts: {', '.join(known)}")
+    missing = [key for key in needed if content.get(key) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+
+
+def _model(content: Any, launcher: Launcher) -> ModelSpec:
+    try:
+        _check_keys(content, [field.name for field in fields(ModelSpec)], ("id", "pretrained"))
+        own = _launcher(content["launcher"]) if content.get("launcher") else launcher
+        return ModelSpec(content["id"], content["pretrained"], content.get("args") or {}, own)
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from error
+
+
+def _launcher(content: Any) -> Launcher:
+    try:
+        _check_keys(content, [field.name for field in fields(Launcher)], ())
+        return Launcher(**content)
+    except ValueError as error:
+        raise ValueError(f"launcher: {error}") from error
+
+
+def _frames(content: Any, key: str) -> list[int]:
+    """The numbers of frames under a key `video`."""
+    _check_video(content, key)
+    counts = _listed(content["frames"])
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{key}: frames={count!r}: expected an integer of at least 1, or a list of such")
+    return counts
+
+
+def _check_video(content: Any, key: str) -> None:
+    try:
+        _check_keys(content, ("frames",), ("frames",))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _rows(content: Any, frames: list[int], number: int) -> list[tuple[MethodSpec, list[int]]]:
+    """The methods an entry stands for, one for each combination of its options, each with its numbers of frames."""
+    try:
+        given = {"name": content} if isinstance(content, str) else content
+        if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
+            raise ValueError(f"{content!r}: expected a method's name, or a mapping with either name or plan")
+        frames = _frames(given["video"], "video") if "video" in given else frames
+        label, paper = given.get("label"), given.get("paper")
+        if "plan" in given:
+            _check_keys(given, ("plan", *_ROW), ("plan",))
+            found = [MethodSpec(plan=given["plan"], label=label or "", paper=paper)]
+            found = [replace(each, label=each.label or each.slug) for each in found if each.build()]
+        else:
+            found = _variants(given, label, paper)
+        return [(method, frames) for method in found]
+    except ValueError as error:
+        raise ValueError(f"methods[{number}]: {error}") from error
+
+
+def _variants(given: Mapping[str, Any], label: str | None, paper: str | None) -> list[MethodSpec]:
+    name = given["name"]
+    entry(_text(name, "name"))
+    options = {key: value for key, value in given.items() if key not in ("name", *_ROW)}
+    choices = [_choices(value, takes_list(name, key)) for key, value in options.items()]
+    found = []
+    for values in product(*choices):
+        chosen = dict(zip(options, values, strict=True))
+        method = MethodSpec(
+            name, chosen, None, _filled(label, chosen) or _described(name, chosen), _filled(paper, chosen)
+        )
+        method.build()
+        found.append(method)
+    return found
+
+
+def _choices(value: Any, takes_list: bool) -> list[Any]:
+    """The values of an option: those of a list, unless a list is what the option takes."""
+    if not isinstance(value, list):
+        return [value]
+    if takes_list and not any(isinstance(each, list) for each in value):
+        return [value]
+    if not value:
+        raise ValueError("an empty list of values")
+    return value
+
+
+def _filled(text: str | None, options: Mapping[str, Any]) -> str | None:
+    """A label or a published row's key, with {k} standing for the option k."""
+    if text is None:
+        return None
+    try:
+        return _text(text, "label and paper").format(**options)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{text!r}: expected {{}} around names of options given here: {', '.join(options)}") from error
+
+
+def _described(name: str, options: Mapping[str, Any]) -> str:
+    return " ".join([name, *(f"{key}={write_value(value)}" for key, value in options.items())])
+
+
+def _check_unique(runs: tuple[RunSpec, ...]) -> None:
+    seen: set[str] = set()
+    for run in runs:
+        if run.id in seen:
+            raise ValueError(f"{run.id}: the same run twice, or two that their names do not tell apart")
+        seen.add(run.id)
+    if not runs:
+        raise ValueError("no runs: model, frames, tasks and methods each need one entry at least")
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _list(content: Mapping[str, Any], key: str) -> list[Any]:
+    if not isinstance(content[key], list) or not content[key]:
+        raise ValueError(f"{key}={content[key]!r}: expected a list")
+    return content[key]
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}: {value!r}: expected a text")
+    return value
+
+
+def _count(content: Mapping[str, Any], key: str, default: int | None, lowest: int = 1) -> int | None:
+    value = content.get(key, default)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < lowest):
+        raise ValueError(f"{key}={value!r}: expected an integer of at least {lowest}")
+    return value
+
+
+def _flag(content: Mapping[str, Any], key: str, default: bool) -> bool:
+    if not isinstance(content.get(key, default), bool):
+        raise ValueError(f"{key}={content[key]!r}: expected true or false")
+    return content.get(key, default)
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{key}={value!r}: expected a mapping")
+    return value

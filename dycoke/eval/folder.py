@@ -1,0 +1,111 @@
+"""The folder of a run: what it is, its samples as they come, and its metrics, whose presence means it is complete."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dycoke.bench.record import write_record, write_text
+from dycoke.eval.specs import RunSpec
+
+EXPERIMENT = "experiment.yaml"
+RESERVED = ("tables", "plots", "logs")  # folders of an experiment that are no runs
+_CIRCUMSTANTIAL = ("launcher", "label", "paper", "made")  # may change without changing what is measured
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """results/EXPERIMENT/RUN."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, results: Path, spec: RunSpec) -> RunFolder:
+        return cls(results / spec.experiment / spec.id)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def complete(self) -> bool:
+        return self.metrics.is_file()
+
+    def samples_of(self, rank: int, world: int) -> Path:
+        """Where one of several processes writes its samples; all of them go to `samples` in the end."""
+        return self.samples if world == 1 else self.path / f"samples.rank{rank}.jsonl"
+
+    def start(self, spec: RunSpec, made: dict[str, Any]) -> None:
+        """Write what the run is, unless the folder says so already. Raises ValueError if it holds another run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.config.is_file():
+            self.check(spec)
+            return
+        write_text(self.config, yaml.safe_dump(spec.config() | {"made": made}, sort_keys=False, allow_unicode=True))
+
+    def check(self, spec: RunSpec) -> None:
+        """Raise ValueError if the folder was made with other settings than those of `spec`."""
+        if not self.config.is_file():
+            return
+        there, asked = self.read_config(), json.loads(json.dumps(spec.config()))
+        for key in asked:
+            if key not in _CIRCUMSTANTIAL and there.get(key) != asked[key]:
+                raise ValueError(
+                    f"{self.path} was made with {key}={there.get(key)!r}, the experiment now says {asked[key]!r}: give "
+                    "the experiment another name, or remove that folder to run it anew"
+                )
+
+    def read_config(self) -> dict[str, Any]:
+        """What the folder says of its run. Raises ValueError if that cannot be read."""
+        try:
+            content = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.config}: expected a mapping")
+        return content
+
+    def read_metrics(self) -> dict[str, Any]:
+        """The metrics of a complete run. Raises ValueError if they cannot be read."""
+        try:
+            return json.loads(self.metrics.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.metrics}: cannot be read: {error}") from error
+
+    def read_samples(self) -> list[dict[str, Any]]:
+        """All samples on disk, each once, by task and doc_id; a line that was cut off does not count."""
+        found = {}
+        for file in sorted(self.path.glob("samples*.jsonl")):
+            for sample in _lines(file):
+                found[sample["task"], sample["doc_id"], sample["prompt"]] = sample
+        return sorted(found.values(), key=lambda sample: (sample["task"], sample["doc_id"]))
+
+    def finish(self, samples: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+        """Put all samples in one file, and then the metrics beside it."""
+        write_text(self.samples, "".join(json.dumps(sample) + "\n" for sample in samples))
+        for file in self.path.glob("samples.rank*.jsonl"):
+            file.unlink()
+        write_record(self.metrics, metrics)
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            sample = json.loads(line)
+        except ValueError:
+            continue  # the process died while it wrote this one
+        if isinstance(sample, dict) and {"task", "doc_id", "prompt"} <= set(sample):
+            yield sample

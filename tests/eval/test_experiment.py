@@ -1,0 +1,170 @@
+"""Experiment files: the runs they stand for, and one line for each thing that is wrong in one."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from dycoke.eval.experiment import load_experiment, parse_experiment
+from dycoke.options import parse_yaml
+
+SMALL = """
+title: A table
+paper: table1
+model: {id: llava_onevision, pretrained: lmms-lab/llava-onevision-qwen2-7b-ov, args: {conv_template: qwen_1_5}}
+video: {frames: 32}
+tasks: [videomme, mvbench]
+methods:
+  - full
+  - {name: dycoke, k: [0.3, 0.7], l: 3, p: [0.7, 0.9], paper: "dycoke_k{k}_l{l}_p{p}"}
+  - {name: pdrop, layers: [8, 16, 24], label: PDrop}
+  - {plan: {before: visionzip, decode: {name: dycoke, l: 5}}}
+  - {name: full, video: {frames: [8, 16]}, label: fewer frames}
+limit: 5
+generation: {max_new_tokens: 1}
+launcher: {processes: 2, cpu: true}
+"""
+
+
+@pytest.fixture
+def content() -> dict:
+    return parse_yaml(SMALL)
+
+
+def test_a_sweep_is_every_combination_in_order(content):
+    runs = parse_experiment("small", content).runs
+    rows = list(dict.fromkeys((run.method.label, run.frames) for run in runs))
+    assert rows == [
+        ("full", 32),
+        ("dycoke k=0.3 l=3 p=0.7", 32),
+        ("dycoke k=0.3 l=3 p=0.9", 32),
+        ("dycoke k=0.7 l=3 p=0.7", 32),
+        ("dycoke k=0.7 l=3 p=0.9", 32),
+        ("PDrop", 32),
+        ("before-visionzip-decode-dycoke-l5", 32),
+        ("fewer frames", 8),
+        ("fewer frames", 16),
+    ]
+    assert [run.task for run in runs[:3]] == ["videomme", "mvbench", "videomme"]
+    assert len(runs) == len(rows) * 2
+
+
+def test_a_run_says_all_that_decides_it(content):
+    run = parse_experiment("small", content).runs[2]
+    assert run.id == "llava-onevision-qwen2-7b-ov_f32_dycoke-k0.3-l3-p0.7__videomme"
+    assert run.method.paper == "dycoke_k0.3_l3_p0.7"
+    assert run.method.build().k == 0.3
+    assert run.config() == {
+        "run": run.id,
+        "experiment": "small",
+        "model": {
+            "id": "llava_onevision",
+            "pretrained": "lmms-lab/llava-onevision-qwen2-7b-ov",
+            "args": {"conv_template": "qwen_1_5"},
+        },
+        "frames": 32,
+        "method": {"name": "dycoke", "options": {"k": 0.3, "l": 3, "p": 0.7}},
+        "label": "dycoke k=0.3 l=3 p=0.7",
+        "paper": "dycoke_k0.3_l3_p0.7",
+        "task": "videomme",
+        "limit": 5,
+        "seed": 0,
+        "batch_size": 1,
+        "generation": {"max_new_tokens": 1},
+        "score": True,
+        "launcher": {"processes": 2, "machines": 1, "cpu": True},
+    }
+
+
+def test_an_option_that_is_a_list_is_no_sweep_but_a_list_of_lists_is_one(content):
+    content["methods"] = [{"name": "pdrop", "layers": [[4, 6], [2, 3]]}]
+    runs = parse_experiment("small", content).runs
+    assert [run.method.build().layers for run in runs[::2]] == [(4, 6), (2, 3)]
+
+
+def test_models_and_frames_are_swept_and_a_model_has_its_own_launcher(content):
+    content["model"] = [
+        content["model"],
+        {**content["model"], "pretrained": "nano", "launcher": {"device_map": "auto"}},
+    ]
+    content["video"] = {"frames": [8, 32]}
+    content["methods"] = ["full"]
+    runs = parse_experiment("small", content).runs
+    assert [(run.model.name, run.frames, run.launcher.count) for run in runs[::2]] == [
+        ("llava-onevision-qwen2-7b-ov", 8, 2),
+        ("llava-onevision-qwen2-7b-ov", 32, 2),
+        ("nano", 8, 1),
+        ("nano", 32, 1),
+    ]
+    assert runs[-1].launcher.device_map == "auto"
+
+
+def test_the_name_is_the_stem(tmp_path):
+    (tmp_path / "my_table.yaml").write_text(SMALL)
+    experiment = load_experiment(tmp_path / "my_table.yaml")
+    assert (experiment.name, experiment.title, experiment.paper) == ("my_table", "A table", "table1")
+
+
+WRONG = [
+    ({"metods": []}, "unknown key metods; accepts: title, paper, model, video"),
+    ({"tasks": None}, "tasks missing"),
+    ({"tasks": "mvbench"}, "tasks='mvbench': expected a list"),
+    ({"tasks": [7]}, "tasks: 7: expected a text"),
+    ({"video": {"frames": 0}}, "video: frames=0: expected an integer of at least 1"),
+    ({"video": {"fps": 1}}, "video: unknown key fps; accepts: frames"),
+    ({"video": 32}, "video: expected a mapping with the keys frames"),
+    ({"limit": 0}, "limit=0: expected an integer of at least 1"),
+    ({"seed": -1}, "seed=-1: expected an integer of at least 0"),
+    ({"batch_size": "auto"}, "batch_size='auto': expected an integer"),
+    ({"score": "no"}, "score='no': expected true or false"),
+    ({"generation": [1]}, "generation=[1]: expected a mapping"),
+    ({"methods": []}, "methods=[]: expected a list"),
+    ({"methods": ["fsatv"]}, "methods[0]: unknown method 'fsatv'; available: "),
+    ({"methods": ["full", {"name": "dycoke", "kk": 1}]}, "methods[1]: dycoke: unknown option 'kk'; accepts: "),
+    ({"methods": [{"name": "dycoke", "k": 1.5}]}, "methods[0]: "),
+    ({"methods": [{"name": "dycoke", "k": []}]}, "methods[0]: an empty list of values"),
+    ({"methods": [{"k": 1}]}, "methods[0]: {'k': 1}: expected a method's name, or a mapping with either name or plan"),
+    ({"methods": [{"plan": {"before": "fastv"}}]}, "methods[0]: before: fastv has no stage 'before'"),
+    (
+        {"methods": [{"plan": {"before": "full"}, "k": 1}]},
+        "methods[0]: unknown key k; accepts: plan, label, paper, video",
+    ),
+    ({"methods": [{"name": "dycoke", "paper": "k{x}"}]}, "methods[0]: 'k{x}': expected {} around names of options"),
+    ({"methods": ["full", "full"]}, "_f32_full__videomme: the same run twice"),
+    ({"model": {"id": "llava", "pretrained": "x"}}, "model: id 'llava': expected one of llava_onevision, llava_vid"),
+    ({"model": {"id": "llava_vid"}}, "model: pretrained missing"),
+    (
+        {"model": {"id": "llava_vid", "pretrained": "x", "args": {"max_frames_num": 8}}},
+        "max_frames_num is set by the ex",
+    ),
+    ({"model": {"id": "llava_vid", "pretrained": "x", "args": {"dycoke_k": 8}}}, "dycoke_k is set by the experiment"),
+    ({"launcher": {"processes": 0}}, "launcher: processes=0: expected an integer of at least 1"),
+    ({"launcher": {"gpus": 2}}, "launcher: unknown key gpus; accepts: processes, machines, cpu, device_map, deepspeed"),
+    ({"launcher": {"processes": 2, "device_map": "auto"}}, "launcher: device_map=auto spreads one process"),
+    ({"launcher": {"device_map": "balanced"}}, "launcher: device_map='balanced': expected auto"),
+    ({"launcher": {"cpu": 1}}, "launcher: cpu=1: expected true or false"),
+]
+
+
+@pytest.mark.parametrize(("change", "complaint"), WRONG, ids=lambda value: str(value)[:60])
+def test_what_is_wrong_is_said_in_one_line(content, change, complaint):
+    changed = copy.deepcopy(content) | change
+    with pytest.raises(ValueError) as caught:
+        parse_experiment("small", changed)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "just text", "a: [", "\x00"])
+def test_a_file_that_is_no_experiment_is_named(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.yaml: "):
+        load_experiment(tmp_path / "bad.yaml")
+    with pytest.raises(ValueError, match=r"none\.yaml: No such file"):
+        load_experiment(tmp_path / "none.yaml")
+
+
+def test_a_name_that_is_no_folder_is_refused(content):
+    with pytest.raises(ValueError, match="the experiment's name 'a table'"):
+        parse_experiment("a table", content)
