@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dycoke.resident import reset_resident_peak, resident_peak
 from dycoke.usage import CacheReport, CacheUse, Entered, InsideReport
 
 STAGES = ("vision", "compress", "prefill", "decode")
@@ -35,12 +35,21 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class VideoTokens:
+    """One video of a request: its frames, the visual tokens made of them, and those that reached the language model."""
+
+    frames: int
+    made: int
+    kept: int
+
+
+@dataclass(frozen=True)
 class Report:
     """One request. `decode` runs from the end of prefill to the last decoded token, the loop's own time included.
 
-    cache: what the KV cache cost, where a method prunes it. keeps: with trace=True, the columns the pruned layers
-    read, ascending, as keeps[step][row]; step 0 is the first after prefill. inside: what went on into each layer at
-    which visual tokens were dropped.
+    videos: each in the order of the prompts, rows of a batch one after the other. cache: what the KV cache cost, where
+    a method prunes it. keeps: with trace=True, the columns the pruned layers read, ascending, as keeps[step][row];
+    step 0 is the first after prefill. inside: what went on into each layer at which visual tokens were dropped.
     """
 
     method: str
@@ -49,6 +58,7 @@ class Report:
     cache: CacheReport | None = None
     keeps: list[list[list[int]]] | None = None
     inside: tuple[InsideReport, ...] = ()
+    videos: tuple[VideoTokens, ...] = ()
 
     @property
     def visual_kept(self) -> float | None:
@@ -113,9 +123,7 @@ def _mib(size: int) -> str:
 class _Request:
     """Marks of one request; dies when the next one starts."""
 
-    frames: int = 0
-    made: int = 0
-    kept: int = 0
+    videos: list[VideoTokens] = field(default_factory=list)
     sequence: int | Tensor = 0
     steps: int = 0
     rows: int = 0
@@ -165,9 +173,7 @@ class Recorder:
 
     def video(self, frames: int, made: int, kept: int) -> None:
         """Add a compressed video: frames, visual tokens before and after."""
-        self._request.frames += frames
-        self._request.made += made
-        self._request.kept += kept
+        self._request.videos.append(VideoTokens(frames, made, kept))
 
     def pruned(self, use: CacheUse | None, inside: list[Entered]) -> None:
         """The counters of the request's cache, None where nothing prunes it, and what its prefill will note inside."""
@@ -199,10 +205,11 @@ class Recorder:
         for device in self._cuda:
             torch.cuda.synchronize(device)
         sequence = request.sequence if isinstance(request.sequence, int) else int(request.sequence.sum())
-        tokens = (request.made, request.kept, sequence, request.steps * request.rows)
+        made, kept = (sum(getattr(video, name) for video in request.videos) for name in ("made", "kept"))
+        tokens = (made, kept, sequence, request.steps * request.rows)
         return Report(
             self.method,
-            request.frames,
+            sum(video.frames for video in request.videos),
             {
                 name: Stage(count, self._elapsed(request.spans[name]), request.peaks.get(name))
                 for name, count in zip(STAGES, tokens, strict=True)
@@ -210,6 +217,7 @@ class Recorder:
             None if request.cache is None else request.cache.report(),
             None if request.cache is None else request.cache.keeps,
             tuple(entered.report() for entered in request.inside),
+            tuple(request.videos),
         )
 
     def _mark(self) -> object:
@@ -230,30 +238,9 @@ class Recorder:
         for device in self._cuda:
             torch.cuda.reset_peak_memory_stats(device)
         if not self._cuda:
-            _reset_resident_peak()
+            reset_resident_peak()
 
     def _keep_peak(self, stage: str) -> None:
-        peak = sum(torch.cuda.max_memory_allocated(d) for d in self._cuda) if self._cuda else _resident_peak()
+        peak = sum(torch.cuda.max_memory_allocated(d) for d in self._cuda) if self._cuda else resident_peak()
         if peak is not None:
             self._request.peaks[stage] = max(peak, self._request.peaks.get(stage, 0))
-
-
-_CLEAR_REFS = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
-
-
-def _reset_resident_peak() -> None:
-    """Reset the process's peak resident set ("5" is the kernel's word for it); nothing happens where it can't be."""
-    try:
-        _CLEAR_REFS.write_text("5")
-    except OSError:
-        return
-
-
-def _resident_peak() -> int | None:
-    """Peak resident set in bytes since the last reset, None off Linux."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

@@ -51,6 +51,18 @@ def test_each_request_has_its_own_report(name):
         assert run.report.stages["decode"].tokens == 0 and run.report.decode_ms_per_token is None
 
 
+@pytest.mark.parametrize("name", ["llava", "hf"])
+def test_each_video_of_a_batch_is_told_apart(name):
+    subject = SUBJECTS[name]()
+    per_frame = subject.grid[0] * subject.grid[1]
+    with dycoke.attach(subject.model, dycoke.build("dycoke", k=0.5)) as run:
+        greedy(subject, PROMPTS["batch"])
+        report = run.report
+    assert [(video.frames, video.made) for video in report.videos] == [(8, 8 * per_frame)] * 4
+    assert sum(video.kept for video in report.videos) == report.stages["compress"].tokens
+    assert {video.kept for video in report.videos} == {2 * per_frame + 6 * int(0.5 * per_frame)}
+
+
 def test_peak_is_measured_on_linux():
     subject = SUBJECTS["llava"]()
     with dycoke.attach(subject.model, dycoke.build("full")) as run:
