@@ -49,5 +49,8 @@ setup(
     package_data={"dycoke.nano": ["model/*", "samples/*"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["dycoke = dycoke.cli:main"]},
+    entry_points={
+        "console_scripts": ["dycoke = dycoke.cli:main"],
+        "lmms_eval.models": ["dycoke = dycoke.eval.manifest:manifests"],
+    },
 )

@@ -32,10 +32,14 @@ class Chosen:
     method: Method | Plan
     tokens_per_frame: int | None = None
 
-    def put_on(self, model: nn.Module) -> Run:
-        """Put the method on a llava model. Raises ValueError if its frames have another number of tokens."""
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError if the frames of a llava model have another number of tokens than the caller expects."""
         if self.tokens_per_frame is not None:
             _check_tokens(model, self.tokens_per_frame)
+
+    def put_on(self, model: nn.Module) -> Run:
+        """Put the method on a llava model. Raises what `check` and `apply` raise."""
+        self.check(model)
         return apply(model, self.method)
 
 

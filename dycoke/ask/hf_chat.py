@@ -51,7 +51,7 @@ class OnevisionChat:
         return dict(inputs.to(self.model.device, self.model.dtype))
 
 
-def load(name: str, where: Placement) -> OnevisionChat:
+def load(name: str, where: Placement, attention: str = "sdpa") -> OnevisionChat:
     """Load a checkpoint that transformers wrote.
 
     Raises OSError if files are missing, ValueError for missing or misshapen tensors, a damaged file, or a processor
@@ -66,7 +66,7 @@ def load(name: str, where: Placement) -> OnevisionChat:
             folder,
             dtype=where.dtype,
             device_map=where.device,
-            attn_implementation="sdpa",
+            attn_implementation=attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, in one line with the missing ones
         )

@@ -26,13 +26,7 @@ def read_frames(path: str | Path, count: int) -> np.ndarray:
     """
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"frames={count!r}: expected an integer of at least 1")
-    if not str(path) or "://" in str(path):
-        raise ValueError(
-            f"{str(path)!r}: expected the path of a video file; a video of the web has to be fetched first"
-        )
-    path = Path(path)
-    _check_file(path)
-    _check_container(path)
+    check_video(path)
     try:
         with _quiet():
             reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
@@ -47,6 +41,17 @@ def read_frames(path: str | Path, count: int) -> np.ndarray:
     if frames is None:
         raise ValueError(f"{path}: no frames in this video")
     return frames
+
+
+def check_video(path: str | Path) -> None:
+    """Raise FileNotFoundError or ValueError unless `path` is a whole video file, as far as its headers tell."""
+    if not str(path) or "://" in str(path):
+        raise ValueError(
+            f"{str(path)!r}: expected the path of a video file; a video of the web has to be fetched first"
+        )
+    path = Path(path)
+    _check_file(path)
+    _check_container(path)
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""Model arguments of lmms-eval: those that choose a method, and those of the built-in model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dycoke.adapters.loader import Chosen, choose_method
+from dycoke.ask.chat import DTYPES
+from dycoke.options import parse_method
+from dycoke.registry import build, entry
+
+_WAYS = ("dycoke", "method", "method_options", "plan", "image_token_start_index")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a model was given: a method (None if none was asked for) and the built-in model's own arguments.
+
+    ours: whether anything was given that the built-in model does not know; then it is loaded and asked in our way.
+    samples: file that one line for each sample is written to.
+    """
+
+    chosen: Chosen | None
+    dtype: str | None
+    batch_size: int
+    samples: Path | None
+    deepspeed: str | None
+    builtin: Mapping[str, Any]
+    ours: bool
+
+    def samples_of(self, rank: int, world: int) -> Path | None:
+        """The file of one of several processes. Raises ValueError if it holds samples already."""
+        if self.samples is None:
+            return None
+        file = self.samples if world == 1 else self.samples.with_suffix(f".rank{rank}{self.samples.suffix}")
+        if file.is_file() and file.stat().st_size:
+            raise ValueError(f"samples={file}: there are samples in it already; name another file, or remove it")
+        return file
+
+
+def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
+    """Tell our arguments from those of a built-in class of lmms-eval.
+
+    dycoke=True,dycoke_k=... is the published spelling; method=NAME,OPTION=... names any method; plan=FILE.yaml has one
+    for each stage. Further ones of ours are dtype, samples and deepspeed, and batch_size above 1.
+    Raises ValueError for an argument that neither the built-in model nor the method has, and what choosing a method
+    raises.
+    """
+    known = set(builtin_defaults(builtin))
+    rest = dict(given)
+    ways = {name: rest.pop(name) for name in list(rest) if name in _WAYS or name.startswith("dycoke_")}
+    dtype, samples, deepspeed = (rest.pop(name, None) for name in ("dtype", "samples", "deepspeed"))
+    options = {name: rest.pop(name) for name in list(rest) if name not in known}
+    chosen = _choose(ways, options)
+    batch_size = _batch_size(rest.get("batch_size"))
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+    ours = chosen is not None or batch_size > 1 or any(each is not None for each in (dtype, samples, deepspeed))
+    samples = None if samples is None else Path(samples)
+    return Arguments(
+        chosen or (Chosen(build("full")) if ours else None), dtype, batch_size, samples, deepspeed, rest, ours
+    )
+
+
+def builtin_defaults(builtin: type) -> dict[str, Any]:
+    """The arguments of a built-in class's constructor, at their defaults."""
+    parameters = inspect.signature(builtin.__init__).parameters.values()
+    return {each.name: each.default for each in parameters if each.name not in ("self", "kwargs")}
+
+
+def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
+    """The method; options are arguments that no built-in model has, so that they can only be the method's."""
+    method = ways.get("method")
+    if isinstance(method, str) and options:
+        name, own = parse_method(method)
+        accepted = entry(name).options
+        unknown = [option for option in options if option not in accepted]
+        if unknown:
+            raise ValueError(
+                f"unknown argument {', '.join(unknown)}: neither the model nor the method {name} has it; the method's "
+                f"options: {', '.join(accepted) or 'none'}"
+            )
+        ways |= {"method": name, "method_options": {**own, **options, **(ways.get("method_options") or {})}}
+    elif options:
+        raise ValueError(f"unknown argument {', '.join(options)}; an option of a method needs method=NAME beside it")
+    try:
+        return choose_method(ways)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _batch_size(value: Any) -> int:
+    """lmms-eval hands over what its command line was given, a text or a number; None is 1."""
+    try:
+        size = int(1 if value is None else value)
+    except (TypeError, ValueError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"batch_size={value!r}: expected an integer of at least 1")
+    return size

@@ -1,0 +1,108 @@
+"""`dycoke_hf`: LLaVA-OneVision checkpoints in transformers' own format, in lmms-eval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms_eval.api.model import lmms
+from PIL import Image
+
+from dycoke.ask.chat import DTYPES, Placement, placement
+from dycoke.ask.hf_chat import load
+from dycoke.ask.video import read_frames
+from dycoke.eval.answering import Answering, Asked, Clip, Generated
+from dycoke.eval.arguments import split_arguments
+from dycoke.eval.generation import ending_ids, greedy_or_sampled
+from dycoke.eval.placing import place
+from dycoke.eval.samples import Samples
+
+
+class LlavaOnevisionHF(Answering, lmms):
+    """transformers' LlavaOnevisionForConditionalGeneration, with `full` where no method is asked for.
+
+    Takes pretrained, device, device_map, attn_implementation, max_frames_num and use_cache beside our own arguments.
+    Videos are read at evenly spaced frames; pictures and text are answered too, one question at a time.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        device: str | None = None,
+        device_map: str | None = None,
+        batch_size: int | str | None = 1,
+        attn_implementation: str = "sdpa",
+        max_frames_num: int = 32,
+        use_cache: bool = True,
+        **given: Any,
+    ) -> None:
+        super().__init__()
+        arguments = split_arguments({**given, "batch_size": batch_size}, LlavaOnevisionHF)
+        where = place(device, device_map)
+        dtype = DTYPES.get(arguments.dtype) or placement(where.device.type, "auto").dtype
+        self._chat = load(pretrained, Placement(where.device_map, dtype), attn_implementation)
+        self._device, self.accelerator = where.device, where.accelerator
+        self._rank, self._world_size = where.accelerator.process_index, where.accelerator.num_processes
+        self.max_frames_num, self.use_cache = max_frames_num, use_cache
+        self.batch_size_per_gpu = arguments.batch_size
+        self.tokenizer.padding_side = "left"  # rows of a batch go on behind their prompts
+        self.use(arguments.chosen.method, Samples(arguments.samples_of(self._rank, self._world_size)))
+
+    @property
+    def model(self) -> Any:
+        return self._chat.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._chat.tokenizer
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch_size_per_gpu
+
+    @property
+    def device(self) -> Any:
+        return self._device
+
+    def tok_encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def clip(self, visuals: list[str]) -> Clip:
+        return Clip(read_frames(visuals[0], self.max_frames_num))
+
+    def generate(self, clips: list[Clip], asked: list[Asked]) -> Generated:
+        """Answer one batch of questions, each about a video of its own."""
+        prompts = [self._prompt(each.context, "video", 1) for each in asked]
+        return self._generate(asked[0].generation, text=prompts, videos=[clip.frames for clip in clips], padding=True)
+
+    def answer_alone(self, asked: Asked) -> str:
+        """Answer a question about pictures, or without any. Raises TypeError for other visuals."""
+        pictures = asked.visuals(self.task_dict)
+        if not all(isinstance(each, Image.Image) for each in pictures):
+            raise TypeError(f"visuals of type {type(pictures[0]).__name__}: expected a path of a video, or pictures")
+        shown = {"images": pictures} if pictures else {}
+        prompt = self._prompt(asked.context, "image", len(pictures))
+        generated = self._generate(asked.generation, text=[prompt], **shown)
+        return self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)[0].strip()
+
+    def _prompt(self, context: str, kind: str, count: int) -> str:
+        content = [*([{"type": kind}] * count), {"type": "text", "text": context}]
+        message = [{"role": "user", "content": content}]
+        return self._chat.processor.apply_chat_template(message, add_generation_prompt=True)
+
+    def _generate(self, generation: Mapping[str, Any], **inputs: Any) -> Generated:
+        ready = self._chat.processor(**inputs, return_tensors="pt").to(self.device, self.model.dtype)
+        pad = self.tokenizer.pad_token_id
+        ids = self.model.generate(
+            **ready,
+            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
+            use_cache=self.use_cache,
+            **greedy_or_sampled(generation),
+        )
+        return Generated(ids[:, ready["input_ids"].shape[1] :], ending_ids(self.model, self.tokenizer))
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("dycoke_hf generates answers; it scores no given ones")
+
+    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+        raise NotImplementedError("dycoke_hf answers in one round")

@@ -1,0 +1,92 @@
+"""What the two `llava` models of lmms-eval share once they answer in our way: loading, and one batch of videos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmms_eval.api.model import lmms
+
+from dycoke.eval.answering import Answering, Asked, Clip, Generated
+from dycoke.eval.arguments import Arguments
+from dycoke.eval.generation import ending_ids
+from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_prompt
+from dycoke.eval.placing import place
+from dycoke.eval.samples import Samples
+from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
+from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path
+from llava.model.builder import load_pretrained_model
+
+
+class LlavaModel(Answering):
+    """Mixed into a built-in class whose model comes from `llava`. Further attributes are the built-in class's."""
+
+    def load(self, arguments: Arguments, settings: Mapping[str, Any], overwrite: Mapping[str, Any]) -> None:
+        """Load the checkpoint, place it and put the method on it.
+
+        settings: arguments of the built-in constructor, all of them; overwrite: keys of the checkpoint's config.
+        Raises what `load_pretrained_model` and `place` raise, and ValueError for a template there is none of.
+        """
+        lmms.__init__(self)
+        conversation(settings["conv_template"])
+        where = place(settings["device"], settings["device_map"])
+        name = settings.get("model_name") or get_model_name_from_path(settings["pretrained"])
+        self._tokenizer, self._model, self._image_processor, self._max_length = load_pretrained_model(
+            settings["pretrained"],
+            None,
+            name,
+            device_map=where.device_map,
+            torch_dtype=arguments.dtype or settings.get("torch_dtype", "float16"),
+            attn_implementation=settings["attn_implementation"],
+            overwrite_config=dict(overwrite) or None,
+        )
+        self._config = self._model.config
+        # Rows of a batch go on behind their prompts, so padding stands in front of them.
+        self._config.tokenizer_padding_side = "left"
+        self._device, self.device_map = where.device, where.device_map
+        self.accelerator = where.accelerator
+        self._rank, self._world_size = where.accelerator.process_index, where.accelerator.num_processes
+        self.pretrained = settings["pretrained"]
+        self.batch_size_per_gpu = arguments.batch_size
+        for option in ("truncation", "conv_template", "use_cache", "truncate_context", "video_decode_backend"):
+            setattr(self, option, settings[option])
+        self._pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        arguments.chosen.check(self.model)
+        self.use(arguments.chosen.method, Samples(arguments.samples_of(self._rank, self._world_size)))
+
+    def generate(self, clips: list[Clip], asked: list[Asked]) -> Generated:
+        """Answer one batch of questions, each about a video of its own."""
+        prompts = [
+            write_prompt(self.conv_template, self.question(clip, each.context))
+            for clip, each in zip(clips, asked, strict=True)
+        ]
+        ids, mask = (each.to(self.device) for each in batch_ids(prompts, self.tokenizer, self._pad))
+        pixels = [
+            self._image_processor.preprocess(clip.frames, return_tensors="pt")["pixel_values"].to(
+                self.device, self.model.dtype
+            )
+            for clip in clips
+        ]
+        stop = KeywordsStoppingCriteria([stop_text(self.conv_template)], self.tokenizer, ids)
+        new = self.model.generate(
+            ids,
+            attention_mask=mask,
+            pad_token_id=self._pad,
+            images=pixels,
+            modalities=["video"] * len(clips),
+            use_cache=self.use_cache,
+            stopping_criteria=[stop],
+            **self.generation(asked[0].generation),
+        )
+        return Generated(new, ending_ids(self.model, self.tokenizer))
+
+    def question(self, clip: Clip, context: str) -> str:
+        """The question with its placeholder in front."""
+        placeholder = DEFAULT_IMAGE_TOKEN
+        if self.model.config.mm_use_im_start_end:
+            placeholder = DEFAULT_IM_START_TOKEN + placeholder + DEFAULT_IM_END_TOKEN
+        return f"{placeholder}\n{clip.preface}{context}"
+
+    def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `generate` for a task's generation settings."""
+        raise NotImplementedError

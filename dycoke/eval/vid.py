@@ -1,0 +1,75 @@
+"""lmms-eval's `llava_vid` with a method, a dtype and batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.models.simple.llava_vid import LlavaVid
+from transformers import AutoConfig
+
+from dycoke.ask.video import check_video
+from dycoke.eval.answering import Asked, Clip
+from dycoke.eval.arguments import builtin_defaults, split_arguments
+from dycoke.eval.generation import greedy_or_sampled
+from dycoke.eval.llava_model import LlavaModel
+
+_UNREADABLE = "can not load, check the source"  # how the built-in model's answer about a video it cannot read ends
+_TEXT_TOKENS = 1000  # what the built-in model leaves for the text where it stretches a short context
+_SHORT_CONTEXT = 4096
+
+
+class LlavaVideo(LlavaModel, LlavaVid):
+    """The built-in model, to the letter, unless a method, a dtype, samples or a batch size above 1 is asked for."""
+
+    def __init__(self, **given: Any) -> None:
+        arguments = split_arguments(given, LlavaVid)
+        if not arguments.ours:
+            super().__init__(**given)
+            return
+        settings = builtin_defaults(LlavaVid) | dict(arguments.builtin)
+        self.max_frames_num, self.fps = int(settings["max_frames_num"]), int(settings["video_fps"])
+        self.force_sample, self.add_time_instruction = settings["force_sample"], settings["add_time_instruction"]
+        self.torch_dtype = arguments.dtype or settings["torch_dtype"]
+        self.load(arguments, settings, _overwritten(settings) if settings["overwrite"] else {})
+
+    def clip(self, visuals: list[str]) -> Clip | None:
+        """Frames at `fps`, or as many as wanted where that gives too many; None for what the built-in model reads."""
+        plain = len(visuals) == 1 and not Path(visuals[0]).is_dir() and self.video_decode_backend == "decord"
+        if not plain or self.add_time_instruction:
+            return None
+        check_video(visuals[0])
+        frames, _, _ = self.load_video(visuals[0], self.max_frames_num, self.fps, force_sample=self.force_sample)
+        return Clip(frames)
+
+    def answer_alone(self, asked: Asked) -> str:
+        text = super().answer_alone(asked)
+        if text.startswith("Video ") and text.endswith(_UNREADABLE):
+            raise ValueError(text)
+        return text
+
+    def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return greedy_or_sampled(given)
+
+
+def _overwritten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What the built-in model changes in a checkpoint's config."""
+    stride = int(settings["mm_spatial_pool_stride"])
+    changed = {
+        "mm_spatial_pool_stride": stride,
+        "mm_spatial_pool_mode": settings["mm_spatial_pool_mode"],
+        "mm_pooling_position": settings["mm_resampler_location"],
+        "mm_newline_position": settings["mm_newline_position"],
+        "delay_load": settings["delay_load"],
+    }
+    name = settings["pretrained"].lower()
+    if "vicuna" in name or "yi" in name:  # its language models read 4096 tokens
+        side = 16 if "224" in AutoConfig.from_pretrained(settings["pretrained"]).mm_vision_tower else 24
+        tokens = int(settings["max_frames_num"]) * (side // stride) ** 2 + _TEXT_TOKENS
+        factor = math.ceil(tokens / _SHORT_CONTEXT)
+        if factor >= 2:
+            changed["rope_scaling"] = {"factor": float(factor), "type": "linear"}
+            changed["max_sequence_length"] = changed["tokenizer_model_max_length"] = _SHORT_CONTEXT * factor
+    return changed
