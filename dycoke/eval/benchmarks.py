@@ -1,0 +1,123 @@
+"""The benchmarks of the paper and their neighbours: what lmms-eval measures of each, and the columns that becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Scores = Mapping[str, Mapping[str, Any]]
+"""{leaf task: {metric: value, metric_stderr: value}}; a metric without the filter that lmms-eval puts behind it."""
+
+JUDGE_KEY = "OPENAI_API_KEY"
+JUDGE_VARIABLES = (JUDGE_KEY, "OPENAI_API_URL", "MODEL_VERSION", "API_TYPE")
+"""What lmms-eval reads of the environment, once, where a judged task is loaded.
+
+The key; the whole URL of the chat completions (OpenAI's unless set); the judge's name (gpt-4o-2024-11-20 unless set;
+the paper used gpt-4o-mini); and the kind of server, of which only "openai", the default, works.
+"""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its key in the published tables, lmms-eval's metric, its label, and the paper's unit.
+
+    scale: what a value of lmms-eval is multiplied by; accuracies are percent in the paper, judged scores 0 to 5.
+    """
+
+    key: str
+    metric: str
+    label: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task or group of tasks of lmms-eval, its columns, and whether another model judges the answers."""
+
+    task: str
+    columns: tuple[Column, ...]
+    judged: bool = False
+
+    @property
+    def judge_variables(self) -> tuple[str, ...]:
+        """The environment variables that name its judge."""
+        return JUDGE_VARIABLES if self.judged else ()
+
+
+def _benchmark(task: str, metric: str, label: str, scale: float = 1.0, judged: bool = False) -> Benchmark:
+    return Benchmark(task, (Column(task, metric, label, scale),), judged)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.task: benchmark
+    for benchmark in (
+        Benchmark(
+            "activitynetqa",
+            (
+                Column("activitynetqa_acc", "gpt_eval_accuracy", "ActNet-QA acc."),
+                Column("activitynetqa_score", "gpt_eval_score", "ActNet-QA score"),
+            ),
+            judged=True,
+        ),
+        _benchmark("nextqa_mc_test", "exact_match", "NextQA mc", scale=100),
+        _benchmark("perceptiontest_val_mc", "accuracy", "PerceptionTest val", scale=100),
+        _benchmark("video_dc499", "gpt_eval_score", "VideoDC", judged=True),
+        _benchmark("videomme", "videomme_perception_score", "VideoMME wo"),
+        _benchmark("videomme_w_subtitle", "videomme_perception_score", "VideoMME w-subs"),
+        _benchmark("mvbench", "mvbench_accuracy", "MVBench"),
+        _benchmark("egoschema_subset", "score", "EgoSchema subset", scale=100),
+        _benchmark("longvideobench_val_v", "lvb_acc", "LongVideoBench val", scale=100),
+        _benchmark("mlvu_dev", "mlvu_percetion_score", "MLVU dev"),  # spelt so by lmms-eval
+    )
+}
+
+
+def columns_of(task: str, scores: Scores) -> tuple[Column, ...]:
+    """The columns of a task; of a task that is not listed here, every metric that came with a number, as it is."""
+    if task in BENCHMARKS:
+        return BENCHMARKS[task].columns
+    metrics = dict.fromkeys(
+        metric
+        for leaf in scores.values()
+        for metric, given in leaf.items()
+        if _is_number(given) and not metric.removesuffix("_clt").removesuffix("_clustered").endswith("_stderr")
+    )
+    if len(metrics) == 1:
+        return tuple(Column(task, metric, task) for metric in metrics)
+    return tuple(Column(f"{task}_{metric}", metric, f"{task} {metric}") for metric in metrics)
+
+
+def value(column: Column, scores: Scores) -> float:
+    """A column's value: the mean over the leaf tasks, each with the same weight, in the paper's unit.
+
+    Raises ValueError if there are no leaf tasks, or one of them has no number for the metric.
+    """
+    if not scores:
+        raise ValueError(f"{column.key}: no scores")
+    for leaf, metrics in scores.items():
+        if not _is_number(metrics.get(column.metric)):
+            raise ValueError(
+                f"{leaf}: {column.metric}={metrics.get(column.metric)!r}: expected a number; has {', '.join(metrics)}"
+            )
+    return column.scale * sum(metrics[column.metric] for metrics in scores.values()) / len(scores)
+
+
+def check_judge(task: str, environment: Mapping[str, str]) -> None:
+    """Raise ValueError if a task is judged and the environment names no judge that lmms-eval can ask.
+
+    Without a key lmms-eval asks all the same, is turned away, and counts the worst score for the answer or stops.
+    """
+    if task not in BENCHMARKS or not BENCHMARKS[task].judged:
+        return
+    if not environment.get(JUDGE_KEY):
+        raise ValueError(
+            f"{task}: its answers are judged by another model; set {JUDGE_KEY} (and OPENAI_API_URL, MODEL_VERSION for "
+            "another than OpenAI's), or score: false in the experiment"
+        )
+    if environment.get("API_TYPE", "openai") != "openai":
+        raise ValueError(f"{task}: API_TYPE={environment['API_TYPE']!r}: its judge is asked only if that is openai")
+
+
+def _is_number(given: Any) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool)

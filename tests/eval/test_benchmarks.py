@@ -1,0 +1,96 @@
+"""Columns of the tables: the paper's units, the mean over leaf tasks, and what a task without an entry gets."""
+
+from __future__ import annotations
+
+import pytest
+
+from dycoke.eval.benchmarks import BENCHMARKS, Column, check_judge, columns_of, value
+
+TASKS = [
+    "mvbench",
+    "videomme",
+    "videomme_w_subtitle",
+    "nextqa_mc_test",
+    "activitynetqa",
+    "perceptiontest_val_mc",
+    "video_dc499",
+    "egoschema_subset",
+    "longvideobench_val_v",
+    "mlvu_dev",
+]
+PUBLISHED = [
+    "activitynetqa_acc",
+    "activitynetqa_score",
+    "nextqa_mc_test",
+    "perceptiontest_val_mc",
+    "video_dc499",
+    "videomme",
+    "videomme_w_subtitle",
+]
+
+
+def test_every_task_of_the_paper_has_columns_in_the_order_of_its_table():
+    assert sorted(BENCHMARKS) == sorted(TASKS)
+    assert all(name == benchmark.task and benchmark.columns for name, benchmark in BENCHMARKS.items())
+    keys = [column.key for benchmark in BENCHMARKS.values() for column in benchmark.columns]
+    assert keys[: len(PUBLISHED)] == PUBLISHED
+    assert len(set(keys)) == len(keys)
+    labels = [column.label for benchmark in BENCHMARKS.values() for column in benchmark.columns]
+    assert len(set(labels)) == len(labels)
+
+
+def test_the_judged_tasks_name_what_they_read():
+    judged = {name for name, benchmark in BENCHMARKS.items() if benchmark.judged}
+    assert judged == {"activitynetqa", "video_dc499"}
+    assert BENCHMARKS["videomme"].judge_variables == ()
+    assert "OPENAI_API_URL" in BENCHMARKS["video_dc499"].judge_variables
+
+
+def test_a_value_is_in_the_papers_unit():
+    (nextqa,) = columns_of("nextqa_mc_test", {})
+    assert value(nextqa, {"nextqa_mc_test": {"exact_match": 0.572, "exact_match_stderr": 0.01}}) == pytest.approx(57.2)
+    accuracy, score = columns_of("activitynetqa", {})
+    scores = {"activitynetqa": {"gpt_eval_score": 2.66, "gpt_eval_accuracy": 47.93}}
+    assert (value(accuracy, scores), value(score, scores)) == (47.93, 2.66)
+
+
+def test_mvbench_is_the_mean_of_its_leaves_whatever_their_sizes():
+    (column,) = columns_of("mvbench", {})
+    scores = {f"mvbench_{number}": {"mvbench_accuracy": 5.0 * number} for number in range(20)}
+    assert value(column, scores) == pytest.approx(47.5)
+
+
+@pytest.mark.parametrize("given", [{}, {"score": None}, {"score": "N/A"}, {"score": True}])
+def test_a_leaf_without_a_number_is_refused(given):
+    column = Column("egoschema_subset", "score", "EgoSchema", 100)
+    with pytest.raises(ValueError, match=r"^second: score=.*: expected a number"):
+        value(column, {"first": {"score": 0.5}, "second": given})
+
+
+def test_no_leaves_are_refused():
+    with pytest.raises(ValueError, match="no scores"):
+        value(Column("mvbench", "mvbench_accuracy", "MVBench"), {})
+
+
+def test_an_unknown_task_shows_every_metric_as_it_is():
+    scores = {
+        "one": {"right": 0.5, "right_stderr": 0.1, "right_stderr_clt": 0.1, "right_stderr_clustered": 0.1},
+        "two": {"right": 1, "submission": None},
+    }
+    assert columns_of("mine", scores) == (Column("mine", "right", "mine"),)
+    assert value(columns_of("mine", scores)[0], scores) == 0.75
+    both = columns_of("mine", {"one": {"right": 0.5, "wups": 3.0}})
+    assert [(column.key, column.metric, column.label, column.scale) for column in both] == [
+        ("mine_right", "right", "mine right", 1.0),
+        ("mine_wups", "wups", "mine wups", 1.0),
+    ]
+
+
+def test_a_judged_task_needs_a_judge_and_no_other_does():
+    check_judge("videomme", {})
+    check_judge("somebodys_task", {})
+    check_judge("video_dc499", {"OPENAI_API_KEY": "key"})
+    with pytest.raises(ValueError, match=r"^activitynetqa: .*OPENAI_API_KEY"):
+        check_judge("activitynetqa", {"OPENAI_API_KEY": ""})
+    with pytest.raises(ValueError, match=r"API_TYPE='azure'"):
+        check_judge("video_dc499", {"OPENAI_API_KEY": "key", "API_TYPE": "azure"})
