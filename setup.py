@@ -46,7 +46,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dycoke", "dycoke.*", "llava", "llava.*"]),
-    package_data={"dycoke.nano": ["model/*", "samples/*"]},
+    package_data={"dycoke.nano": ["model/*", "samples/*"], "dycoke.eval": ["tasks/*/*"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={

@@ -1,4 +1,4 @@
-"""The command `dycoke`: ask about a video, list the methods, measure the kernels."""
+"""The command `dycoke`: ask about a video, list the methods, run experiments, measure the kernels."""
 
 from __future__ import annotations
 
@@ -114,6 +114,28 @@ def methods(
         print(markdown_table(available() if name is None else [name]))
     else:
         Console().print(methods_list() if name is None else method_page(name))
+
+
+@app.command()
+def sweep(
+    experiment: Annotated[Path, typer.Argument(help="YAML file; see eval_configs/.")],
+    results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
+    processes: Annotated[
+        int | None, typer.Option(help="Processes on each machine, instead of what the file says.")
+    ] = None,
+    machines: Annotated[int | None, typer.Option(help="Machines that take part; run this on each of them.")] = None,
+    machine_rank: Annotated[int, typer.Option(help="Number of this machine, from 0.")] = 0,
+    main_address: Annotated[str | None, typer.Option(help="Address of machine 0.")] = None,
+    main_port: Annotated[int | None, typer.Option(help="Port that machine 0 listens on.")] = None,
+) -> None:
+    """Run what is missing of an experiment; interrupted at any point, it goes on from there."""
+    console = Console(stderr=True)
+    with console.status("starting"):
+        from dycoke.eval.launching import Node
+        from dycoke.eval.sweep import Scale
+        from dycoke.eval.sweep import sweep as run
+
+    run(experiment, results, Scale(processes, machines, main_port, Node(machine_rank, main_address)), console)
 
 
 @bench.command()

@@ -32,7 +32,7 @@ def circumstances() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "triton": _installed("triton"),
+            "triton": installed("triton"),
             "cuda": torch.version.cuda,
         },
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
@@ -59,7 +59,8 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _installed(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -86,7 +86,13 @@ class Answering:
     """
 
     samples: Samples | None = None  # None: nothing of ours was asked for, and the built-in model answers alone
+    stays = False  # whether the model is kept behind a run, for another one
     _plan: Plan
+
+    def clean(self) -> None:
+        """Give the model's memory back behind a run, as lmms-eval asks, unless the model is to stay."""
+        if not self.stays:
+            super().clean()
 
     def use(self, method: Method | Plan, samples: Samples) -> None:
         """Put a method on the model, instead of the one it carries, and record what follows in `samples`."""
@@ -110,6 +116,7 @@ class Answering:
         if self.samples is None:
             return super().generate_until(requests)
         asked = _told_apart([Asked.of(request) for request in requests])
+        self.samples.asked |= {each.key for each in asked}
         batches = self._batches(asked)
         with tqdm(total=len(asked), disable=self.rank != 0, desc="answering") as progress:
             for batch in batches:

@@ -69,6 +69,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         _benchmark("egoschema_subset", "score", "EgoSchema subset", scale=100),
         _benchmark("longvideobench_val_v", "lvb_acc", "LongVideoBench val", scale=100),
         _benchmark("mlvu_dev", "mlvu_percetion_score", "MLVU dev"),  # spelt so by lmms-eval
+        _benchmark("nano_samples_short", "exact_match", "Samples, short answers", scale=100),
+        _benchmark("nano_samples_long", "word_f1", "Samples, long answers", scale=100),
     )
 }
 

@@ -13,22 +13,27 @@ from dycoke.options import parse_yaml, write_value
 from dycoke.registry import entry
 
 _NEEDED = ("model", "video", "tasks", "methods")
-_KEYS = ("title", "paper", *_NEEDED, "generation", "limit", "seed", "batch_size", "score", "launcher")
+_KEYS = ("title", "paper", "include_path", *_NEEDED, "generation", "limit", "seed", "batch_size", "score", "launcher")
+_FRAMES = "{frames}"
 _ROW = ("label", "paper", "video")  # of a method, beside its own options
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment: its name (the file's stem), the runs in the order of its tables, and the published table."""
+    """An experiment: its name (the file's stem), the runs in the order of its tables, and the published table.
+
+    include_path: folders with tasks of the user's own, as lmms-eval takes them.
+    """
 
     name: str
     title: str
     paper: str | None
     runs: tuple[RunSpec, ...]
+    include_path: tuple[str, ...] = ()
 
 
-def load_experiment(path: str | Path) -> Experiment:
-    """The experiment in a YAML file.
+def load_experiment(path: str | Path, name: str | None = None) -> Experiment:
+    """The experiment in a YAML file, called by the file's stem unless it has another name.
 
     A list of models, of frames, or of values of an option is a sweep: each combination is a run, for each task.
     Raises ValueError of one line, naming file and key, for whatever cannot be read, is unknown or out of range;
@@ -42,7 +47,7 @@ def load_experiment(path: str | Path) -> Experiment:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: no text") from error
     try:
-        return parse_experiment(path.stem, parse_yaml(text))
+        return parse_experiment(name or path.stem, parse_yaml(text))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -68,14 +73,16 @@ def parse_experiment(name: str, content: Any) -> Experiment:
     rows = [row for number, each in enumerate(_list(content, "methods")) for row in _rows(each, frames, number)]
     tasks = [_text(task, "tasks") for task in _list(content, "tasks")]
     runs = tuple(
-        RunSpec(model=model, frames=each, method=method, task=task, **common)
+        RunSpec(model=model, frames=each, method=_at(method, each), task=task, **common)
         for model in models
         for method, count in rows
         for each in count
         for task in tasks
     )
     _check_unique(runs)
-    return Experiment(name, _text(content.get("title", name), "title"), content.get("paper"), runs)
+    title, paper = _text(content.get("title", name), "title"), content.get("paper")
+    include = [_text(folder, "include_path") for folder in _listed(content.get("include_path") or [])]
+    return Experiment(name, title, paper, runs, tuple(include))
 
 
 def _check_keys(content: Any, known: Iterable[str], needed: Iterable[str]) -> None:
@@ -170,13 +177,21 @@ def _choices(value: Any, takes_list: bool) -> list[Any]:
 
 
 def _filled(text: str | None, options: Mapping[str, Any]) -> str | None:
-    """A label or a published row's key, with {k} standing for the option k."""
+    """A label or a published row's key, with {k} standing for the option k; {frames} is filled in by `_at`."""
     if text is None:
         return None
     try:
-        return _text(text, "label and paper").format(**options)
+        return _text(text, "label and paper").format(**{"frames": _FRAMES, **options})
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"{text!r}: expected {{}} around names of options given here: {', '.join(options)}") from error
+        raise ValueError(
+            f"{text!r}: expected {{}} around names of options given here, or frames: {', '.join(options)}"
+        ) from error
+
+
+def _at(method: MethodSpec, frames: int) -> MethodSpec:
+    """The method with its number of frames in label and published row, where they name it."""
+    texts = {"label": method.label, "paper": method.paper}
+    return replace(method, **{key: text and text.replace(_FRAMES, str(frames)) for key, text in texts.items()})
 
 
 def _described(name: str, options: Mapping[str, Any]) -> str:

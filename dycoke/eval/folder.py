@@ -93,6 +93,10 @@ class RunFolder:
                 found[sample["task"], sample["doc_id"], sample["prompt"]] = sample
         return sorted(found.values(), key=lambda sample: (sample["task"], sample["doc_id"]))
 
+    def count_samples(self) -> int:
+        """Lines of samples on disk, not looked into."""
+        return sum(file.read_bytes().count(b"\n") for file in self.path.glob("samples*.jsonl"))
+
     def finish(self, samples: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
         """Put all samples in one file, and then the metrics beside it."""
         write_text(self.samples, "".join(json.dumps(sample) + "\n" for sample in samples))

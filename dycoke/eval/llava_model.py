@@ -29,7 +29,7 @@ class LlavaModel(Answering):
         """
         lmms.__init__(self)
         conversation(settings["conv_template"])
-        where = place(settings["device"], settings["device_map"])
+        where = place(arguments.builtin.get("device"), arguments.builtin.get("device_map"))
         name = settings.get("model_name") or get_model_name_from_path(settings["pretrained"])
         self._tokenizer, self._model, self._image_processor, self._max_length = load_pretrained_model(
             settings["pretrained"],

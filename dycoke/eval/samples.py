@@ -20,11 +20,12 @@ _TIMES = ("load", *STAGES, "total")
 class Samples:
     """The answers of one run, known and new; with a file, each new one is a line of it at once.
 
-    known: samples of an earlier attempt, whose answers stand.
+    known: samples of an earlier attempt, whose answers stand. asked: what was asked for in this one.
     """
 
     def __init__(self, file: Path | None = None, known: Iterable[Mapping[str, Any]] = ()) -> None:
         self._file = file
+        self.asked: set[Key] = set()
         self.answers: dict[Key, str] = {key_of(sample): sample["answer"] for sample in known}
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -56,16 +57,20 @@ def cost_of(report: Report, plan: Plan, row: int, rows: int, load_ms: float, tot
     """
     video = report.videos[row] if len(report.videos) == rows else None
     cache = report.cache
+    inside = [[each.layer, each.tokens / rows] for each in report.inside]
+    kept = 0 if video is None else video.kept
     decode = None
     if plan.decode is not None and video is not None:
-        decode = {"first_layer": plan.decode.first_layer, "visual_read": plan.decode.budget(video.kept)}
+        first = plan.decode.first_layer
+        read = plan.decode.budget(int(_tokens_at(first, kept, inside)))
+        decode = {"first_layer": first, "visual_read": read}
     times = {name: None if stage.ms is None else stage.ms / rows for name, stage in report.stages.items()}
     peaks = [stage.peak_bytes for stage in report.stages.values() if stage.peak_bytes is not None]
     return {
         "frames": 0 if video is None else video.frames,
         "visual_tokens": 0 if video is None else video.made,
-        "visual_kept": 0 if video is None else video.kept,
-        "inside": [[each.layer, each.tokens / rows] for each in report.inside],
+        "visual_kept": kept,
+        "inside": inside,
         "decode": decode,
         "prompt_tokens": report.stages["prefill"].tokens / rows,
         "read_below": None if cache is None else cache.read_below,
@@ -81,17 +86,24 @@ def summary(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     samples = list(samples)
     usage = {name: _mean(sample[name] for sample in samples) for name in _MEANS}
     layers = sorted({layer for sample in samples for layer, _ in sample["inside"]})
-    tokens = {layer: [n for sample in samples for at, n in sample["inside"] if at == layer] for layer in layers}
     decode_ms = sum(sample["ms"]["decode"] or 0 for sample in samples)
     decoded = sum(max(sample["new_tokens"] - 1, 0) for sample in samples)  # the first comes from prefill
     return usage | {
-        "inside": [[layer, fmean(tokens[layer])] for layer in layers],
+        "inside": [
+            [layer, fmean(_tokens_at(layer, sample["visual_kept"], sample["inside"]) for sample in samples)]
+            for layer in layers
+        ],
         "decode": _decode(samples),
         "ms": {name: _mean(sample["ms"][name] for sample in samples) for name in _TIMES},
         "decode_ms_per_token": decode_ms / decoded if decoded else None,
         "peak_bytes": max((s["peak_bytes"] for s in samples if s["peak_bytes"] is not None), default=None),
         "seconds": sum(sample["ms"]["total"] for sample in samples) / 1e3,
     }
+
+
+def _tokens_at(layer: int, kept: float, inside: Iterable[tuple[int, float]]) -> float:
+    """Visual tokens that go on into a layer: what the last drop before it left."""
+    return next((tokens for at, tokens in reversed(list(inside)) if at <= layer), kept)
 
 
 def _decode(samples: list[Mapping[str, Any]]) -> dict[str, Any] | None:

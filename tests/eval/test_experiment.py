@@ -89,8 +89,9 @@ def test_models_and_frames_are_swept_and_a_model_has_its_own_launcher(content):
         {**content["model"], "pretrained": "nano", "launcher": {"device_map": "auto"}},
     ]
     content["video"] = {"frames": [8, 32]}
-    content["methods"] = ["full"]
+    content["methods"] = [{"name": "full", "paper": "full_f{frames}"}]
     runs = parse_experiment("small", content).runs
+    assert [run.method.paper for run in runs[:3]] == ["full_f8", "full_f8", "full_f32"]
     assert [(run.model.name, run.frames, run.launcher.count) for run in runs[::2]] == [
         ("llava-onevision-qwen2-7b-ov", 8, 2),
         ("llava-onevision-qwen2-7b-ov", 32, 2),

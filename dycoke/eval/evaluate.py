@@ -1,0 +1,107 @@
+"""One run: a method on a loaded model, one task of lmms-eval, its samples and its metrics in the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from lmms_eval.api.task import Task
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+from dycoke.eval.folder import RunFolder
+from dycoke.eval.job import Job
+from dycoke.eval.samples import Samples, key_of, summary
+from dycoke.eval.specs import RunSpec
+
+
+def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager, job: Job) -> None:
+    """Answer and score one run, and write its metrics when all is done.
+
+    model: of `dycoke.eval`; tasks: the run's task, or the leaves of its group. Answers an earlier attempt left in the
+    folder stand. Raises SampleFailed for a sample that cannot be answered, and OSError if the folder cannot be written.
+    """
+    folder = RunFolder.of(Path(job.results), spec)
+    accelerator = model.accelerator
+    if accelerator.is_main_process:
+        folder.start(spec, job.made)
+        job.announce(spec.id, sum(_count(task, spec.limit) for task in tasks))
+    accelerator.wait_for_everyone()
+    samples = Samples(folder.samples_of(accelerator.process_index, accelerator.num_processes), folder.read_samples())
+    accelerator.wait_for_everyone()  # all have read what is there before one writes on
+    model.max_frames_num = spec.frames
+    model.use(spec.method.build(), samples)
+    results = simple_evaluate(
+        model=model,
+        tasks=tasks,
+        task_manager=manager,
+        limit=spec.limit,
+        batch_size=spec.batch_size,
+        gen_kwargs=",".join(f"{key}={value}" for key, value in spec.generation.items()) or None,
+        predict_only=not spec.score,
+        random_seed=spec.seed,
+        numpy_random_seed=spec.seed,
+        torch_random_seed=spec.seed,
+        fewshot_random_seed=spec.seed,
+    )
+    asked = set(gather_object(sorted(samples.asked)))
+    if accelerator.is_main_process:
+        done = [sample for sample in folder.read_samples() if key_of(sample) in asked]
+        folder.finish(done, metrics(spec, results, done, model.model) | {"made": job.made})
+    accelerator.wait_for_everyone()
+
+
+def metrics(spec: RunSpec, results: Mapping[str, Any], samples: list[dict[str, Any]], model: torch.nn.Module) -> dict:
+    """What metrics.json holds: scores, counts, what was asked, the model's shape and what the answers cost."""
+    logged = results["samples"]
+    return {
+        "run": spec.id,
+        "task": spec.task,
+        "scores": {task: _scores(results["results"][task]) for task in logged} if spec.score else {},
+        "samples": {task: len(each) for task, each in logged.items()},
+        "fingerprint": {
+            "data": _fingerprint((task, doc["doc_id"], doc["doc_hash"]) for task in logged for doc in logged[task]),
+            "prompts": _fingerprint(key_of(sample) for sample in samples),
+        },
+        "shape": _shape(model.config),
+        "usage": summary(samples),
+    }
+
+
+def _count(task: Task, limit: int | None) -> int:
+    count = len(task.eval_docs)
+    return count if limit is None else min(limit, count)
+
+
+def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers of one task, without the name of lmms-eval's filter where it is "none"; what is no number is None."""
+    found = {}
+    for key, value in row.items():
+        name, _, filtered = key.partition(",")
+        if filtered:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            found[name if filtered == "none" else key] = value if number else None
+    return found
+
+
+def _fingerprint(parts: Iterable[tuple]) -> str:
+    text = "\n".join(json.dumps(part) for part in sorted(parts))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _shape(config: Any) -> dict[str, int]:
+    """Of the language model."""
+    text = getattr(config, "text_config", config)
+    return {
+        "layers": text.num_hidden_layers,
+        "hidden": text.hidden_size,
+        "intermediate": text.intermediate_size,
+        "heads": text.num_attention_heads,
+        "kv_heads": text.num_key_value_heads,
+        "vocabulary": text.vocab_size,
+    }

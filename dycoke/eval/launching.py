@@ -1,0 +1,73 @@
+"""Command lines that start the processes of a group of runs, and the checks that they can start here."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dycoke.eval.specs import Launcher
+
+
+@dataclass(frozen=True)
+class Node:
+    """This machine among those that take part: its rank, and where the first one listens."""
+
+    rank: int = 0
+    address: str | None = None
+
+
+def check_launcher(launcher: Launcher, node: Node) -> None:
+    """Raise ValueError or FileNotFoundError if the processes cannot start on this machine."""
+    gpus = torch.cuda.device_count()
+    if launcher.processes > 1 and not launcher.cpu and launcher.processes > gpus:
+        raise ValueError(
+            f"launcher: processes={launcher.processes}, but this machine has {gpus} usable GPUs; accepted: at most as "
+            "many, or cpu: true"
+        )
+    if launcher.machines > 1 and (node.address is None or launcher.port is None):
+        raise ValueError(f"launcher: machines={launcher.machines} needs the address and port of the first machine")
+    if not 0 <= node.rank < launcher.machines:
+        raise ValueError(f"machine rank {node.rank}: expected 0 to {launcher.machines - 1}")
+    if launcher.deepspeed is not None:
+        _check_deepspeed(launcher)
+
+
+def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str]) -> list[str]:
+    """The command line of `python -m module arguments`, under `accelerate launch` where it takes several processes."""
+    if launcher.count == 1 and launcher.deepspeed is None:
+        return [sys.executable, "-m", module, *arguments]
+    start = [sys.executable, "-m", "dycoke.eval.dying", "accelerate.commands.launch"]
+    start += ["--num_processes", str(launcher.count)]
+    start += ["--num_machines", str(launcher.machines), "--machine_rank", str(node.rank)]
+    start += ["--main_process_port", str(launcher.port or free_port()), "--mixed_precision", "no"]
+    start += ["--dynamo_backend", "no"]
+    if node.address is not None:
+        start += ["--main_process_ip", node.address]
+    if launcher.cpu:
+        start.append("--cpu")
+    elif launcher.count > 1:
+        start.append("--multi_gpu")
+    return [*start, "-m", module, *arguments]
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _check_deepspeed(launcher: Launcher) -> None:
+    file = Path(launcher.deepspeed)
+    if not file.is_file():
+        raise FileNotFoundError(f"launcher: deepspeed {file}: no such file")
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"launcher: deepspeed {file}: no JSON: {error}") from error

@@ -1,0 +1,72 @@
+"""A process of a sweep: one loaded model, its runs one after the other.
+
+    python -m dycoke.eval.worker JOB.json
+
+Several such processes, started by `accelerate launch`, share the samples of each run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Any
+
+from dycoke.eval.dying import die_with_parent
+from dycoke.eval.job import Job
+from dycoke.eval.lmms_tasks import default_home
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Work through a job. Returns 1, after leaving word why, if a run could not be finished."""
+    (path,) = sys.argv[1:] if arguments is None else arguments
+    die_with_parent()
+    default_home()
+    job = Job.read(path)
+    try:
+        work(job)
+    except (Exception, SystemExit) as error:  # whatever it is, the sweep is to say it in one line; the log has the rest
+        traceback.print_exc()
+        kind = "" if isinstance(error, ValueError | OSError | SystemExit) else f"{type(error).__name__}: "
+        job.fail(int(os.environ.get("RANK", "0")), f"{kind}{' '.join(str(error).split())}")
+        return 1
+    return 0
+
+
+def work(job: Job) -> None:
+    """Load what the runs need, tasks first and the model last, and evaluate one after the other."""
+    from dycoke.eval.evaluate import evaluate
+    from dycoke.eval.experiment import load_experiment
+    from dycoke.eval.lmms_tasks import load_task, task_manager
+
+    specs = job.specs()
+    include = load_experiment(job.experiment, job.name).include_path
+    manager = task_manager(specs[0].model.id, include)
+    tasks = {name: load_task(name, manager) for name in dict.fromkeys(spec.task for spec in specs)}
+    model = load_model(specs[0])
+    for spec in specs:
+        try:
+            evaluate(model, spec, tasks[spec.task], manager, job)
+        except SystemExit as error:
+            raise ValueError(f"{spec.id}: {error}") from error
+
+
+def load_model(spec: Any) -> Any:
+    """The lmms-eval model of a run, on this process's device, with the run's method."""
+    from lmms_eval.models import get_model
+
+    arguments: dict[str, Any] = {**spec.model.args, "pretrained": spec.model.checkpoint, "max_frames_num": spec.frames}
+    launcher = spec.launcher
+    if launcher.cpu:
+        arguments["device"] = "cpu"
+    if launcher.device_map:
+        arguments["device_map"] = launcher.device_map
+    if launcher.deepspeed:
+        arguments["deepspeed"] = launcher.deepspeed
+    model = get_model(spec.model.id)(**arguments, batch_size=spec.batch_size, plan=spec.method.build())
+    model.stays = True
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())
