@@ -8,39 +8,13 @@ import torch
 
 from dycoke import budget
 from dycoke.methods.dynamic_pruning import DynamicPruning
+from dycoke.shapes import LLAVA_ONEVISION, Shape
 
 PARTS = ("step", "attention", "memory")
 TEXT = 30  # text tokens of a prompt: a system line, a short question, the template
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a Qwen2 language model. tied: the head's weights are the embedding's."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    tied: bool = False
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden // self.heads
-
-    def column_bytes(self, dtype: torch.dtype) -> int:
-        """Keys and values of one token in one layer."""
-        return 2 * self.kv_heads * self.head_dim * dtype.itemsize
-
-
-# The language models of LLaVA-OneVision, and one for a CPU.
-SHAPES = {
-    "7b": Shape(28, 3584, 18944, 28, 4, 152064),
-    "0.5b": Shape(24, 896, 4864, 14, 2, 151936, tied=True),
-    "tiny": Shape(6, 64, 128, 4, 2, 512),
-}
+# Those of LLaVA-OneVision that one GPU holds, and one for a CPU.
+SHAPES = {"7b": LLAVA_ONEVISION["7b"], "0.5b": LLAVA_ONEVISION["0.5b"], "tiny": Shape(6, 64, 128, 4, 2, 512)}
 ON_GPU = {"shape": "7b", "batch": 64, "frames": 32, "tokens": 196, "dtype": "bfloat16", "warm_up": 40.0}
 ON_CPU = {"shape": "tiny", "batch": 2, "frames": 4, "tokens": 16, "dtype": "float32", "warm_up": 0.0}
 
