@@ -30,7 +30,7 @@ PUBLISHED = [
 
 
 def test_every_task_of_the_paper_has_columns_in_the_order_of_its_table():
-    assert sorted(BENCHMARKS) == sorted(TASKS)
+    assert sorted(BENCHMARKS) == sorted([*TASKS, "nano_samples_short", "nano_samples_long"])
     assert all(name == benchmark.task and benchmark.columns for name, benchmark in BENCHMARKS.items())
     keys = [column.key for benchmark in BENCHMARKS.values() for column in benchmark.columns]
     assert keys[: len(PUBLISHED)] == PUBLISHED

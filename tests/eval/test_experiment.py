@@ -108,7 +108,7 @@ def test_the_name_is_the_stem(tmp_path):
 
 
 WRONG = [
-    ({"metods": []}, "unknown key metods; accepts: title, paper, model, video"),
+    ({"metods": []}, "unknown key metods; accepts: title, paper, include_path, model, video"),
     ({"tasks": None}, "tasks missing"),
     ({"tasks": "mvbench"}, "tasks='mvbench': expected a list"),
     ({"tasks": [7]}, "tasks: 7: expected a text"),
