@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,29 +37,22 @@ def check_launcher(launcher: Launcher, node: Node) -> None:
         _check_deepspeed(launcher)
 
 
-def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str]) -> list[str]:
-    """The command line of `python -m module arguments`, under `accelerate launch` where it takes several processes."""
+def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The command line of `python -m module arguments`, and what its environment has beside this one's.
+
+    Several processes start under `accelerate launch`. Its --cpu starts a single one whatever number it is given; asked
+    for GPUs it starts them all, and the environment keeps them on the CPU.
+    """
+    environment = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if launcher.cpu else {}
     if launcher.count == 1 and launcher.deepspeed is None:
-        return [sys.executable, "-m", module, *arguments]
-    start = [sys.executable, "-m", "dycoke.eval.dying", "accelerate.commands.launch"]
-    start += ["--num_processes", str(launcher.count)]
-    start += ["--num_machines", str(launcher.machines), "--machine_rank", str(node.rank)]
-    start += ["--main_process_port", str(launcher.port or free_port()), "--mixed_precision", "no"]
-    start += ["--dynamo_backend", "no"]
+        return [sys.executable, "-m", module, *arguments], environment
+    start = [sys.executable, "-m", "dycoke.eval.dying", "accelerate.commands.launch", "--multi_gpu"]
+    start += ["--num_processes", str(launcher.count), "--num_machines", str(launcher.machines)]
+    start += ["--machine_rank", str(node.rank), "--main_process_port", str(launcher.port or 0)]  # 0: any that is free
+    start += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     if node.address is not None:
         start += ["--main_process_ip", node.address]
-    if launcher.cpu:
-        start.append("--cpu")
-    elif launcher.count > 1:
-        start.append("--multi_gpu")
-    return [*start, "-m", module, *arguments]
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    return [*start, "-m", module, *arguments], environment
 
 
 def _check_deepspeed(launcher: Launcher) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -116,18 +116,18 @@ def _work(experiment: Experiment, runs: list[RunSpec], results: Path, node: Node
         ids = tuple(run.id for run in runs)
         file = str(results / experiment.name / EXPERIMENT)
         job = Job(file, experiment.name, str(results), ids, folder, _made())
-        line = command(runs[0].launcher, node, "dycoke.eval.worker", [str(job.write())])
+        line, environment = command(runs[0].launcher, node, "dycoke.eval.worker", [str(job.write())])
         with log.open("w", encoding="utf-8") as output:
-            code = _wait(line, output, job, progress)
+            code = _wait(line, os.environ | environment, output, job, progress)
         if code:
             raise SweepFailed(_reason(job, code, log))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(line: list[str], output: Any, job: Job, progress: Progress) -> int:
+def _wait(line: list[str], environment: Mapping[str, str], output: Any, job: Job, progress: Progress) -> int:
     """Run a command to its end, showing how far its job is. However this one ends, so do the processes."""
-    process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+    process = subprocess.Popen(line, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         while process.poll() is None:
             progress.show(job.announced())
