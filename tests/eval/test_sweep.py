@@ -1,0 +1,181 @@
+"""Sweeps as users run them: the smoke experiment, killed and gone on with, in two processes, and refused."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.eval.sweeping import SMOKE, answers, dycoke, made_once, metrics, start
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("lmms_eval")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory) -> Path:
+    """A folder whose results/smoke is that of an undisturbed sweep."""
+
+    def make(folder: Path) -> None:
+        done = dycoke("sweep", SMOKE, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory.getbasetemp().parent / "smoke", make)
+
+
+def changed(folder: Path, name: str = "smoke", **keys) -> Path:
+    """The smoke experiment with other values for some keys."""
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(SMOKE.read_text()) | keys))
+    return file
+
+
+def test_every_run_is_complete_and_says_what_it_is(smoke):
+    found = metrics(smoke / "results" / "smoke")
+    assert len(found) == 6
+    for run, content in found.items():
+        config = yaml.safe_load((smoke / "results" / "smoke" / run / "config.yaml").read_text())
+        assert config["run"] == content["run"] == run and config["made"] == content["made"]
+        assert content["samples"] == {content["task"]: 18 if content["task"].endswith("short") else 6}
+        assert content["usage"]["visual_tokens"] == 512
+    kept = {run: content["usage"]["visual_kept"] for run, content in found.items() if content["task"].endswith("long")}
+    # 32 frames of 16 tokens: one of four frames is left whole, and of the others int(16 * .3) tokens are
+    assert sorted(kept.values()) == [8 * 16 + 24 * 4, 512, 512]
+    full = found["nano_f32_full__nano_samples_short"]
+    assert full["scores"]["nano_samples_short"]["exact_match"] == 1.0
+    assert len({content["fingerprint"]["prompts"] for content in found.values()}) == 2
+    assert len({content["fingerprint"]["data"] for content in found.values()}) == 2
+
+
+def test_a_finished_sweep_ends_at_once(smoke):
+    before = answers(smoke / "results" / "smoke"), metrics(smoke / "results" / "smoke")
+    began = time.monotonic()
+    done = dycoke("sweep", SMOKE, cwd=smoke)
+    assert done.returncode == 0 and "all 6 runs are complete" in done.stderr
+    assert time.monotonic() - began < 30
+    assert (answers(smoke / "results" / "smoke"), metrics(smoke / "results" / "smoke")) == before
+
+
+def processes_naming(text: str) -> list[int]:
+    """Ids of the processes with a text in their command line, other than this one."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            named = entry.name.isdigit() and text in (entry / "cmdline").read_text()
+        except OSError:
+            continue  # it has ended
+        if named and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+def kill_at(samples: int, folder: Path, sign: signal.Signals, *arguments: object) -> None:
+    """Start a sweep and kill it, and nothing that it has started, once so many samples are on disk."""
+    process = start("sweep", *arguments, cwd=folder, TMPDIR=str(folder / "jobs"))
+    while process.poll() is None and sum(map(len, _lines(folder))) < samples:
+        time.sleep(0.05)
+    assert process.poll() is None, process.communicate()[1]
+    process.send_signal(sign)
+    process.communicate()
+    assert process.returncode != 0
+    deadline = time.monotonic() + 20
+    while processes_naming(str(folder / "jobs")):
+        assert time.monotonic() < deadline, "processes of the sweep live on"
+        time.sleep(0.1)
+
+
+def _lines(folder: Path) -> list[list[bytes]]:
+    return [file.read_bytes().splitlines() for file in folder.glob("results/*/*/samples*.jsonl")]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, tmp_path, processes):
+    (tmp_path / "jobs").mkdir()
+    file = changed(tmp_path, launcher={"processes": processes, "cpu": True})
+    seed = random.randrange(2**32)
+    moments = random.Random(seed)
+    first = moments.randint(1, 20)
+    kill_at(first, tmp_path, signal.SIGKILL, file)
+    # In the middle of a line, as a full disk or a lost machine leaves it.
+    cut = max(tmp_path.glob("results/smoke/*/samples*.jsonl"), key=lambda file: file.stat().st_mtime)
+    cut.write_bytes(cut.read_bytes()[:-7])
+    kill_at(first + moments.randint(1, 30), tmp_path, signal.SIGINT, file)
+    kept = {sample for run in answers_on_disk(tmp_path).values() for sample in run}
+    done = dycoke("sweep", file, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    undisturbed = smoke / "results" / "smoke"
+    assert answers(tmp_path / "results" / "smoke") == answers(undisturbed), f"seed {seed}"
+    ours, theirs = metrics(tmp_path / "results" / "smoke"), metrics(undisturbed)
+    assert {run: scores(ours[run]) for run in ours} == {run: scores(theirs[run]) for run in theirs}
+    assert kept <= {sample for run in answers_on_disk(tmp_path).values() for sample in run}  # times and all
+
+
+def answers_on_disk(folder: Path) -> dict[str, list[str]]:
+    """Whole lines of samples, by run."""
+    found: dict[str, list[str]] = {}
+    for file in folder.glob("results/*/*/samples*.jsonl"):
+        lines = file.read_text().splitlines(keepends=True)
+        found.setdefault(file.parent.name, []).extend(line for line in lines if line.endswith("}\n"))
+    return found
+
+
+def scores(content: dict) -> dict:
+    """What does not depend on times, or on the order in which processes hand in their samples."""
+    means = {
+        task: {metric: value for metric, value in each.items() if "stderr" not in metric}
+        for task, each in content["scores"].items()
+    }
+    tokens = {key: content["usage"][key] for key in ("visual_tokens", "visual_kept", "inside", "decode", "new_tokens")}
+    return {"scores": means, "tokens": tokens, "fingerprint": content["fingerprint"], "samples": content["samples"]}
+
+
+def test_two_sweeps_of_one_experiment_do_not_run_beside_each_other(tmp_path):
+    file = changed(tmp_path, limit=1)
+    one = start("sweep", file, cwd=tmp_path)
+    while not (tmp_path / "results" / "smoke" / "logs").exists():
+        assert one.poll() is None, one.communicate()[1]
+        time.sleep(0.05)
+    other = dycoke("sweep", file, cwd=tmp_path)
+    assert other.returncode == 2
+    assert "another sweep is at work there" in other.stderr and len(other.stderr.splitlines()) == 1
+    one.kill()
+    one.communicate()
+
+
+BAD = [
+    ({"tasks": ["mvbnech"]}, "task 'mvbnech': lmms-eval has no such task; did you mean mvbench"),
+    ({"tasks": ["egoschema_subset"]}, "task egoschema_subset: its data set cannot be loaded: "),
+    ({"tasks": ["perceptiontest_val_mcppl"]}, "task perceptiontest_val_mcppl: "),
+    ({"model": {"id": "llava_onevision", "pretrained": "nowhere"}}, "nowhere"),
+    ({"include_path": "no_folder"}, "include_path no_folder: no such folder"),
+    (
+        {"methods": [{"name": "dycoke", "l": 20}]},
+        "l=20",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "complaint"), BAD, ids=lambda value: str(value)[:40])
+def test_what_cannot_run_ends_in_one_line_and_leaves_nothing_complete(tmp_path, keys, complaint):
+    done = dycoke("sweep", changed(tmp_path, **keys), cwd=tmp_path)
+    assert done.returncode == 2
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("dycoke: ") and complaint in last, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not metrics(tmp_path / "results" / "smoke")
+
+
+def test_a_full_disk_leaves_nothing_half_written_that_counts(smoke, tmp_path):
+    file = changed(tmp_path)
+    limited = ["bash", "-c", 'ulimit -f 4 && exec "$@"', "bash"]  # files of at most 4 KiB
+    done = dycoke("sweep", file, cwd=tmp_path, prefix=limited)
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr.splitlines()[-1]
+    assert "nano_f32_full__nano_samples_short" not in metrics(tmp_path / "results" / "smoke")
+    assert dycoke("sweep", file, cwd=tmp_path).returncode == 0
+    assert answers(tmp_path / "results" / "smoke") == answers(smoke / "results" / "smoke")
