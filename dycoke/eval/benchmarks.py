@@ -105,21 +105,5 @@ def value(column: Column, scores: Scores) -> float:
     return column.scale * sum(metrics[column.metric] for metrics in scores.values()) / len(scores)
 
 
-def check_judge(task: str, environment: Mapping[str, str]) -> None:
-    """Raise ValueError if a task is judged and the environment names no judge that lmms-eval can ask.
-
-    Without a key lmms-eval asks all the same, is turned away, and counts the worst score for the answer or stops.
-    """
-    if task not in BENCHMARKS or not BENCHMARKS[task].judged:
-        return
-    if not environment.get(JUDGE_KEY):
-        raise ValueError(
-            f"{task}: its answers are judged by another model; set {JUDGE_KEY} (and OPENAI_API_URL, MODEL_VERSION for "
-            "another than OpenAI's), or score: false in the experiment"
-        )
-    if environment.get("API_TYPE", "openai") != "openai":
-        raise ValueError(f"{task}: API_TYPE={environment['API_TYPE']!r}: its judge is asked only if that is openai")
-
-
 def _is_number(given: Any) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dycoke.eval.benchmarks import BENCHMARKS, Column, check_judge, columns_of, value
+from dycoke.eval.benchmarks import BENCHMARKS, Column, columns_of, value
 
 TASKS = [
     "mvbench",
@@ -18,7 +18,7 @@ TASKS = [
     "longvideobench_val_v",
     "mlvu_dev",
 ]
-PUBLISHED = [
+PUBLISHED = [  # score columns of table 1, in its order
     "activitynetqa_acc",
     "activitynetqa_score",
     "nextqa_mc_test",
@@ -84,13 +84,3 @@ def test_an_unknown_task_shows_every_metric_as_it_is():
         ("mine_right", "right", "mine right", 1.0),
         ("mine_wups", "wups", "mine wups", 1.0),
     ]
-
-
-def test_a_judged_task_needs_a_judge_and_no_other_does():
-    check_judge("videomme", {})
-    check_judge("somebodys_task", {})
-    check_judge("video_dc499", {"OPENAI_API_KEY": "key"})
-    with pytest.raises(ValueError, match=r"^activitynetqa: .*OPENAI_API_KEY"):
-        check_judge("activitynetqa", {"OPENAI_API_KEY": ""})
-    with pytest.raises(ValueError, match=r"API_TYPE='azure'"):
-        check_judge("video_dc499", {"OPENAI_API_KEY": "key", "API_TYPE": "azure"})
