@@ -31,5 +31,5 @@ status=0
 "$VENV/bin/ruff" check . || status=1
 "$VENV/bin/ruff" format --check . || status=1
 ((status == 0)) || echo "style: failed, see above" >&2
-"$VENV/bin/python" -m pytest -n 2 "${arguments[@]}" || status=$?
+"$VENV/bin/python" -m pytest -n 2 --dist loadgroup "${arguments[@]}" || status=$?
 exit "$status"

@@ -16,7 +16,9 @@ from lmms_eval.tasks import TaskManager
 
 from dycoke.eval.folder import RunFolder
 from dycoke.eval.job import Job
+from dycoke.eval.judging import is_judged
 from dycoke.eval.samples import Samples, key_of, summary
+from dycoke.eval.scoring import PARALLEL, Judgements, document_hash, repeatable
 from dycoke.eval.specs import RunSpec
 
 
@@ -32,11 +34,27 @@ def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager,
         folder.start(spec, job.made)
         job.announce(spec.id, sum(_count(task, spec.limit) for task in tasks))
     accelerator.wait_for_everyone()
-    samples = Samples(folder.samples_of(accelerator.process_index, accelerator.num_processes), folder.read_samples())
+    ranks = accelerator.process_index, accelerator.num_processes
+    samples = Samples(folder.samples_of(*ranks), folder.read_samples())
     accelerator.wait_for_everyone()  # all have read what is there before one writes on
     model.max_frames_num = spec.frames
     model.use(spec.method.build(), samples)
-    results = simple_evaluate(
+    if spec.score:
+        judgements = Judgements(folder.judgements_of(*ranks), folder.read_judgements())
+        with repeatable(tasks, spec.seed, judgements):
+            results = _run(model, spec, tasks, manager)
+    else:
+        results = _run(model, spec, tasks, manager)
+    asked = set(gather_object(sorted(samples.asked)))
+    if accelerator.is_main_process:
+        done = [sample for sample in folder.read_samples() if key_of(sample) in asked]
+        folder.finish(done, metrics(spec, results, done, model.model) | {"made": job.made})
+    accelerator.wait_for_everyone()
+
+
+def _run(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager) -> dict[str, Any] | None:
+    """What lmms-eval makes of the run; None in all processes but the first."""
+    return simple_evaluate(
         model=model,
         tasks=tasks,
         task_manager=manager,
@@ -44,16 +62,12 @@ def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager,
         batch_size=spec.batch_size,
         gen_kwargs=",".join(f"{key}={value}" for key, value in spec.generation.items()) or None,
         predict_only=not spec.score,
+        process_docs_parallel=PARALLEL if is_judged(spec.task) else 1,
         random_seed=spec.seed,
         numpy_random_seed=spec.seed,
         torch_random_seed=spec.seed,
         fewshot_random_seed=spec.seed,
     )
-    asked = set(gather_object(sorted(samples.asked)))
-    if accelerator.is_main_process:
-        done = [sample for sample in folder.read_samples() if key_of(sample) in asked]
-        folder.finish(done, metrics(spec, results, done, model.model) | {"made": job.made})
-    accelerator.wait_for_everyone()
 
 
 def metrics(spec: RunSpec, results: Mapping[str, Any], samples: list[dict[str, Any]], model: torch.nn.Module) -> dict:
@@ -65,7 +79,9 @@ def metrics(spec: RunSpec, results: Mapping[str, Any], samples: list[dict[str, A
         "scores": {task: _scores(results["results"][task]) for task in logged} if spec.score else {},
         "samples": {task: len(each) for task, each in logged.items()},
         "fingerprint": {
-            "data": _fingerprint((task, doc["doc_id"], doc["doc_hash"]) for task in logged for doc in logged[task]),
+            "data": _fingerprint(
+                (task, each["doc_id"], document_hash(task, each["doc"])) for task in logged for each in logged[task]
+            ),
             "prompts": _fingerprint(key_of(sample) for sample in samples),
         },
         "shape": _shape(model.config),

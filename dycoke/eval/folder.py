@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from dycoke.bench.record import write_record, write_text
+from dycoke.eval.lines import read_lines
 from dycoke.eval.specs import RunSpec
 
 EXPERIMENT = "experiment.yaml"
@@ -39,6 +39,10 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         return self.path / "samples.jsonl"
+
+    def judgements_of(self, rank: int, world: int) -> Path:
+        """What the judge said of the answers of one of several processes."""
+        return self.path / ("judgements.jsonl" if world == 1 else f"judgements.rank{rank}.jsonl")
 
     @property
     def complete(self) -> bool:
@@ -89,27 +93,27 @@ class RunFolder:
         """All samples on disk, each once, by task and doc_id; a line that was cut off does not count."""
         found = {}
         for file in sorted(self.path.glob("samples*.jsonl")):
-            for sample in _lines(file):
+            for sample in read_lines(file, ("task", "doc_id", "prompt")):
                 found[sample["task"], sample["doc_id"], sample["prompt"]] = sample
         return sorted(found.values(), key=lambda sample: (sample["task"], sample["doc_id"]))
+
+    def read_judgements(self) -> list[dict[str, Any]]:
+        """All that the judge said, each once."""
+        found = {}
+        for file in sorted(self.path.glob("judgements*.jsonl")):
+            found |= {line["of"]: line for line in read_lines(file, ("of", "judged"))}
+        return [found[of] for of in sorted(found)]
 
     def count_samples(self) -> int:
         """Lines of samples on disk, not looked into."""
         return sum(file.read_bytes().count(b"\n") for file in self.path.glob("samples*.jsonl"))
 
     def finish(self, samples: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
-        """Put all samples in one file, and then the metrics beside it."""
-        write_text(self.samples, "".join(json.dumps(sample) + "\n" for sample in samples))
-        for file in self.path.glob("samples.rank*.jsonl"):
+        """Put all samples and all judgements in one file each, and then the metrics beside them."""
+        judgements = self.read_judgements()
+        for file, lines in ((self.samples, samples), (self.judgements_of(0, 1), judgements)):
+            if lines:
+                write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+        for file in self.path.glob("*.rank*.jsonl"):
             file.unlink()
         write_record(self.metrics, metrics)
-
-
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            sample = json.loads(line)
-        except ValueError:
-            continue  # the process died while it wrote this one
-        if isinstance(sample, dict) and {"task", "doc_id", "prompt"} <= set(sample):
-            yield sample

@@ -25,7 +25,7 @@ def check_judge(task: str, environment: Mapping[str, str]) -> None:
 
     Without a key lmms-eval asks all the same, and is turned away for each answer.
     """
-    if not _is_judged(task):
+    if not is_judged(task):
         return
     if not environment.get(JUDGE_KEY):
         raise ValueError(
@@ -41,7 +41,7 @@ def fault(task: str, found: Mapping[str, Any]) -> str | None:
 
     found: what the task's process_results returned, or a sample that lmms-eval logged, which holds the same keys.
     """
-    if not _is_judged(task):
+    if not is_judged(task):
         return None
     judged = found["gpt_eval_score"]
     if "review" not in judged:
@@ -69,7 +69,8 @@ def checked(task: str, process_results: Callable[..., Any]) -> Callable[..., Any
     return judged
 
 
-def _is_judged(task: str) -> bool:
+def is_judged(task: str) -> bool:
+    """Whether another model judges the answers of a task."""
     return task in BENCHMARKS and BENCHMARKS[task].judged
 
 

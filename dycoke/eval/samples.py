@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dycoke.eval.lines import append_line, end_last_line
 from dycoke.report import STAGES, Report
 from dycoke.types import Plan
 
@@ -29,13 +30,12 @@ class Samples:
         self.answers: dict[Key, str] = {key_of(sample): sample["answer"] for sample in known}
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            _end_last_line(file)
+            end_last_line(file)
 
     def add(self, sample: Mapping[str, Any]) -> None:
         """Keep a sample. Raises OSError if it cannot be written, and then it does not count as answered."""
         if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(sample) + "\n")
+            append_line(self._file, sample)
         self.answers[key_of(sample)] = sample["answer"]
 
 
@@ -118,10 +118,3 @@ def _decode(samples: list[Mapping[str, Any]]) -> dict[str, Any] | None:
 def _mean(values: Iterable[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return fmean(there) if there else None
-
-
-def _end_last_line(file: Path) -> None:
-    """A line that was cut off must not run into the next one."""
-    if file.is_file() and file.stat().st_size and not file.read_bytes().endswith(b"\n"):
-        with file.open("a", encoding="utf-8") as handle:
-            handle.write("\n")

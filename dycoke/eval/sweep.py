@@ -19,10 +19,10 @@ from typing import Any
 from rich.console import Console
 
 from dycoke.bench.record import circumstances, installed, write_text
-from dycoke.eval.benchmarks import check_judge
 from dycoke.eval.experiment import Experiment, load_experiment
 from dycoke.eval.folder import EXPERIMENT, RunFolder
 from dycoke.eval.job import Job
+from dycoke.eval.judging import check_judge
 from dycoke.eval.launching import Node, check_launcher, command
 from dycoke.eval.progress import Progress
 from dycoke.eval.specs import RunSpec, slug

@@ -18,7 +18,7 @@ from transformers import AutoConfig
 
 from dycoke.nano import CONVERSATION, MODEL_PATH
 from llava.model import LlavaQwenConfig
-from tests.eval.miniatures import MINIATURES, leaves
+from tests.eval.miniatures import FRAMES, MINIATURES, leaves
 from tests.eval.scripted import reply
 
 
@@ -51,7 +51,7 @@ def stock() -> Llava_OneVision:
         model_name="llava_qwen",
         device="cpu",
         device_map="auto",
-        max_frames_num=8,
+        max_frames_num=FRAMES,
     )
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -17,17 +16,17 @@ SMOKE = ROOT / "eval_configs" / "smoke.yaml"
 def environment(home: Path, **more: str) -> dict[str, str]:
     """That of a machine without network and GPU."""
     offline = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | offline | more
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENAI_API_KEY": ""} | offline | more
 
 
-def start(*arguments: object, cwd: Path, **more: str) -> subprocess.Popen:
-    """Start `dycoke ARGUMENTS` in a folder, with its output in pipes."""
-    line = [sys.executable, "-m", "dycoke.cli", *map(str, arguments)]
+def start(*arguments: object, cwd: Path, within: Sequence[str] = (), **more: str) -> subprocess.Popen:
+    """Start `dycoke ARGUMENTS` in a folder, behind the words `within`, with its output in pipes."""
+    line = [*within, sys.executable, "-m", "dycoke.cli", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(line, cwd=cwd, env=environment(cwd / "home", **more), **pipes)
 
 
-def dycoke(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess:
+def dycoke(*arguments: object, cwd: Path, **more) -> subprocess.CompletedProcess:
     """Run `dycoke ARGUMENTS` in a folder to its end."""
     process = start(*arguments, cwd=cwd, **more)
     out, err = process.communicate(timeout=600)
@@ -48,14 +47,3 @@ def answers(folder: Path) -> dict[str, list]:
         ]
         for file in sorted(folder.glob("*/samples.jsonl"))
     }
-
-
-def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that whichever test process comes first makes, and the others wait for."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / ".made").exists():
-            make(folder)
-            (folder / ".made").touch()
-    return folder

@@ -16,14 +16,16 @@ import pytest
 
 from dycoke.eval.benchmarks import BENCHMARKS, columns_of, value
 from dycoke.eval.judging import fault
+from dycoke.nano import CONVERSATION
 from tests.eval.judge import KEY, score
-from tests.eval.miniatures import MINIATURES, environment, leaves
+from tests.eval.miniatures import FRAMES, MINIATURES, environment, leaves
 from tests.eval.miniatures.asked import LETTERS
 from tests.eval.miniatures.choices import SPOKEN
 from tests.eval.miniatures.dataset import Doc
 from tests.eval.scripted import is_right, right
+from tests.eval.sweeping import dycoke, metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("miniatures")]  # one process has the passes they share
 pytest.importorskip("lmms_eval")
 
 ROOT = Path(__file__).parent.parent.parent
@@ -31,6 +33,17 @@ JUDGED = [task for task, benchmark in BENCHMARKS.items() if benchmark.judged]
 CHOICES = [task for task in MINIATURES if task not in JUDGED]
 GUESSING = ("nextqa_mc_test", "egoschema_subset", "longvideobench_val_v")  # these guess where there is no letter
 MLVU_TYPES = 7
+
+SWEPT = {
+    "model": {
+        "id": "llava_onevision",
+        "pretrained": "nano",
+        "args": {"conv_template": CONVERSATION, "model_name": "llava_qwen", "dtype": "float16"},
+    },
+    "video": {"frames": FRAMES},
+    "tasks": list(MINIATURES),
+    "methods": ["full", {"name": "dycoke", "k": 0.7, "l": 5, "p": 0.7}],
+}
 
 Samples = dict[str, list[dict[str, Any]]]
 
@@ -50,6 +63,16 @@ def passes(miniatures, judge, tmp_path_factory) -> dict[str, Any]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(file.read_text()) | {"log": done.stderr}
+
+
+@pytest.fixture(scope="module")
+def swept(miniatures, judge, tmp_path_factory) -> Path:
+    """The results of our own sweep over all benchmarks: half precision, as lmms-eval's own class has it."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "all.yaml").write_text(json.dumps(SWEPT))
+    done = dycoke("sweep", "all.yaml", cwd=folder, **environment(miniatures, judge.environment))
+    assert done.returncode == 0, done.stderr
+    return folder / "results" / "all"
 
 
 def samples_of(found: dict[str, Any], task: str) -> Samples:
@@ -175,3 +198,31 @@ def test_the_judge_is_asked_once_for_each_open_answer(passes, judge):
     assert {request["model"] for request in judge.asked} == {KEY}
     text = "\n".join(request["messages"][-1]["content"] for request in judge.asked)
     assert all(text.count(f"Correct Answer: {doc['answer']}\n") >= 2 for doc in docs)
+
+
+def test_a_sweep_gives_the_scores_of_lmms_eval_itself(passes, swept):
+    found = {task: content for run, content in metrics(swept).items() for task in [content["task"]] if "_full_" in run}
+    assert set(found) == set(MINIATURES)
+    for task, content in found.items():
+        assert content["samples"] == {leaf: len(data.docs) for leaf, data in leaves(task).items()}
+        if task not in GUESSING:  # where the guesses are seeded otherwise
+            ours = {column.key: value(column, content["scores"]) for column in columns_of(task, content["scores"])}
+            assert ours == pytest.approx(values_of(passes["stock"], task)), task
+
+
+def test_a_sweep_shows_every_method_the_same_data_and_tells_what_it_kept(swept):
+    prints: dict[str, set] = {}
+    for run, content in metrics(swept).items():
+        prints.setdefault(content["task"], set()).add(json.dumps(content["fingerprint"]))
+        made, kept = content["usage"]["visual_tokens"], content["usage"]["visual_kept"]
+        assert made == 16 * FRAMES and kept == (made if "_full_" in run else 16 + 3 * 4)
+    assert all(len(each) == 1 for each in prints.values()) and len(prints) == len(MINIATURES)
+    assert len({each for found in prints.values() for each in found}) == len(MINIATURES)
+
+
+def test_judgements_of_a_sweep_are_kept(swept):
+    for task in JUDGED:
+        for folder in swept.glob(f"*__{task}"):
+            lines = (folder / "judgements.jsonl").read_text().splitlines()
+            answers = {json.loads(line)["answer"] for line in (folder / "samples.jsonl").read_text().splitlines()}
+            assert len(lines) >= len(answers) > 0

@@ -154,13 +154,13 @@ def test_no_python_is_one_line(tree):
 def test_style_and_tests(tree):
     done = tree.run("scripts/test.sh")
     assert [call for call in tree.calls if call.startswith("ruff")] == ["ruff check .", "ruff format --check ."]
-    assert tree.calls[-1] == "python -m pytest -n 2"
+    assert tree.calls[-1] == "python -m pytest -n 2 --dist loadgroup"
     assert done.stdout.splitlines()[-1] == "3 passed in 0.01s"
 
 
 def test_arguments(tree):
     tree.run("scripts/test.sh", "--fast", "tests/core", "-k", "two words")
-    assert tree.calls[-1] == "python -m pytest -n 2 -m not slow tests/core -k two words"
+    assert tree.calls[-1] == "python -m pytest -n 2 --dist loadgroup -m not slow tests/core -k two words"
 
 
 def test_oldest_has_an_environment_and_pins_of_its_own(tree):
@@ -196,7 +196,7 @@ def test_ci_removes_its_folder_only_and_keeps_the_exit_code(tree, tmp_path, stat
     assert made.startswith(str(tmp_path)) and not Path(made).parent.exists()
     assert set(tmp_path.iterdir()) - before == {tree.calls_file}
     assert (tree.root / ".venv").exists()
-    assert tree.calls[-1] == "python -m pytest -n 2 -m not slow"
+    assert tree.calls[-1] == "python -m pytest -n 2 --dist loadgroup -m not slow"
 
 
 def test_a_real_python_is_found(tmp_path):

@@ -13,6 +13,8 @@ from tests.eval.miniatures.dataset import DataSet
 from tests.eval.miniatures.mvbench import MVBENCH
 from tests.eval.miniatures.placing import place
 
+FRAMES = 4  # that tests have a model read of a video
+
 MINIATURES: dict[str, tuple[DataSet, ...]] = {
     "activitynetqa": (opens.ACTIVITYNETQA,),
     "nextqa_mc_test": (choices.NEXTQA,),
