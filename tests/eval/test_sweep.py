@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dycoke.nano import SAMPLES_PATH
 from tests.eval.sweeping import SMOKE, answers, dycoke, metrics, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]  # one process has the sweep they share
@@ -91,23 +93,20 @@ def _lines(folder: Path) -> list[list[bytes]]:
     return [file.read_bytes().splitlines() for file in folder.glob("results/*/*/samples*.jsonl")]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, tmp_path, processes):
+@pytest.mark.parametrize(("processes", "sign"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
+def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, tmp_path, processes, sign):
     (tmp_path / "jobs").mkdir()
     file = changed(tmp_path, launcher={"processes": processes, "cpu": True})
-    seed = random.randrange(2**32)
-    moments = random.Random(seed)
-    first = moments.randint(1, 20)
-    kill_at(first, tmp_path, signal.SIGKILL, file)
+    moment = random.randint(1, 50)
+    kill_at(moment, tmp_path, sign, file)
     # In the middle of a line, as a full disk or a lost machine leaves it.
     cut = max(tmp_path.glob("results/smoke/*/samples*.jsonl"), key=lambda file: file.stat().st_mtime)
     cut.write_bytes(cut.read_bytes()[:-7])
-    kill_at(first + moments.randint(1, 30), tmp_path, signal.SIGINT, file)
     kept = {sample for run in answers_on_disk(tmp_path).values() for sample in run}
     done = dycoke("sweep", file, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     undisturbed = smoke / "results" / "smoke"
-    assert answers(tmp_path / "results" / "smoke") == answers(undisturbed), f"seed {seed}"
+    assert answers(tmp_path / "results" / "smoke") == answers(undisturbed), f"killed at {moment}"
     ours, theirs = metrics(tmp_path / "results" / "smoke"), metrics(undisturbed)
     assert {run: scores(ours[run]) for run in ours} == {run: scores(theirs[run]) for run in theirs}
     assert kept <= {sample for run in answers_on_disk(tmp_path).values() for sample in run}  # times and all
@@ -145,29 +144,42 @@ def test_two_sweeps_of_one_experiment_do_not_run_beside_each_other(tmp_path):
     one.communicate()
 
 
-BAD = [
-    ({"tasks": ["egoschema_subset"]}, "task egoschema_subset: its data set cannot be loaded: "),
-    ({"model": {"id": "llava_onevision", "pretrained": "nowhere"}}, "nowhere"),
-    ({"methods": [{"name": "dycoke", "l": 20}]}, "l=20"),
-]
-
-
-@pytest.mark.parametrize(("keys", "complaint"), BAD, ids=lambda value: str(value)[:40])
-def test_what_cannot_run_ends_in_one_line_and_leaves_nothing_complete(tmp_path, keys, complaint):
-    done = dycoke("sweep", changed(tmp_path, **keys), cwd=tmp_path)
+def test_an_unreadable_video_ends_the_sweep_with_the_name_of_its_sample(tmp_path):
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    good, bad = SAMPLES_PATH / "digits.mp4", tmp_path / "bad.mp4"
+    bad.write_bytes(good.read_bytes()[:5000])
+    docs = [{"video": str(video), "question": "What is the last digit?", "answer": "2"} for video in (good, bad, good)]
+    (tasks / "docs.json").write_text(json.dumps(docs))
+    (tasks / "functions.py").write_text(FUNCTIONS)
+    (tasks / "own.yaml").write_text(TASK)
+    done = dycoke("sweep", changed(tmp_path, tasks=["own_task"], include_path=str(tasks)), cwd=tmp_path)
     assert done.returncode == 2
     *_, last = done.stderr.splitlines()
-    assert last.startswith("dycoke: ") and complaint in last, done.stderr
+    assert last.startswith("dycoke: nano_f32_full__own_task: task own_task, doc_id 1: ") and "bad.mp4" in last
     assert "Traceback" not in done.stderr
     assert not metrics(tmp_path / "results" / "smoke")
+    answered = answers(tmp_path / "results" / "smoke")["nano_f32_full__own_task"]
+    assert {doc_id for _, doc_id, _ in answered} <= {0, 2}
+    bad.write_bytes(good.read_bytes())
+    again = dycoke("sweep", tmp_path / "smoke.yaml", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(metrics(tmp_path / "results" / "smoke")) == 3
 
 
-def test_a_full_disk_leaves_nothing_half_written_that_counts(smoke, tmp_path):
-    file = changed(tmp_path)
-    limited = ["bash", "-c", 'ulimit -f 4 && exec "$@"', "bash"]  # files of at most 4 KiB
-    done = dycoke("sweep", file, cwd=tmp_path, within=limited)
-    assert done.returncode == 2, done.stderr
-    assert "File too large" in done.stderr.splitlines()[-1]
-    assert "nano_f32_full__nano_samples_short" not in metrics(tmp_path / "results" / "smoke")
-    assert dycoke("sweep", file, cwd=tmp_path).returncode == 0
-    assert answers(tmp_path / "results" / "smoke") == answers(smoke / "results" / "smoke")
+TASK = """
+task: own_task
+dataset_path: json
+dataset_kwargs: {data_files: {test: docs.json}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function functions.video
+doc_to_text: "question"
+doc_to_target: "answer"
+generation_kwargs: {max_new_tokens: 8, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+FUNCTIONS = """
+def video(doc):
+    return [doc["video"]]
+"""
