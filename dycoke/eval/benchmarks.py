@@ -23,21 +23,27 @@ class Column:
     """A column of a table: its key in the published tables, lmms-eval's metric, its label, and the paper's unit.
 
     scale: what a value of lmms-eval is multiplied by; accuracies are percent in the paper, judged scores 0 to 5.
+    percent: whether that unit is known to be percent, so that a mean with other such columns means something.
     """
 
     key: str
     metric: str
     label: str
     scale: float = 1.0
+    percent: bool = True
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A task or group of tasks of lmms-eval, its columns, and whether another model judges the answers."""
+    """A task or group of tasks of lmms-eval, and its columns.
+
+    judged: whether another model judges the answers. published: whether it is a benchmark of others, not ours.
+    """
 
     task: str
     columns: tuple[Column, ...]
     judged: bool = False
+    published: bool = True
 
     @property
     def judge_variables(self) -> tuple[str, ...]:
@@ -45,8 +51,8 @@ class Benchmark:
         return JUDGE_VARIABLES if self.judged else ()
 
 
-def _benchmark(task: str, metric: str, label: str, scale: float = 1.0, judged: bool = False) -> Benchmark:
-    return Benchmark(task, (Column(task, metric, label, scale),), judged)
+def _benchmark(task: str, metric: str, label: str, scale: float = 1.0, published: bool = True) -> Benchmark:
+    return Benchmark(task, (Column(task, metric, label, scale),), published=published)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -56,21 +62,21 @@ BENCHMARKS: dict[str, Benchmark] = {
             "activitynetqa",
             (
                 Column("activitynetqa_acc", "gpt_eval_accuracy", "ActNet-QA acc."),
-                Column("activitynetqa_score", "gpt_eval_score", "ActNet-QA score"),
+                Column("activitynetqa_score", "gpt_eval_score", "ActNet-QA score", percent=False),
             ),
             judged=True,
         ),
         _benchmark("nextqa_mc_test", "exact_match", "NextQA mc", scale=100),
         _benchmark("perceptiontest_val_mc", "accuracy", "PerceptionTest val", scale=100),
-        _benchmark("video_dc499", "gpt_eval_score", "VideoDC", judged=True),
+        Benchmark("video_dc499", (Column("video_dc499", "gpt_eval_score", "VideoDC", percent=False),), judged=True),
         _benchmark("videomme", "videomme_perception_score", "VideoMME wo"),
         _benchmark("videomme_w_subtitle", "videomme_perception_score", "VideoMME w-subs"),
         _benchmark("mvbench", "mvbench_accuracy", "MVBench"),
         _benchmark("egoschema_subset", "score", "EgoSchema subset", scale=100),
         _benchmark("longvideobench_val_v", "lvb_acc", "LongVideoBench val", scale=100),
         _benchmark("mlvu_dev", "mlvu_percetion_score", "MLVU dev"),  # spelt so by lmms-eval
-        _benchmark("nano_samples_short", "exact_match", "Samples, short answers", scale=100),
-        _benchmark("nano_samples_long", "word_f1", "Samples, long answers", scale=100),
+        _benchmark("nano_samples_short", "exact_match", "Samples, short answers", 100, published=False),
+        _benchmark("nano_samples_long", "word_f1", "Samples, long answers", 100, published=False),
     )
 }
 
@@ -86,8 +92,8 @@ def columns_of(task: str, scores: Scores) -> tuple[Column, ...]:
         if _is_number(given) and not metric.removesuffix("_clt").removesuffix("_clustered").endswith("_stderr")
     )
     if len(metrics) == 1:
-        return tuple(Column(task, metric, task) for metric in metrics)
-    return tuple(Column(f"{task}_{metric}", metric, f"{task} {metric}") for metric in metrics)
+        return tuple(Column(task, metric, task, percent=False) for metric in metrics)
+    return tuple(Column(f"{task}_{metric}", metric, f"{task} {metric}", percent=False) for metric in metrics)
 
 
 def value(column: Column, scores: Scores) -> float:

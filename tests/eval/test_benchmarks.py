@@ -77,7 +77,7 @@ def test_an_unknown_task_shows_every_metric_as_it_is():
         "one": {"right": 0.5, "right_stderr": 0.1, "right_stderr_clt": 0.1, "right_stderr_clustered": 0.1},
         "two": {"right": 1, "submission": None},
     }
-    assert columns_of("mine", scores) == (Column("mine", "right", "mine"),)
+    assert columns_of("mine", scores) == (Column("mine", "right", "mine", percent=False),)
     assert value(columns_of("mine", scores)[0], scores) == 0.75
     both = columns_of("mine", {"one": {"right": 0.5, "wups": 3.0}})
     assert [(column.key, column.metric, column.label, column.scale) for column in both] == [
