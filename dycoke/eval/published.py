@@ -24,7 +24,9 @@ def published(table: str, model: str, row: str, column: str) -> float | None:
 
 
 def published_table(table: str) -> dict[str, Any]:
-    """A published table: title, columns, and models, each with its rows of numbers. Raises as `published` does."""
+    """A published table: title, columns, models, each with its rows of numbers, and frames where
+    all rows have the same. Raises as `published` does.
+    """
     tables = _read(TABLES)
     if table not in tables:
         raise ValueError(f"published table {table!r}: expected one of {', '.join(tables)}")
