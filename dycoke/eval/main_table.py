@@ -1,0 +1,157 @@
+"""The main table of a report, in the layout of the paper's Table 1, and the records that its cells are traced by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dycoke.eval.foot import circumstances, state
+from dycoke.eval.numbers import (
+    COSTS,
+    Published,
+    TaskColumn,
+    overall,
+    row_cost,
+    run_cost,
+    score,
+    stderr,
+    task_columns,
+)
+from dycoke.eval.rows import Results, Row, Run
+from dycoke.eval.tables import NOTHING, PAPER, Cell, Filled, Notes, Table, number, published_column, ranks, sections
+
+_COSTS = {  # header, decimals
+    "retained_final": ("Retained ratio (final, %)", 2),
+    "flops_t": ("FLOPs (T)", 2),
+    "flops_ratio": ("FLOPs ratio (%)", 1),
+    "true_flops_t": ("True FLOPs (T)", 2),
+    "kv_mib": ("KV (MiB)", 1),
+}
+_SIGNIFICANT = 3  # digits of a cost: the embedded model's are far below one T
+_DECIMALS = 2  # of scores
+_COSTS_TOLD = (
+    "Retained ratio (final): share of the visual tokens that the last layer reads in a decode step. FLOPs: formula (A) "
+    "of the paper, T multiply-adds of the visual tokens' prefill and of 100 decoded tokens; ratio: to the row of full "
+    "with the same model and frames. True FLOPs: T operations of the prefill with its text, twice formula (B). KV: the "
+    "visual tokens' keys and values behind prefill, at 16 bits. All follow from the tokens that were counted in the "
+    "runs, and are means over the tasks."
+)
+_RANKS_TOLD = (
+    "Bold: the best of the methods other than full, in a group of one model and number of frames, by our values as "
+    "printed; underlined: the second; ties share. Tasks for which more is not known to be better are not marked."
+)
+
+
+def main_table(results: Results, paper: Published) -> Table:
+    """Costs and scores of each method, ours and beside them the published ones.
+
+    Raises ValueError if a complete run has no number for a metric of its task.
+    """
+    notes = Notes()
+    columns = task_columns(results)
+    filled = [Filled("Method", tuple(Cell(row.method.label) for _, row in results.rows))]
+    for name in COSTS:
+        filled += [_cost_column(results, name, notes), *_published(results, paper, name)]
+    for column in columns:
+        filled += [_score_column(results, column, notes), *_published(results, paper, column.column.key)]
+    averaged = sum(column.column.percent for column in columns)
+    if averaged > 1:
+        filled.append(_mean_column(results, columns))
+    told = [_COSTS_TOLD, *([_RANKS_TOLD] if columns else [])]
+    if averaged > 1:
+        told.append("Mean: of the columns in percent, each with the same weight, where a row has all of them.")
+    if any(column.header == PAPER for column in filled):
+        told.append(f"paper: published in {paper.title}, not measured here.")
+    if paper.missing:
+        told.append(f"Not in {paper.title}: {', '.join(paper.missing)}.")
+    return Table(
+        title=results.experiment.title,
+        headers=tuple(column.header for column in filled),
+        sections=sections(
+            [group.heading for group in results.groups], [len(group.rows) for group in results.groups], filled
+        ),
+        foot=(*told, *circumstances(results)),
+        notes=tuple(notes.texts),
+        runs=results.run_ids,
+    )
+
+
+def main_records(results: Results, paper: Published) -> Iterator[dict[str, Any]]:
+    """A record for every number of a run: where it stands, value, standard error, published value, and the run's id.
+
+    Costs are those of the single run, where the table has their mean over the tasks.
+    """
+    columns = task_columns(results)
+    for group, row in results.rows:
+        for run in row.runs:
+            place = {
+                "model": group.model.name,
+                "frames": group.frames,
+                "method": row.method.label,
+                "task": run.spec.task,
+            }
+            origin = _origin(run, results)
+            cost = None if run.metrics is None else run_cost(run, group.full_run(run.spec.task))
+            for name in COSTS:
+                given = {"value": None if cost is None else getattr(cost, name), "stderr": None}
+                yield place | {"column": name} | given | {"published": paper.value(group, row, name)} | origin
+            for column in (column for column in columns if column.task == run.spec.task):
+                given = {"value": score(row, column), "stderr": stderr(row, column)}
+                key = column.column.key
+                yield place | {"column": key} | given | {"published": paper.value(group, row, key)} | origin
+
+
+def _origin(run: Run, results: Results) -> dict[str, Any]:
+    failures = None if run.metrics is None else _judge_failures(run)
+    samples = run.answered if run.metrics is None else run.samples
+    return {"samples": samples, "state": state(run, results), "judge_failures": failures, "run": run.id}
+
+
+def _judge_failures(run: Run) -> int:
+    return run.metrics["usage"].get("judge_failures") or 0
+
+
+def _cost_column(results: Results, name: str, notes: Notes) -> Filled:
+    header, decimals = _COSTS[name]
+    cells = []
+    for group, row in results.rows:
+        text = number(row_cost(group, row)[name], decimals, _SIGNIFICANT)
+        missing = () if row.complete else (notes.number(state(row.runs[0], results)),)
+        cells.append(Cell(text, notes=missing))
+    return Filled(header, tuple(cells))
+
+
+def _score_column(results: Results, column: TaskColumn, notes: Notes) -> Filled:
+    texts = [number(score(row, column), _DECIMALS) for _, row in results.rows]
+    noted = [_score_notes(row.run_of(column.task), results, notes) for _, row in results.rows]
+    marks = _ranks(results, texts) if column.ranked else [0] * len(texts)
+    return Filled(column.column.label, tuple(map(Cell, texts, marks, noted)))
+
+
+def _score_notes(run: Run, results: Results, notes: Notes) -> tuple[int, ...]:
+    if run.metrics is None:
+        return (notes.number(state(run, results)),)
+    failures = _judge_failures(run)
+    told = f"the judge failed on {failures} of {run.samples} samples"
+    return (notes.number(told),) if failures else ()
+
+
+def _mean_column(results: Results, columns: Sequence[TaskColumn]) -> Filled:
+    texts = [number(overall(row, columns), _DECIMALS) for _, row in results.rows]
+    return Filled("Mean (%)", tuple(map(Cell, texts, _ranks(results, texts))))
+
+
+def _published(results: Results, paper: Published, key: str) -> list[Filled]:
+    return published_column(paper.value(group, row, key) for group, row in results.rows)
+
+
+def _ranks(results: Results, texts: Sequence[str]) -> list[int]:
+    """Ranks within each group, among the methods other than full, of numbers as they are printed."""
+    found: list[int] = []
+    for group in results.groups:
+        found += ranks([_ranked(row, text) for row, text in zip(group.rows, texts[len(found) :], strict=False)])
+    return found
+
+
+def _ranked(row: Row, text: str) -> float | None:
+    return None if row.is_full or text == NOTHING else float(text)
