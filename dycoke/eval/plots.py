@@ -1,0 +1,164 @@
+"""Plots of a report: bars of score, memory and latency; score against frames; score against what is retained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dycoke.eval.efficiency_table import peak_gib
+from dycoke.eval.numbers import TaskColumn, overall, row_cost, task_columns
+from dycoke.eval.rows import Group, Results, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Lines = dict[str, list[tuple[float, float]]]  # by label
+Panels = dict[str, Lines]  # by heading
+
+_PANEL = 4.5, 3.4  # inches
+_MARKERS = "osD^vP*X<>hd"  # one for each line, for those who do not tell the colours apart
+
+
+def check_matplotlib() -> None:
+    """Raise ValueError where matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError("plots need matplotlib: pip install 'dycoke[eval]'") from error
+
+
+def bars(results: Results) -> Figure | None:
+    """Score, peak memory and latency of each method, a row of panels for each model and number of frames.
+
+    As in the paper's figure 1. None where no row has any of them; what was not measured is marked so.
+    """
+    columns = task_columns(results)
+    panels: tuple[tuple[str, Callable[[Row], float | None]], ...] = (
+        (_score_label(columns), lambda row: overall(row, columns)),
+        ("Peak memory (GiB)", _peak),
+        ("Latency (s/example)", _latency),
+    )
+    groups = [group for group in results.groups if any(of(row) is not None for row in group.rows for _, of in panels)]
+    if not groups:
+        return None
+    tallest = max(len(group.rows) for group in groups)
+    figure = _figure(len(groups), len(panels), height=max(_PANEL[1], 0.8 + 0.32 * tallest))
+    for group, line in zip(groups, figure.subplots(len(groups), len(panels), squeeze=False), strict=True):
+        for axes, (label, of) in zip(line, panels, strict=True):
+            _bar_panel(axes, group, label, of)
+    figure.suptitle(_plain(results.experiment.title))
+    return figure
+
+
+def score_against_frames(results: Results) -> Figure | None:
+    """A curve for each method over the numbers of frames, a panel a model; as in the paper's figure 5.
+
+    None where no method was scored at two numbers of frames.
+    """
+    columns = task_columns(results)
+    panels: Panels = {}
+    labels: dict[str, str] = {}  # of a method at its first number of frames; labels may name these
+    for group in results.groups:
+        lines = panels.setdefault(group.model.name, {})
+        for row in group.rows:
+            label = labels.setdefault(row.method.slug, row.method.label)
+            _add(lines, label, group.frames, overall(row, columns))
+    panels = _kept(panels, lambda lines: any(len(points) > 1 for points in lines.values()))
+    if not panels:
+        return None
+    figure = _curves(panels, "Frames", _score_label(columns), results.experiment.title)
+    counts = sorted({group.frames for group in results.groups})
+    for axes in figure.axes:
+        axes.set_xticks(counts, labels=list(map(str, counts)))
+    return figure
+
+
+def score_against_retention(results: Results) -> Figure | None:
+    """A line for each family of methods (same name, other options) over the retained ratio, a panel for each group.
+
+    None where no group has two rows with both.
+    """
+    columns = task_columns(results)
+    panels: Panels = {}
+    for group in results.groups:
+        lines = panels.setdefault(group.heading, {})
+        for row in group.rows:
+            retained = row_cost(group, row)["retained_final"]
+            if retained is not None:
+                _add(lines, row.method.name or row.method.label, retained, overall(row, columns))
+    panels = _kept(panels, lambda lines: sum(map(len, lines.values())) > 1)
+    if not panels:
+        return None
+    figure = _curves(panels, "Retained ratio (final, %)", _score_label(columns), results.experiment.title)
+    for axes in figure.axes:
+        axes.set_xlim(0, 105)
+    return figure
+
+
+def _kept(panels: Panels, worth: Callable[[Lines], bool]) -> Panels:
+    return {heading: lines for heading, lines in panels.items() if worth(lines)}
+
+
+def _add(lines: Lines, label: str, x: float, y: float | None) -> None:
+    if y is not None:
+        lines.setdefault(label, []).append((x, y))
+
+
+def _curves(panels: Panels, across: str, up: str, title: str) -> Figure:
+    figure = _figure(1, len(panels), height=_PANEL[1] + 0.8)
+    for axes, (heading, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for place, (label, points) in enumerate(lines.items()):
+            across_values, up_values = zip(*sorted(points), strict=True)
+            marker = _MARKERS[place % len(_MARKERS)]
+            axes.plot(across_values, up_values, marker=marker, label=_plain(label))
+        axes.set(title=_plain(heading), xlabel=across, ylabel=_plain(up))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.suptitle(_plain(title))
+    return figure
+
+
+def _bar_panel(axes: Axes, group: Group, label: str, of: Callable[[Row], float | None]) -> None:
+    values = [of(row) for row in group.rows]
+    places = range(len(group.rows))
+    if any(value is not None for value in values):
+        drawn = axes.barh(places, [value or 0 for value in values], color="tab:blue")
+        axes.bar_label(drawn, ["-" if value is None else f"{value:.3g}" for value in values], padding=3)
+        axes.margins(x=0.2)
+    else:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
+        axes.set_xticks([])
+    axes.set_yticks(places, labels=[_plain(row.method.label) for row in group.rows])
+    axes.set_ylim(len(group.rows) - 0.5, -0.5)  # the first method on top
+    axes.set(title=_plain(group.heading), xlabel=_plain(label))
+
+
+def _plain(text: str) -> str:
+    """A text in which Matplotlib finds no formula."""
+    return text.replace("$", r"\$")
+
+
+def _score_label(columns: Sequence[TaskColumn]) -> str:
+    percent = [column.column.label for column in columns if column.column.percent]
+    if len(percent) > 1:
+        return f"Mean score over {len(percent)} columns (%)"
+    return f"{percent[0]} (%)" if percent else columns[0].column.label if columns else "Score"
+
+
+def _peak(row: Row) -> float | None:
+    peaks = [peak for peak in map(peak_gib, row.complete) if peak is not None]
+    return max(peaks, default=None)
+
+
+def _latency(row: Row) -> float | None:
+    """Seconds an example over all tasks; None unless all are there, because tasks take different times."""
+    if len(row.complete) < len(row.runs):
+        return None
+    return sum(run.metrics["usage"]["seconds"] for run in row.runs) / sum(run.samples for run in row.runs)
+
+
+def _figure(rows: int, columns: int, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(_PANEL[0] * columns + 1.5, height * rows + 0.6), layout="constrained")
