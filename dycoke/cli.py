@@ -1,4 +1,4 @@
-"""The command `dycoke`: ask about a video, list the methods, run experiments, measure the kernels."""
+"""The command `dycoke`: ask about a video, list the methods, run and report experiments, measure the kernels."""
 
 from __future__ import annotations
 
@@ -136,6 +136,21 @@ def sweep(
         from dycoke.eval.sweep import sweep as run
 
     run(experiment, results, Scale(processes, machines, main_port, Node(machine_rank, main_address)), console)
+
+
+@app.command()
+def report(
+    experiment: Annotated[str, typer.Argument(help="Experiment that was swept: its name, or its YAML file.")],
+    results: Annotated[Path, typer.Option(help="Folder that holds the experiments' folders.")] = Path("results"),
+    times: Annotated[bool, typer.Option("--times", help="Print the efficiency table as well.")] = False,
+) -> None:
+    """Write an experiment's tables and plots into its folder, and print the main table in Markdown."""
+    from dycoke.eval.report import write_report
+
+    written = write_report(experiment, results)
+    print(written.main, end="")
+    if times:
+        print(f"\n{written.efficiency}", end="")
 
 
 @bench.command()

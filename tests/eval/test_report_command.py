@@ -1,0 +1,106 @@
+"""`dycoke report`: the files it writes, the same for the same runs, and what it prints."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sys
+
+import pytest
+
+from dycoke import cli
+from dycoke.eval.folder import RunFolder
+from dycoke.eval.report import write_report
+from tests.eval.report_cases import SMALL, small
+
+TWO = SMALL.replace("frames: 32", "frames: [16, 32]")
+TABLES = [f"tables/{name}.{ending}" for name in ("efficiency", "main") for ending in ("csv", "md", "tex")]
+PLOTS = [f"plots/{name}.{ending}" for name in ("bars", "frames", "retention") for ending in ("pdf", "png")]
+
+
+def written(results):
+    """The files of a report, by their paths."""
+    home = results / "small"
+    files = [path for folder in ("tables", "plots") for path in (home / folder).rglob("*")]
+    return {str(path.relative_to(home)): path.read_bytes() for path in files}
+
+
+def test_two_reports_of_the_same_runs_are_the_same_bytes(tmp_path):
+    small(tmp_path, text=TWO)
+    write_report("small", tmp_path)
+    first = written(tmp_path)
+    assert sorted(first) == sorted(TABLES + PLOTS)
+    shutil.rmtree(tmp_path / "small" / "tables")
+    write_report("small", tmp_path)
+    assert written(tmp_path) == first
+    assert all(content.startswith(b"\x89PNG") for name, content in first.items() if name.endswith("png"))
+    assert all(b"CreationDate" not in content for name, content in first.items() if name.endswith("pdf"))
+
+
+def test_the_main_table_does_not_depend_on_times(tmp_path, capsys):
+    printed = []
+    for seconds in (10.0, 20.0):
+
+        def change(spec, metrics, seconds=seconds):
+            metrics["usage"] |= {"seconds": seconds, "decode_ms_per_token": seconds}
+            return metrics
+
+        small(tmp_path, change)
+        assert cli.main(["report", "small", "--results", str(tmp_path)]) == 0
+        printed.append(capsys.readouterr().out)
+        assert (tmp_path / "small" / "tables" / "main.md").read_text() == printed[-1]
+    assert printed[0] == printed[1]
+    assert "# A small table" in printed[0] and "s/example" not in printed[0]
+
+
+def test_times_are_printed_when_asked_for(tmp_path, capsys):
+    small(tmp_path)
+    assert cli.main(["report", "small", "--results", str(tmp_path), "--times"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith((tmp_path / "small" / "tables" / "efficiency.md").read_text()) and "s/example" in out
+
+
+def test_an_experiment_may_be_named_by_its_file(tmp_path, capsys):
+    small(tmp_path)
+    assert cli.main(["report", "anywhere/small.yaml", "--results", str(tmp_path)]) == 0
+    assert "# A small table" in capsys.readouterr().out
+
+
+def test_a_plot_that_is_no_more_is_removed(tmp_path):
+    experiment = small(tmp_path, text=TWO)
+    write_report("small", tmp_path)
+    for spec in experiment.runs:
+        RunFolder.of(tmp_path, spec).metrics.unlink()
+    write_report("small", tmp_path)
+    assert sorted(written(tmp_path)) == sorted(TABLES)
+
+
+def test_nothing_half_written_takes_a_files_place(tmp_path, monkeypatch):
+    small(tmp_path)
+    write_report("small", tmp_path)
+    before = written(tmp_path)
+
+    def full_disk(figure, path, **_):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_report("small", tmp_path)
+    after = written(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["nothing", "", "..", "a/b", "missing.yaml"])
+def test_no_such_experiment_is_one_line_and_exit_code_2(tmp_path, capsys, name):
+    assert cli.main(["report", name, "--results", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and "no experiment was swept into" in err
+
+
+def test_without_matplotlib_nothing_is_written(tmp_path, capsys, monkeypatch):
+    small(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert cli.main(["report", "small", "--results", str(tmp_path)]) == 2
+    assert "plots need matplotlib: pip install 'dycoke[eval]'" in capsys.readouterr().err
+    assert not (tmp_path / "small" / "tables").exists()
