@@ -15,7 +15,8 @@ from dycoke.registry import entry
 _NEEDED = ("model", "video", "tasks", "methods")
 _KEYS = ("title", "paper", "include_path", *_NEEDED, "generation", "limit", "seed", "batch_size", "score", "launcher")
 _FRAMES = "{frames}"
-_ROW = ("label", "paper", "video")  # of a method, beside its own options
+_Row = tuple[MethodSpec, list[int], list[str]]  # a method, numbers of frames, names of models
+_ROW = ("label", "paper", "video", "models")  # of a method, beside its own options
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,15 @@ def parse_experiment(name: str, content: Any) -> Experiment:
     launcher = _launcher(content.get("launcher") or {})
     models = [_model(each, launcher) for each in _listed(content["model"])]
     frames = _frames(content["video"], "video")
-    rows = [row for number, each in enumerate(_list(content, "methods")) for row in _rows(each, frames, number)]
+    known = [model.name for model in models]
+    rows = [row for number, each in enumerate(_list(content, "methods")) for row in _rows(each, frames, known, number)]
     tasks = [_text(task, "tasks") for task in _list(content, "tasks")]
     runs = tuple(
-        RunSpec(model=model, frames=each, method=_at(method, each), task=task, **common)
+        RunSpec(model=model, frames=count, method=_at(method, count), task=task, **common)
         for model in models
-        for method, count in rows
-        for each in count
+        for method, counts, names in rows
+        if model.name in names
+        for count in counts
         for task in tasks
     )
     _check_unique(runs)
@@ -130,13 +133,14 @@ def _check_video(content: Any, key: str) -> None:
         raise ValueError(f"{key}: {error}") from error
 
 
-def _rows(content: Any, frames: list[int], number: int) -> list[tuple[MethodSpec, list[int]]]:
-    """The methods an entry stands for, one for each combination of its options, each with its numbers of frames."""
+def _rows(content: Any, frames: list[int], models: list[str], number: int) -> list[_Row]:
+    """The rows an entry stands for, one for each combination of its options; frames and models are the file's."""
     try:
         given = {"name": content} if isinstance(content, str) else content
         if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
             raise ValueError(f"{content!r}: expected a method's name, or a mapping with either name or plan")
         frames = _frames(given["video"], "video") if "video" in given else frames
+        models = _chosen(given["models"], models) if "models" in given else models
         label, paper = given.get("label"), given.get("paper")
         if "plan" in given:
             _check_keys(given, ("plan", *_ROW), ("plan",))
@@ -144,9 +148,16 @@ def _rows(content: Any, frames: list[int], number: int) -> list[tuple[MethodSpec
             found = [replace(each, label=each.label or each.slug) for each in found if each.build()]
         else:
             found = _variants(given, label, paper)
-        return [(method, frames) for method in found]
+        return [(method, frames, models) for method in found]
     except ValueError as error:
         raise ValueError(f"methods[{number}]: {error}") from error
+
+
+def _chosen(names: Any, models: list[str]) -> list[str]:
+    """The models an entry names, by the last part of their checkpoint's name."""
+    if not isinstance(names, list) or not names or any(name not in models for name in names):
+        raise ValueError(f"models={names!r}: expected a list out of {', '.join(models)}")
+    return names
 
 
 def _variants(given: Mapping[str, Any], label: str | None, paper: str | None) -> list[MethodSpec]:

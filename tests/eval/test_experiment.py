@@ -101,6 +101,28 @@ def test_models_and_frames_are_swept_and_a_model_has_its_own_launcher(content):
     assert runs[-1].launcher.device_map == "auto"
 
 
+def test_a_row_may_be_for_some_of_the_models(content):
+    small = {**content["model"], "pretrained": "/models/small/"}
+    content["model"] = [content["model"], small, {**small, "pretrained": "nano"}]
+    content["tasks"] = ["videomme"]
+    content["methods"] = [
+        {"name": "fastv", "r": 0.65, "models": ["small", "nano"]},
+        "full",
+        {"plan": {"before": "visionzip"}, "models": ["llava-onevision-qwen2-7b-ov"]},
+        {"name": "fastv", "r": [0.55, 0.5], "models": ["llava-onevision-qwen2-7b-ov"], "video": {"frames": 8}},
+    ]
+    assert [run.id.partition("__")[0] for run in parse_experiment("small", content).runs] == [
+        "llava-onevision-qwen2-7b-ov_f32_full",
+        "llava-onevision-qwen2-7b-ov_f32_before-visionzip",
+        "llava-onevision-qwen2-7b-ov_f8_fastv-r0.55",
+        "llava-onevision-qwen2-7b-ov_f8_fastv-r0.5",
+        "small_f32_fastv-r0.65",
+        "small_f32_full",
+        "nano_f32_fastv-r0.65",
+        "nano_f32_full",
+    ]
+
+
 def test_the_name_is_the_stem(tmp_path):
     (tmp_path / "my_table.yaml").write_text(SMALL)
     experiment = load_experiment(tmp_path / "my_table.yaml")
@@ -129,7 +151,11 @@ WRONG = [
     ({"methods": [{"plan": {"before": "fastv"}}]}, "methods[0]: before: fastv has no stage 'before'"),
     (
         {"methods": [{"plan": {"before": "full"}, "k": 1}]},
-        "methods[0]: unknown key k; accepts: plan, label, paper, video",
+        "methods[0]: unknown key k; accepts: plan, label, paper, video, models",
+    ),
+    *(
+        ({"methods": ["full", {"name": "fastv", "models": names}]}, f"methods[1]: models={names!r}: expected a list")
+        for names in ("llava-onevision-qwen2-7b-ov", ["7b"], [], [["7b"]])
     ),
     ({"methods": [{"name": "dycoke", "paper": "k{x}"}]}, "methods[0]: 'k{x}': expected {} around names of options"),
     ({"methods": ["full", "full"]}, "_f32_full__videomme: the same run twice"),
