@@ -71,3 +71,25 @@ prepare_environment() {
         "$VENV/bin/python" -m pip install --no-compile --progress-bar off --editable "$ROOT[dev]" ${pins:+--constraint "$pins"}
     echo "$stamp" >"$VENV/dycoke.stamp"
 }
+
+# reproduce NAME [arguments of `dycoke sweep`]: run what is missing of eval_configs/NAME.yaml, then report it. Relative
+# paths are taken from the repository root.
+reproduce() {
+    local name=$1 argument previous="" where=()
+    shift
+    for argument in "$@"; do # the report has to look where the sweep writes
+        case $previous,$argument in
+        *,-h | *,--help)
+            sed -n '2,4s/^# \{0,1\}//p' "$ROOT/scripts/reproduce_$name.sh"
+            return
+            ;;
+        *,--results=*) where=("$argument") ;;
+        --results,*) where=(--results "$argument") ;;
+        esac
+        previous=$argument
+    done
+    prepare_environment .venv
+    cd "$ROOT"
+    "$VENV/bin/dycoke" sweep "eval_configs/$name.yaml" "$@"
+    "$VENV/bin/dycoke" report "$name" "${where[@]}"
+}
