@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-_PATIENCE = timedelta(weeks=1)  # one process may judge answers for hours while the others wait
+from dycoke.eval.shards import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ def place(device: str | None = None, device_map: str | None = None) -> Place:
     device: "cpu", "cuda" or "cuda:N", None for a GPU if there is one. device_map="auto" lets one process spread its
     model over all GPUs. Raises ValueError if device_map="auto" meets several processes, or for a GPU that is not there.
     """
-    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)])
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if accelerator.num_processes > 1:
         if device_map == "auto":
             raise ValueError(

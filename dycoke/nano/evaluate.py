@@ -4,6 +4,7 @@
 
 Every question is asked alone, in its first wording, through the stock `generate` with the method attached. With --mp4
 each scene is encoded with H.264, decoded and resized as a user's file would be; else the drawn frames are used.
+Under `accelerate launch` the processes share the videos, each on a GPU of its own, and the first one prints and writes.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from dycoke.ask.answer import answer
 from dycoke.ask.chat import DEVICES, Chat, load_chat, placement
-from dycoke.ask.video import read_frames
+from dycoke.eval.shards import Ranks
 from dycoke.nano import MODEL_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import FRAMES, Scene, Story, clip_questions, render, stories
@@ -34,6 +37,16 @@ from dycoke.types import Method
 _MAX_NEW_TOKENS = 96
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question about a video, its task and its answer, and what the model said."""
+
+    task: str
+    question: str
+    answer: str
+    said: str
+
+
 def drawn_frames(scene: Scene) -> np.ndarray:
     """The native frames of one scene, uint8 [FRAMES, 64, 64, 3]."""
     pixels = render(scene, native_view(len(scene)).times).pixels[0]
@@ -42,47 +55,51 @@ def drawn_frames(scene: Scene) -> np.ndarray:
 
 def filmed_frames(scene: Scene, folder: Path) -> np.ndarray:
     """The frames of one scene as a reader gets them from its mp4 file, uint8 [FRAMES, 256, 256, 3]."""
+    from dycoke.ask.video import read_frames  # here, because decord is not everywhere that drawn frames are used
+
     path = folder / "scene.mp4"
     write_mp4(path, frames_of(scene))
     return read_frames(path, FRAMES)
 
 
-def clips(videos: int, start: int, film: bool) -> Iterator[tuple[np.ndarray, Story]]:
-    """Frames and story of `videos` evaluation scenes from number `start` on."""
+def clips(numbers: Iterable[int], film: bool) -> Iterator[tuple[np.ndarray, Story]]:
+    """Frames and story of the evaluation scenes with these numbers."""
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(start, start + videos):
+        for number in numbers:
             scene = evaluation_scenes(1, number)
             frames = filmed_frames(scene, Path(folder)) if film else drawn_frames(scene)
             yield frames, stories(scene)[0]
 
 
-def score(chat: Chat, method: Method, frames: np.ndarray, story: Story, tally: Tally) -> list[dict[str, str]]:
-    """Ask every question about one video, add to the tally, and return the wrong answers."""
-    wrong = []
+def answers(chat: Chat, method: Method, frames: np.ndarray, story: Story) -> list[Answered]:
+    """Every question about one video, answered."""
+    asked = []
     for question in clip_questions(story):
-        request = chat.request(frames, question.text)
-        said = answer(chat, method, request, _MAX_NEW_TOKENS).text
-        add(tally, question.task, said == question.answer)
-        if said != question.answer:
-            wrong.append({"question": question.text, "answer": question.answer, "said": said})
-    return wrong
+        said = answer(chat, method, chat.request(frames, question.text), _MAX_NEW_TOKENS).text
+        asked.append(Answered(question.task, question.text, question.answer, said))
+    return asked
 
 
-def evaluate(chat: Chat, methods: dict[str, Method], videos: int, start: int, film: bool) -> dict[str, dict]:
-    """{method: {"exact_match": share by task and mean, "asked": questions, "wrong": wrong answers}}."""
-    tallies: dict[str, Tally] = {name: {} for name in methods}
-    wrong: dict[str, list] = {name: [] for name in methods}
-    for frames, story in clips(videos, start, film):
-        for name, method in methods.items():
-            wrong[name] += score(chat, method, frames, story, tallies[name])
-    return {
-        name: {
-            "exact_match": shares(tally),
-            "asked": sum(asked for _, asked in tally.values()),
-            "wrong": wrong[name],
-        }
-        for name, tally in tallies.items()
-    }
+def result(asked: Sequence[Answered]) -> dict[str, Any]:
+    """{"exact_match": share by task and mean, "asked": questions, "wrong": wrong answers}."""
+    tally: Tally = {}
+    for each in asked:
+        add(tally, each.task, each.said == each.answer)
+    wrong = [{"question": a.question, "answer": a.answer, "said": a.said} for a in asked if a.said != a.answer]
+    return {"exact_match": shares(tally), "asked": len(asked), "wrong": wrong}
+
+
+def evaluate(
+    chat: Chat, methods: Mapping[str, Method], numbers: Sequence[int], film: bool, ranks: Ranks
+) -> dict[str, dict[str, Any]]:
+    """The `result` of every method on the evaluation scenes with these numbers, shared out over the processes."""
+    found = ranks.gather(
+        [
+            {name: answers(chat, method, frames, story) for name, method in methods.items()}
+            for frames, story in clips(ranks.mine(numbers), film)
+        ]
+    )
+    return {name: result([each for video in found for each in video[name]]) for name in methods}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -99,11 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
     for text in options.method or ["full", "dycoke,k=0.7"]:
         name, values = parse_method(text)
         methods[text] = build(name, **values)
+    ranks = Ranks.current(cpu=options.device == "cpu")
     chat = load_chat(options.model, placement(options.device, "auto"))
-    results = evaluate(chat, methods, options.videos, options.start, options.mp4)
-    for name, result in results.items():
-        line = " ".join(f"{task} {share:.3f}" for task, share in result["exact_match"].items())
-        sys.stdout.write(f"{name}: {line} ({result['asked']} questions)\n")
+    numbers = range(options.start, options.start + options.videos)
+    results = evaluate(chat, methods, numbers, options.mp4, ranks)
+    if not ranks.is_main:
+        return
+    for name, found in results.items():
+        line = " ".join(f"{task} {share:.3f}" for task, share in found["exact_match"].items())
+        sys.stdout.write(f"{name}: {line} ({found['asked']} questions)\n")
     if options.output is not None:
         options.output.write_text(json.dumps(results, indent=1) + "\n")
 
