@@ -33,6 +33,8 @@ EVALUATION = [
 ]
 EXTRAS = {
     "flash-attn": ["flash-attn"],  # a faster attention backend on GPUs; sdpa is used without it
+    # One 72B model sharded over all GPUs by ZeRO-3, where device_map="auto" would let them compute one after the other.
+    "deepspeed": ["deepspeed>=0.19.8"],
     "eval": EVALUATION,
     "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff"],
 }

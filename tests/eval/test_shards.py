@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import islice
 
 import pytest
 
 from dycoke.eval.shards import Ranks, interleaved
 from dycoke.nano import evaluate
-
-# `accelerate launch --cpu` starts one process, whatever number it is given; this way it starts all, and none on a GPU.
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-
-
-def launch(processes: int, *module: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*LAUNCH, "--num_processes", str(processes), "-m", *module]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+from tests.eval.launch import launch
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8])
