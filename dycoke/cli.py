@@ -121,7 +121,8 @@ def sweep(
     experiment: Annotated[Path, typer.Argument(help="YAML file; see eval_configs/.")],
     results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
     processes: Annotated[
-        int | None, typer.Option(help="Processes on each machine, instead of what the file says.")
+        int | None,
+        typer.Option(help="Processes on each machine, instead of the file's; models with a device_map keep to one."),
     ] = None,
     machines: Annotated[int | None, typer.Option(help="Machines that take part; run this on each of them.")] = None,
     machine_rank: Annotated[int, typer.Option(help="Number of this machine, from 0.")] = 0,

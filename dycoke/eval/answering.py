@@ -86,6 +86,7 @@ class Answering:
     """
 
     samples: Samples | None = None  # None: nothing of ours was asked for, and the built-in model answers alone
+    replicated = False  # whether one model is sharded over all processes, which then answer every sample together
     stays = False  # whether the model is kept behind a run, for another one
     _plan: Plan
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
@@ -19,6 +20,7 @@ from dycoke.eval.job import Job
 from dycoke.eval.judging import is_judged
 from dycoke.eval.samples import Samples, key_of, summary
 from dycoke.eval.scoring import PARALLEL, Judgements, document_hash, repeatable
+from dycoke.eval.shards import Ranks
 from dycoke.eval.specs import RunSpec
 
 
@@ -26,33 +28,45 @@ def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager,
     """Answer and score one run, and write its metrics when all is done.
 
     model: of `dycoke.eval`; tasks: the run's task, or the leaves of its group. Answers an earlier attempt left in the
-    folder stand. Raises SampleFailed for a sample that cannot be answered, and OSError if the folder cannot be written.
+    folder stand. Where one model is sharded over all processes, each of them answers every sample, and the first one
+    writes and scores. Raises SampleFailed for a sample that cannot be answered, and OSError if the folder cannot be
+    written.
     """
-    folder = RunFolder.of(Path(job.results), spec)
-    accelerator = model.accelerator
-    if accelerator.is_main_process:
-        folder.start(spec, job.made)
+    folder, ranks = RunFolder.of(Path(job.results), spec), Ranks.current()
+    share = Ranks() if model.replicated else ranks
+    made = {**job.made, "dtype": str(model.model.dtype).removeprefix("torch.")}
+    if ranks.is_main:
+        folder.start(spec, made)
         job.announce(spec.id, sum(_count(task, spec.limit) for task in tasks))
-    accelerator.wait_for_everyone()
-    ranks = accelerator.process_index, accelerator.num_processes
-    samples = Samples(folder.samples_of(*ranks), folder.read_samples())
-    accelerator.wait_for_everyone()  # all have read what is there before one writes on
+    ranks.wait()
+    writes = ranks.is_main or not model.replicated
+    samples = Samples(folder.samples_of(share.rank, share.world) if writes else None, folder.read_samples())
+    ranks.wait()  # all have read what is there before one writes on
     model.max_frames_num = spec.frames
     model.use(spec.method.build(), samples)
-    if spec.score:
-        judgements = Judgements(folder.judgements_of(*ranks), folder.read_judgements())
-        with repeatable(tasks, spec.seed, judgements):
-            results = _run(model, spec, tasks, manager)
-    else:
-        results = _run(model, spec, tasks, manager)
-    asked = set(gather_object(sorted(samples.asked)))
-    if accelerator.is_main_process:
+    judged = spec.score and writes
+    judgements = Judgements(folder.judgements_of(share.rank, share.world), folder.read_judgements()) if judged else None
+    with _as_one_process(model.replicated), repeatable(tasks, spec.seed, judgements) if judged else nullcontext():
+        results = _run(model, spec, tasks, manager, judged)
+    asked = set().union(*ranks.gather([samples.asked]))
+    if ranks.is_main:
         done = [sample for sample in folder.read_samples() if key_of(sample) in asked]
-        folder.finish(done, metrics(spec, results, done, model.model) | {"made": job.made})
-    accelerator.wait_for_everyone()
+        folder.finish(done, metrics(spec, results, done, model.model) | {"made": made})
+    ranks.wait()
 
 
-def _run(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager) -> dict[str, Any] | None:
+@contextmanager
+def _as_one_process(replicated: bool) -> Iterator[None]:
+    """Let lmms-eval, which reads its ranks from the environment, give this process every sample."""
+    names = ("RANK", "WORLD_SIZE") if replicated else ()
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= before
+
+
+def _run(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager, score: bool) -> dict[str, Any] | None:
     """What lmms-eval makes of the run; None in all processes but the first."""
     return simple_evaluate(
         model=model,
@@ -61,7 +75,7 @@ def _run(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager) -> 
         limit=spec.limit,
         batch_size=spec.batch_size,
         gen_kwargs=",".join(f"{key}={value}" for key, value in spec.generation.items()) or None,
-        predict_only=not spec.score,
+        predict_only=not score,
         process_docs_parallel=PARALLEL if is_judged(spec.task) else 1,
         random_seed=spec.seed,
         numpy_random_seed=spec.seed,

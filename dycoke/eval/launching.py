@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +32,8 @@ def check_launcher(launcher: Launcher, node: Node) -> None:
         raise ValueError(f"launcher: machines={launcher.machines} needs the address and port of the first machine")
     if not 0 <= node.rank < launcher.machines:
         raise ValueError(f"machine rank {node.rank}: expected 0 to {launcher.machines - 1}")
-    if launcher.deepspeed is not None:
-        _check_deepspeed(launcher)
+    if launcher.deepspeed is not None and not Path(launcher.deepspeed).is_file():
+        raise FileNotFoundError(f"launcher: deepspeed {launcher.deepspeed}: no such file")
 
 
 def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -44,7 +43,7 @@ def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str
     for GPUs it starts them all, and the environment keeps them on the CPU.
     """
     environment = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if launcher.cpu else {}
-    if launcher.count == 1 and launcher.deepspeed is None:
+    if launcher.count == 1:
         return [sys.executable, "-m", module, *arguments], environment
     start = [sys.executable, "-m", "dycoke.eval.dying", "accelerate.commands.launch", "--multi_gpu"]
     start += ["--num_processes", str(launcher.count), "--num_machines", str(launcher.machines)]
@@ -53,13 +52,3 @@ def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str
     if node.address is not None:
         start += ["--main_process_ip", node.address]
     return [*start, "-m", module, *arguments], environment
-
-
-def _check_deepspeed(launcher: Launcher) -> None:
-    file = Path(launcher.deepspeed)
-    if not file.is_file():
-        raise FileNotFoundError(f"launcher: deepspeed {file}: no such file")
-    try:
-        json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"launcher: deepspeed {file}: no JSON: {error}") from error

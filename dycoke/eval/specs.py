@@ -45,6 +45,8 @@ class Launcher:
             raise ValueError(f"device_map={self.device_map!r}: expected auto, or nothing for one GPU a process")
         if self.deepspeed is not None and not isinstance(self.deepspeed, str):
             raise ValueError(f"deepspeed={self.deepspeed!r}: expected the path of a JSON file")
+        if self.deepspeed and self.count < 2:
+            raise ValueError("deepspeed shards a model over several processes; give processes")
         if self.device_map and (self.count > 1 or self.cpu or self.deepspeed):
             raise ValueError(
                 "device_map=auto spreads one process over the GPUs; leave processes, cpu and deepspeed out"

@@ -45,7 +45,9 @@ class Scale:
     node: Node = field(default_factory=Node)
 
     def put_on(self, spec: RunSpec) -> RunSpec:
-        """The run with this launcher. Raises ValueError for one that cannot be."""
+        """The run with this launcher, or as it is where one process has all GPUs. Raises ValueError for bad numbers."""
+        if spec.launcher.device_map:
+            return spec
         given = {name: getattr(self, name) for name in ("processes", "machines", "port")}
         launcher = replace(spec.launcher, **{name: value for name, value in given.items() if value is not None})
         return replace(spec, model=replace(spec.model, launcher=launcher))

@@ -170,6 +170,7 @@ WRONG = [
     ({"launcher": {"gpus": 2}}, "launcher: unknown key gpus; accepts: processes, machines, cpu, device_map, deepspeed"),
     ({"launcher": {"processes": 2, "device_map": "auto"}}, "launcher: device_map=auto spreads one process"),
     ({"launcher": {"device_map": "balanced"}}, "launcher: device_map='balanced': expected auto"),
+    ({"launcher": {"deepspeed": "zero3.json"}}, "launcher: deepspeed shards a model over several processes"),
     ({"launcher": {"cpu": 1}}, "launcher: cpu=1: expected true or false"),
 ]
 
