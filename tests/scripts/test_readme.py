@@ -21,6 +21,8 @@ from dycoke.ask.answer import answer
 from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
 from dycoke.cli import app, main
+from dycoke.eval.experiment import _KEYS, parse_experiment
+from dycoke.eval.specs import MODELS
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
 from dycoke.options import parse_yaml, write_value
 from dycoke.registry import available, build, entry
@@ -43,7 +45,8 @@ def blocks(language: str) -> list[str]:
 
 
 def command_lines() -> list[str]:
-    lines = [line.split("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    whole = [re.sub(r"\\\n\s*", "", block) for block in blocks("bash")]
+    lines = [line.split("  #")[0].strip() for block in whole for line in block.splitlines()]
     return [line for line in lines if line]
 
 
@@ -51,14 +54,31 @@ def command_lines() -> list[str]:
 def test_shell_lines(line):
     assert subprocess.run(["bash", "-n", "-c", line]).returncode == 0
     words = shlex.split(line)
-    if words[0] == "bash":
+    if words[0] in ("bash", "sbatch"):
         assert (ROOT / words[1]).is_file()
+        experiments = [word for word in words if word.endswith(".yaml")]
+        assert all((ROOT / experiment).is_file() for experiment in experiments)
     elif words[0] == "dycoke":
         parse(words[1:])
     elif words[0] == "python":
         assert words[1] == "-m" and importlib.util.find_spec(words[2]) is not None
+        if words[2] == "lmms_eval":
+            check_model_arguments(*(words[words.index(option) + 1] for option in ("--model", "--model_args")))
     else:
         assert words[:2] == ["pip", "install"]
+
+
+def check_model_arguments(model: str, text: str) -> None:
+    """lmms-eval finds the model here, and all arguments are known to it."""
+    utils = pytest.importorskip("lmms_eval.utils")
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    from dycoke.eval.arguments import split_arguments
+
+    found = MODEL_REGISTRY_V2.get_model_class(model)
+    assert found.__module__.startswith("dycoke.eval.")
+    builtin = next(base for base in found.__mro__ if base.__module__.startswith("lmms_eval."))
+    assert split_arguments(utils.simple_parse_args_string(text), builtin).chosen is not None
 
 
 def parse(words: list[str]) -> None:
@@ -112,7 +132,7 @@ def test_python_blocks_compile_and_name_what_exists():
 
 def test_plans_in_yaml_are_plans(monkeypatch, tmp_path):
     """The file the README shows says what its Python builds."""
-    (text,) = blocks("yaml")
+    text = blocks("yaml")[0]
     (tmp_path / "plan.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
     (block,) = (block for block in blocks("python") if "build_plan" in block)
@@ -122,8 +142,19 @@ def test_plans_in_yaml_are_plans(monkeypatch, tmp_path):
     assert known["plan"].before is not None and known["plan"].decode is not None
 
 
+def test_the_experiment_shown_is_one():
+    experiment = parse_experiment("shown", parse_yaml(blocks("yaml")[1]))
+    labels = list(dict.fromkeys(run.method.label for run in experiment.runs))
+    assert sum(label.startswith("dycoke ") for label in labels) == 6  # as it says
+    assert len(labels) == 10 and len(experiment.runs) == 2 * len(labels)
+    assert {run.limit for run in experiment.runs} == {100}
+    for name in re.findall(r"^\| `(\w+\.yaml)`", README, re.MULTILINE):
+        assert (ROOT / "eval_configs" / name).is_file()
+    assert set(_KEYS) <= set(re.findall(r"\w+", README.partition("## Evaluation")[2].partition("## Benchmark")[0]))
+
+
 def test_loader_keywords_are_the_loaders():
-    named = set(re.findall(r"`(dycoke_\w+)`", README)) - set(available())
+    named = set(re.findall(r"`(dycoke_\w+)`", README)) - set(available()) - set(MODELS)
     assert named == {*_PASSED_ON, _TOKENS}
 
 
