@@ -10,7 +10,7 @@ from typing import Any
 
 from dycoke.adapters.loader import Chosen, choose_method
 from dycoke.ask.chat import DTYPES
-from dycoke.options import parse_method
+from dycoke.options import parse_method, parse_value
 from dycoke.registry import build, entry
 
 _WAYS = ("dycoke", "method", "method_options", "plan", "image_token_start_index")
@@ -18,13 +18,13 @@ _WAYS = ("dycoke", "method", "method_options", "plan", "image_token_start_index"
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a model was given: a method (None if none was asked for) and the built-in model's own arguments.
+    """What a model was given: a method (`full` if none was asked for) and the built-in model's own arguments.
 
     ours: whether anything was given that the built-in model does not know; then it is loaded and asked in our way.
     samples: file that one line for each sample is written to.
     """
 
-    chosen: Chosen | None
+    chosen: Chosen
     dtype: str | None
     batch_size: int
     samples: Path | None
@@ -47,6 +47,8 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
 
     dycoke=True,dycoke_k=... is the published spelling; method=NAME,OPTION=... names any method; plan=FILE.yaml has one
     for each stage. Further ones of ours are dtype, samples and deepspeed, and batch_size above 1.
+    A name that the built-in model or we take is never read as an option of the method; an option of that name can be
+    given in a plan. Texts of options are read as their values: layers=[8,16].
     Raises ValueError for an argument that neither the built-in model nor the method has, and what choosing a method
     raises.
     """
@@ -61,22 +63,20 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     ours = chosen is not None or batch_size > 1 or any(each is not None for each in (dtype, samples, deepspeed))
     samples = None if samples is None else Path(samples)
-    return Arguments(
-        chosen or (Chosen(build("full")) if ours else None), dtype, batch_size, samples, deepspeed, rest, ours
-    )
+    return Arguments(chosen or Chosen(build("full")), dtype, batch_size, samples, deepspeed, rest, ours)
 
 
 def builtin_defaults(builtin: type) -> dict[str, Any]:
     """The arguments of a built-in class's constructor, at their defaults."""
     parameters = inspect.signature(builtin.__init__).parameters.values()
-    return {each.name: each.default for each in parameters if each.name not in ("self", "kwargs")}
+    return {each.name: each.default for each in parameters if each.name != "self" and each.kind != each.VAR_KEYWORD}
 
 
 def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
-    """The method; options are arguments that no built-in model has, so that they can only be the method's."""
+    """The method; options are arguments the built-in model does not have, so that they can only be the method's."""
     method = ways.get("method")
-    if isinstance(method, str) and options:
-        name, own = parse_method(method)
+    if options and isinstance(method, str) and ways.get("method_options") is None:
+        name, _ = parse_method(method)
         accepted = entry(name).options
         unknown = [option for option in options if option not in accepted]
         if unknown:
@@ -84,9 +84,13 @@ def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
                 f"unknown argument {', '.join(unknown)}: neither the model nor the method {name} has it; the method's "
                 f"options: {', '.join(accepted) or 'none'}"
             )
-        ways |= {"method": name, "method_options": {**own, **options, **(ways.get("method_options") or {})}}
+        values = {key: parse_value(each) if isinstance(each, str) else each for key, each in options.items()}
+        ways = {**ways, "method_options": values}
     elif options:
-        raise ValueError(f"unknown argument {', '.join(options)}; an option of a method needs method=NAME beside it")
+        raise ValueError(
+            f"unknown argument {', '.join(options)}; an option of a method needs method=NAME beside it, and no "
+            "method_options"
+        )
     try:
         return choose_method(ways)
     except TypeError as error:
@@ -95,10 +99,9 @@ def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
 
 def _batch_size(value: Any) -> int:
     """lmms-eval hands over what its command line was given, a text or a number; None is 1."""
-    try:
-        size = int(1 if value is None else value)
-    except (TypeError, ValueError):
-        size = 0
+    size = 1 if value is None else 0
+    if type(value) is int or (isinstance(value, str) and value.isdecimal()):
+        size = int(value)
     if size < 1:
         raise ValueError(f"batch_size={value!r}: expected an integer of at least 1")
     return size
