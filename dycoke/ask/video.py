@@ -24,23 +24,22 @@ def read_frames(path: str | Path, count: int) -> np.ndarray:
     Raises FileNotFoundError for a missing file, ValueError for a count below 1, a folder, a URL, and a file that is
     empty, truncated (where its format says how long it is: mp4, Matroska, WebM, AVI), damaged or no video.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"frames={count!r}: expected an integer of at least 1")
+    check_count(count)
     check_video(path)
-    try:
-        with _quiet():
-            reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-            total = len(reader)
-            places = np.linspace(0, max(total - 1, 0), count, dtype=int)
-            frames = reader.get_batch(places).asnumpy() if total else None
-    except (DECORDError, RuntimeError) as error:
-        # decord's own messages are stack traces of C++.
-        raise ValueError(
-            f"{path}: cannot be decoded; the file is damaged, truncated, without an index, or of an unknown codec"
-        ) from error
+    with decoding(path):
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        total = len(reader)
+        places = np.linspace(0, max(total - 1, 0), count, dtype=int)
+        frames = reader.get_batch(places).asnumpy() if total else None
     if frames is None:
         raise ValueError(f"{path}: no frames in this video")
     return frames
+
+
+def check_count(count: int) -> None:
+    """Raise ValueError unless so many frames can be asked for."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"frames={count!r}: expected an integer of at least 1")
 
 
 def check_video(path: str | Path) -> None:
@@ -52,6 +51,18 @@ def check_video(path: str | Path) -> None:
     path = Path(path)
     _check_file(path)
     _check_container(path)
+
+
+@contextmanager
+def decoding(path: str | Path) -> Iterator[None]:
+    """Raise ValueError of one line where decord cannot decode a video; its own messages are stack traces of C++."""
+    try:
+        with _quiet():
+            yield
+    except (DECORDError, RuntimeError) as error:
+        raise ValueError(
+            f"{path}: cannot be decoded; the file is damaged, truncated, without an index, or of an unknown codec"
+        ) from error
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from PIL import Image
 
 from dycoke.ask.chat import DTYPES, Placement, placement
 from dycoke.ask.hf_chat import load
-from dycoke.ask.video import read_frames
 from dycoke.eval.answering import Answering, Asked, Clip, Generated
 from dycoke.eval.arguments import split_arguments
+from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import ending_ids, greedy_or_sampled
 from dycoke.eval.placing import place
 from dycoke.eval.samples import Samples
@@ -22,7 +22,8 @@ class LlavaOnevisionHF(Answering, lmms):
     """transformers' LlavaOnevisionForConditionalGeneration, with `full` where no method is asked for.
 
     Takes pretrained, device, device_map, attn_implementation, max_frames_num and use_cache beside our own arguments.
-    Videos are read at evenly spaced frames; pictures and text are answered too, one question at a time.
+    Videos, files or folders of frames, are read at evenly spaced frames; pictures and text are answered too, one
+    question at a time.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class LlavaOnevisionHF(Answering, lmms):
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def clip(self, visuals: list[str]) -> Clip:
-        return Clip(read_frames(visuals[0], self.max_frames_num))
+        return Clip(read_shown(visuals[0], self.max_frames_num))
 
     def generate(self, clips: list[Clip], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from lmms_eval.models.simple.llava_onevision import Llava_OneVision
 
-from dycoke.ask.video import read_frames
 from dycoke.eval.answering import Clip
 from dycoke.eval.arguments import builtin_defaults, split_arguments
+from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import as_given
 from dycoke.eval.llava_model import LlavaModel
 from llava.constants import DEFAULT_IMAGE_TOKEN
@@ -30,7 +30,7 @@ class LlavaOnevision(LlavaModel, Llava_OneVision):
         self.load(arguments, settings, pooling)
 
     def clip(self, visuals: list[str]) -> Clip:
-        return Clip(read_frames(visuals[0], self.max_frames_num))
+        return Clip(read_shown(visuals[0], self.max_frames_num))
 
     def question(self, clip: Clip, context: str) -> str:
         if DEFAULT_IMAGE_TOKEN in context:

@@ -10,9 +10,10 @@ from typing import Any
 from lmms_eval.models.simple.llava_vid import LlavaVid
 from transformers import AutoConfig
 
-from dycoke.ask.video import check_video
+from dycoke.ask.video import check_video, decoding
 from dycoke.eval.answering import Asked, Clip
 from dycoke.eval.arguments import builtin_defaults, split_arguments
+from dycoke.eval.frame_folder import read_folder
 from dycoke.eval.generation import greedy_or_sampled
 from dycoke.eval.llava_model import LlavaModel
 
@@ -37,17 +38,22 @@ class LlavaVideo(LlavaModel, LlavaVid):
 
     def clip(self, visuals: list[str]) -> Clip | None:
         """Frames at `fps`, or as many as wanted where that gives too many; None for what the built-in model reads."""
-        plain = len(visuals) == 1 and not Path(visuals[0]).is_dir() and self.video_decode_backend == "decord"
-        if not plain or self.add_time_instruction:
+        if self.add_time_instruction:
+            return None
+        if Path(visuals[0]).is_dir():
+            return Clip(read_folder(visuals[0], self.max_frames_num))
+        if len(visuals) > 1 or self.video_decode_backend != "decord":
             return None
         check_video(visuals[0])
-        frames, _, _ = self.load_video(visuals[0], self.max_frames_num, self.fps, force_sample=self.force_sample)
+        with decoding(visuals[0]):
+            frames, _, _ = self.load_video(visuals[0], self.max_frames_num, self.fps, force_sample=self.force_sample)
         return Clip(frames)
 
     def answer_alone(self, asked: Asked) -> str:
         text = super().answer_alone(asked)
         if text.startswith("Video ") and text.endswith(_UNREADABLE):
-            raise ValueError(text)
+            shown = ", ".join(map(str, asked.visuals(self.task_dict)))
+            raise ValueError(f"{shown}: the built-in model can not load it")
         return text
 
     def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
