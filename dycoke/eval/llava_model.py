@@ -30,6 +30,7 @@ class LlavaModel(Answering):
         lmms.__init__(self)
         conversation(settings["conv_template"])
         where = place(arguments.builtin.get("device"), arguments.builtin.get("device_map"))
+        samples = Samples(arguments.samples_of(where.accelerator.process_index, where.accelerator.num_processes))
         name = settings.get("model_name") or get_model_name_from_path(settings["pretrained"])
         self._tokenizer, self._model, self._image_processor, self._max_length = load_pretrained_model(
             settings["pretrained"],
@@ -38,6 +39,7 @@ class LlavaModel(Answering):
             device_map=where.device_map,
             torch_dtype=arguments.dtype or settings.get("torch_dtype", "float16"),
             attn_implementation=settings["attn_implementation"],
+            customized_config=settings.get("customized_config"),
             overwrite_config=dict(overwrite) or None,
         )
         self._config = self._model.config
@@ -52,7 +54,7 @@ class LlavaModel(Answering):
             setattr(self, option, settings[option])
         self._pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         arguments.chosen.check(self.model)
-        self.use(arguments.chosen.method, Samples(arguments.samples_of(self._rank, self._world_size)))
+        self.use(arguments.chosen.method, samples)
 
     def generate(self, clips: list[Clip], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from lmms_eval.models.model_utils.load_video import read_video
 from lmms_eval.models.simple.llava_onevision import Llava_OneVision
 
-from dycoke.eval.answering import Clip
+from dycoke.ask.video import check_video
+from dycoke.eval.answering import Asked, Clip
 from dycoke.eval.arguments import builtin_defaults, split_arguments
 from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import as_given
 from dycoke.eval.llava_model import LlavaModel
 from llava.constants import DEFAULT_IMAGE_TOKEN
+
+BACKENDS = ("decord", "pyav")
 
 
 class LlavaOnevision(LlavaModel, Llava_OneVision):
@@ -21,16 +26,32 @@ class LlavaOnevision(LlavaModel, Llava_OneVision):
     def __init__(self, **given: Any) -> None:
         arguments = split_arguments(given, Llava_OneVision)
         if not arguments.ours:
-            super().__init__(**given)
+            super().__init__(**arguments.builtin)
             return
         settings = builtin_defaults(Llava_OneVision) | dict(arguments.builtin)
+        if settings["video_decode_backend"] not in BACKENDS:
+            given = settings["video_decode_backend"]
+            raise ValueError(f"video_decode_backend={given!r}: expected one of {', '.join(BACKENDS)}")
         for option in ("token_strategy", "max_frames_num", "mm_spatial_pool_stride", "mm_spatial_pool_mode"):
             setattr(self, option, settings[option])
         pooling = {key: settings[key] for key in ("mm_spatial_pool_stride", "mm_spatial_pool_mode")}
         self.load(arguments, settings, pooling)
 
     def clip(self, visuals: list[str]) -> Clip:
-        return Clip(read_shown(visuals[0], self.max_frames_num))
+        path = visuals[0]
+        if self.video_decode_backend == "pyav" and not Path(path).is_dir():
+            check_video(path)
+            return Clip(read_video(path, num_frm=self.max_frames_num))
+        return Clip(read_shown(path, self.max_frames_num))
+
+    def answer_alone(self, asked: Asked) -> str:
+        """What the built-in class answers, which leaves the aspect ratio of several pictures on the config."""
+        ratio = getattr(self._config, "image_aspect_ratio", None)
+        try:
+            return super().answer_alone(asked)
+        finally:
+            if ratio is not None:
+                self._config.image_aspect_ratio = ratio
 
     def question(self, clip: Clip, context: str) -> str:
         if DEFAULT_IMAGE_TOKEN in context:

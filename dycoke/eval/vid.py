@@ -28,7 +28,7 @@ class LlavaVideo(LlavaModel, LlavaVid):
     def __init__(self, **given: Any) -> None:
         arguments = split_arguments(given, LlavaVid)
         if not arguments.ours:
-            super().__init__(**given)
+            super().__init__(**arguments.builtin)
             return
         settings = builtin_defaults(LlavaVid) | dict(arguments.builtin)
         self.max_frames_num, self.fps = int(settings["max_frames_num"]), int(settings["video_fps"])
