@@ -15,6 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dycoke.attach import apply, attached, remove
+from dycoke.eval.arguments import Arguments
+from dycoke.eval.placing import Place
 from dycoke.eval.samples import Key, Samples, cost_of, prompt_hash
 from dycoke.types import Method, Plan
 
@@ -94,6 +96,20 @@ class Answering:
         """Give the model's memory back behind a run, as lmms-eval asks, unless the model is to stay."""
         if not self.stays:
             super().clean()
+
+    def take_place(self, where: Place, arguments: Arguments) -> Samples:
+        """Note where the model goes and how it is asked; what it answers until `use` says otherwise."""
+        self._device, self.device_map, self.accelerator = where.device, where.device_map, where.accelerator
+        self._rank, self._world_size = where.share
+        self.replicated = where.replicated
+        self.batch_size_per_gpu = arguments.batch_size
+        writes = where.accelerator.is_main_process or not where.replicated
+        return Samples(arguments.samples_of(*where.share) if writes else None)
+
+    @property
+    def together(self) -> dict[str, Any]:
+        """Arguments of `generate` that keep processes which share one model in step."""
+        return {"synced_gpus": True} if self.replicated else {}
 
     def use(self, method: Method | Plan, samples: Samples) -> None:
         """Put a method on the model, instead of the one it carries, and record what follows in `samples`."""

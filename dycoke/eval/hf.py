@@ -15,7 +15,6 @@ from dycoke.eval.arguments import split_arguments
 from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import ending_ids, greedy_or_sampled
 from dycoke.eval.placing import place
-from dycoke.eval.samples import Samples
 
 
 class LlavaOnevisionHF(Answering, lmms):
@@ -39,15 +38,15 @@ class LlavaOnevisionHF(Answering, lmms):
     ) -> None:
         super().__init__()
         arguments = split_arguments({**given, "batch_size": batch_size}, LlavaOnevisionHF)
-        where = place(device, device_map)
-        dtype = DTYPES.get(arguments.dtype) or placement(where.device.type, "auto").dtype
-        self._chat = load(pretrained, Placement(where.device_map, dtype), attn_implementation)
-        self._device, self.accelerator = where.device, where.accelerator
-        self._rank, self._world_size = where.accelerator.process_index, where.accelerator.num_processes
+        dtype = DTYPES.get(arguments.dtype) or placement("cpu" if device == "cpu" else "auto", "auto").dtype
+        where = place(device, device_map, arguments.deepspeed, dtype)
+        samples = self.take_place(where, arguments)
+        with where.loading():
+            self._chat = load(pretrained, Placement(where.device_map, dtype), attn_implementation)
+        where.loaded(self._chat.model)
         self.max_frames_num, self.use_cache = max_frames_num, use_cache
-        self.batch_size_per_gpu = arguments.batch_size
         self.tokenizer.padding_side = "left"  # rows of a batch go on behind their prompts
-        self.use(arguments.chosen.method, Samples(arguments.samples_of(self._rank, self._world_size)))
+        self.use(arguments.chosen.method, samples)
 
     @property
     def model(self) -> Any:
@@ -98,6 +97,7 @@ class LlavaOnevisionHF(Answering, lmms):
             **ready,
             pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
             use_cache=self.use_cache,
+            **self.together,
             **greedy_or_sampled(generation),
         )
         return Generated(ids[:, ready["input_ids"].shape[1] :], ending_ids(self.model, self.tokenizer))

@@ -12,7 +12,6 @@ from dycoke.eval.arguments import Arguments
 from dycoke.eval.generation import ending_ids
 from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_prompt
 from dycoke.eval.placing import place
-from dycoke.eval.samples import Samples
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path
 from llava.model.builder import load_pretrained_model
@@ -29,27 +28,27 @@ class LlavaModel(Answering):
         """
         lmms.__init__(self)
         conversation(settings["conv_template"])
-        where = place(arguments.builtin.get("device"), arguments.builtin.get("device_map"))
-        samples = Samples(arguments.samples_of(where.accelerator.process_index, where.accelerator.num_processes))
+        dtype = arguments.dtype or settings.get("torch_dtype", "float16")
+        asked = (arguments.builtin.get(name) for name in ("device", "device_map"))
+        where = place(*asked, arguments.deepspeed, dtype)
+        samples = self.take_place(where, arguments)
         name = settings.get("model_name") or get_model_name_from_path(settings["pretrained"])
-        self._tokenizer, self._model, self._image_processor, self._max_length = load_pretrained_model(
-            settings["pretrained"],
-            None,
-            name,
-            device_map=where.device_map,
-            torch_dtype=arguments.dtype or settings.get("torch_dtype", "float16"),
-            attn_implementation=settings["attn_implementation"],
-            customized_config=settings.get("customized_config"),
-            overwrite_config=dict(overwrite) or None,
-        )
+        with where.loading():
+            self._tokenizer, self._model, self._image_processor, self._max_length = load_pretrained_model(
+                settings["pretrained"],
+                None,
+                name,
+                device_map=where.device_map,
+                torch_dtype=dtype,
+                attn_implementation=settings["attn_implementation"],
+                customized_config=settings.get("customized_config"),
+                overwrite_config=dict(overwrite) or None,
+            )
+        where.loaded(self._model)
         self._config = self._model.config
         # Rows of a batch go on behind their prompts, so padding stands in front of them.
         self._config.tokenizer_padding_side = "left"
-        self._device, self.device_map = where.device, where.device_map
-        self.accelerator = where.accelerator
-        self._rank, self._world_size = where.accelerator.process_index, where.accelerator.num_processes
         self.pretrained = settings["pretrained"]
-        self.batch_size_per_gpu = arguments.batch_size
         for option in ("truncation", "conv_template", "use_cache", "truncate_context", "video_decode_backend"):
             setattr(self, option, settings[option])
         self._pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
@@ -78,6 +77,7 @@ class LlavaModel(Answering):
             modalities=["video"] * len(clips),
             use_cache=self.use_cache,
             stopping_criteria=[stop],
+            **self.together,
             **self.generation(asked[0].generation),
         )
         return Generated(new, ending_ids(self.model, self.tokenizer))

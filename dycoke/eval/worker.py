@@ -44,6 +44,9 @@ def work(job: Job) -> None:
     manager = task_manager(specs[0].model.id, include)
     tasks = {name: load_task(name, manager) for name in dict.fromkeys(spec.task for spec in specs)}
     model = load_model(specs[0])
+    started, asked = model.accelerator.num_processes, specs[0].launcher.count
+    if started != asked:
+        raise ValueError(f"launcher: {asked} processes asked for, but {started} have started")
     for spec in specs:
         try:
             evaluate(model, spec, tasks[spec.task], manager, job)

@@ -131,6 +131,19 @@ def scores(content: dict) -> dict:
     return {"scores": means, "tokens": tokens, "fingerprint": content["fingerprint"], "samples": content["samples"]}
 
 
+def test_a_model_sharded_by_deepspeed_answers_as_one_that_is_whole(smoke, tmp_path):
+    pytest.importorskip("deepspeed")
+    zero = json.loads((SMOKE.parents[1] / "scripts" / "deepspeed" / "zero3_inference.json").read_text())
+    zero["zero_optimization"]["overlap_comm"] = False  # there is nothing to overlap on a CPU
+    (tmp_path / "zero.json").write_text(json.dumps(zero))
+    launcher = {"processes": 2, "cpu": True, "deepspeed": "zero.json"}
+    done = dycoke("sweep", changed(tmp_path, launcher=launcher, limit=2), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    whole = answers(smoke / "results" / "smoke")
+    sharded = answers(tmp_path / "results" / "smoke")
+    assert sharded == {run: [each for each in found if each[1] < 2] for run, found in whole.items()}
+
+
 def test_two_sweeps_of_one_experiment_do_not_run_beside_each_other(tmp_path):
     file = changed(tmp_path, limit=1)
     one = start("sweep", file, cwd=tmp_path)
