@@ -72,6 +72,12 @@ class Ranks:
             distributed.barrier()
 
 
+def disband() -> None:
+    """End the process group, if there is one: its threads may abort a process that ends with them alive."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def interleaved(parts: Sequence[Sequence[Item]]) -> list[Item]:
     """Items that were dealt to len(parts) processes, in their order before.
 

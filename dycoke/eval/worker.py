@@ -15,6 +15,7 @@ from typing import Any
 from dycoke.eval.dying import die_with_parent
 from dycoke.eval.job import Job
 from dycoke.eval.lmms_tasks import default_home
+from dycoke.eval.shards import disband
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         kind = "" if isinstance(error, ValueError | OSError | SystemExit) else f"{type(error).__name__}: "
         job.fail(int(os.environ.get("RANK", "0")), f"{kind}{' '.join(str(error).split())}")
         return 1
+    disband()
     return 0
 
 

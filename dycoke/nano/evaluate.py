@@ -23,7 +23,7 @@ import torch
 
 from dycoke.ask.answer import answer
 from dycoke.ask.chat import DEVICES, Chat, load_chat, placement
-from dycoke.eval.shards import Ranks
+from dycoke.eval.shards import Ranks, disband
 from dycoke.nano import MODEL_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import FRAMES, Scene, Story, clip_questions, render, stories
@@ -120,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     chat = load_chat(options.model, placement(options.device, "auto"))
     numbers = range(options.start, options.start + options.videos)
     results = evaluate(chat, methods, numbers, options.mp4, ranks)
+    disband()
     if not ranks.is_main:
         return
     for name, found in results.items():
