@@ -49,6 +49,11 @@ class Asked:
     def key(self) -> Key:
         return self.task, self.doc_id, self.prompt
 
+    def fresh(self) -> Any:
+        """The request with settings of its own, which the built-in models write into."""
+        context, _, *rest = self.request.args
+        return replace(self.request, arguments=(context, dict(self.generation), *rest))
+
     def visuals(self, data: Mapping[str, Any]) -> list[Any]:
         """What the task shows with the question: paths of videos, or pictures."""
         _, _, doc_to_visual, doc_id, task, split = self.request.args
@@ -65,18 +70,24 @@ class Clip:
 
 @dataclass(frozen=True)
 class Generated:
-    """new [B, n] int64: generated ids, padded behind their ends, without the prompts."""
+    """new [B, n] int64: generated ids without the prompts; ends: at which an answer ends.
+
+    A row that ended before the longest one, by such an id or by a text, is filled up with pad.
+    """
 
     new: Tensor
     ends: frozenset[int]
+    pad: int
 
-    def rows(self) -> list[list[int]]:
-        """The ids of each row up to and with the first that ends an answer."""
-        return [self._until_end(row) for row in self.new.tolist()]
+    def lengths(self) -> list[int]:
+        """How many ids of each row were generated, its end among them."""
+        return [self._length(row) for row in self.new.tolist()]
 
-    def _until_end(self, row: list[int]) -> list[int]:
-        end = next((place for place, token in enumerate(row) if token in self.ends), len(row) - 1)
-        return row[: end + 1]
+    def _length(self, row: list[int]) -> int:
+        end = next((place + 1 for place, token in enumerate(row) if token in self.ends), None)
+        if end is not None or len(self.new) == 1:
+            return end or len(row)
+        return max((place + 1 for place, token in enumerate(row) if token != self.pad), default=0)
 
 
 class Answering:
@@ -172,24 +183,25 @@ class Answering:
             for each in (each for each, clip in zip(batch, clips, strict=True) if clip is None):
                 began = time.perf_counter()
                 with _named([each]):
-                    text = self.answer_alone(each)
-                    new = len(self.tokenizer(text, add_special_tokens=False).input_ids) + 1
-                    self._record([each], [text], [new], began, began)
+                    self._record([each], [self.answer_alone(each)], None, began, began)
             batch, clips = [each for each, _ in videos], [clip for _, clip in videos]
         if batch:
             with _named(batch), torch.inference_mode():
                 generated = self.generate(clips, batch)
-                rows = generated.rows()
                 texts = self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)
-                self._record(batch, [text.strip() for text in texts], [len(row) for row in rows], start, loaded)
+                self._record(batch, [text.strip() for text in texts], generated.lengths(), start, loaded)
 
     def answer_alone(self, asked: Asked) -> str:
         """What the built-in class answers."""
-        return super().generate_until([asked.request])[0]
+        return super().generate_until([asked.fresh()])[0]
 
-    def _record(self, batch: list[Asked], texts: list[str], new: list[int], start: float, loaded: float) -> None:
+    def _record(self, batch: list[Asked], texts: list[str], new: list[int] | None, start: float, loaded: float) -> None:
+        """new: generated ids of each; None for one request, which took a step for each but the first of them."""
         report = attached(self.model).report  # waits for the device
         count = len(batch)
+        if new is None:
+            beams = batch[0].generation.get("num_beams") or 1
+            new = [report.stages["decode"].tokens // beams + 1]
         load_ms, total_ms = (1e3 * (end - start) / count for end in (loaded, time.perf_counter()))
         for row, (asked, text) in enumerate(zip(batch, texts, strict=True)):
             cost = cost_of(report, self._plan, row, count, load_ms, total_ms)
@@ -218,6 +230,13 @@ def _named(batch: Sequence[Asked]) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if isinstance(error, SampleFailed):
             raise
-        docs = ", ".join(str(each.doc_id) for each in batch)
         kind = "" if isinstance(error, ValueError | OSError | SystemExit) else f"{type(error).__name__}: "
-        raise SampleFailed(f"task {batch[0].task}, doc_id {docs}: {kind}{error}") from error
+        raise SampleFailed(f"{_names(batch)}: {kind}{error}") from error
+
+
+def _names(batch: Sequence[Asked]) -> str:
+    """A batch may hold samples of several tasks."""
+    docs: dict[str, list[str]] = {}
+    for each in batch:
+        docs.setdefault(each.task, []).append(str(each.doc_id))
+    return "; ".join(f"task {task}, doc_id {', '.join(ids)}" for task, ids in docs.items())

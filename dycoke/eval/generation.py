@@ -28,8 +28,7 @@ def greedy_or_sampled(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**common, "do_sample": False}
 
 
-def ending_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids at which an answer ends: padding, the tokenizer's end, and those of the checkpoint."""
+def ending_ids(model: Any) -> frozenset[int]:
+    """Ids at which the model's `generate` ends an answer."""
     given = model.generation_config.eos_token_id
-    given = given if isinstance(given, list) else [given]
-    return frozenset({tokenizer.pad_token_id, tokenizer.eos_token_id, *given} - {None})
+    return frozenset({*(given if isinstance(given, list) else [given])} - {None})

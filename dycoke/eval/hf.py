@@ -92,15 +92,15 @@ class LlavaOnevisionHF(Answering, lmms):
 
     def _generate(self, generation: Mapping[str, Any], **inputs: Any) -> Generated:
         ready = self._chat.processor(**inputs, return_tensors="pt").to(self.device, self.model.dtype)
-        pad = self.tokenizer.pad_token_id
+        pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         ids = self.model.generate(
             **ready,
-            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
+            pad_token_id=pad,
             use_cache=self.use_cache,
             **self.together,
             **greedy_or_sampled(generation),
         )
-        return Generated(ids[:, ready["input_ids"].shape[1] :], ending_ids(self.model, self.tokenizer))
+        return Generated(ids[:, ready["input_ids"].shape[1] :], ending_ids(self.model), pad)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError("dycoke_hf generates answers; it scores no given ones")

@@ -80,7 +80,7 @@ class LlavaModel(Answering):
             **self.together,
             **self.generation(asked[0].generation),
         )
-        return Generated(new, ending_ids(self.model, self.tokenizer))
+        return Generated(new, ending_ids(self.model), self._pad)
 
     def question(self, clip: Clip, context: str) -> str:
         """The question with its placeholder in front."""

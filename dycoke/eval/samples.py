@@ -53,9 +53,11 @@ def prompt_hash(context: str, generation: Mapping[str, Any]) -> str:
 def cost_of(report: Report, plan: Plan, row: int, rows: int, load_ms: float, total_ms: float) -> dict[str, Any]:
     """What a sample cost, of the report on its batch: row of `rows`, each with one video or none.
 
+    A video may be reported as often as there are beams; those of a row stand together.
     Tokens of its video are its own; tokens inside the model and all times are the batch's divided by its rows.
     """
-    video = report.videos[row] if len(report.videos) == rows else None
+    beams, rest = divmod(len(report.videos), rows)
+    video = report.videos[row * beams] if beams and not rest else None
     cache = report.cache
     inside = [[each.layer, each.tokens / rows] for each in report.inside]
     kept = 0 if video is None else video.kept

@@ -1,0 +1,143 @@
+"""Several questions at a time: the same answers as one by one, each row with an end of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from dycoke.eval.answering import Generated
+from llava.conversation import conv_templates
+from tests.eval.models.asking import GREEDY, Doc, answer, keeping, requests
+from tests.eval.models.conftest import METHODS, Models
+from tests.eval.models.direct import Direct
+
+LONG = dict(GREEDY, max_new_tokens=24)
+
+
+def batches_of(model: Any) -> list[list[tuple[str, int]]]:
+    """Task and doc_id of the samples of every batch that `model` is about to answer."""
+    found = []
+    generate = model.generate
+
+    def spy(clips, batch):
+        found.append([(each.task, each.doc_id) for each in batch])
+        return generate(clips, batch)
+
+    model.generate = spy
+    return found
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_three_at_a_time(models: Models, asked, name):
+    given, _ = METHODS[name]
+    one = answer(models.ours(**given, dtype="float32"), asked, generation=LONG)
+    three = models.ours(**given, dtype="float32", batch_size="3")
+    batches, samples = batches_of(three), keeping(three)
+    assert answer(three, asked, generation=LONG) == one
+    assert [[doc for _, doc in batch] for batch in batches] == [[2, 3, 0], [4, 1]]  # the longest questions first
+    assert [line["batch"] for line in samples.lines] == [3, 3, 3, 2, 2]
+
+
+def test_rows_end_where_the_model_ends_them(models: Models, asked):
+    """An id that some rows generate earlier than others is an end of the checkpoint's."""
+    given, method = METHODS["full"]
+    direct = Direct(models)
+    direct.answer(asked, method, max_new_tokens=24)
+    ends = [_telling(direct.new), 258]
+    direct.new.clear()
+    one = direct.answer(asked, method, max_new_tokens=24, eos_token_id=ends)
+    lengths = [len(row) for row in direct.new]
+    assert len(set(lengths)) > 2
+    three = models.ours(**given, dtype="float32", batch_size=3)
+    three.model.generation_config.eos_token_id = ends
+    samples = keeping(three)
+    assert answer(three, asked, generation=LONG) == one
+    assert samples.new_tokens() == lengths
+
+
+def test_rows_end_at_the_text_of_the_template(models: Models, asked, monkeypatch):
+    """vicuna's one that goes before an answer in later turns alone, so that the prompts stay as they are."""
+    template = {"conv_template": "vicuna_v1"}
+    texts = answer(models.ours(method="full", dtype="float32", **template), asked, generation=LONG)
+    stop = _telling([[char if char.isascii() and not char.isspace() else None for char in text] for text in texts])
+    monkeypatch.setitem(conv_templates, "vicuna_v1", dataclasses.replace(conv_templates["vicuna_v1"], sep2=stop))
+    builtin = answer(models.builtin("float32", **template), asked, generation=LONG)
+    lengths = {}
+    for size in (1, 3):
+        ours = models.ours(method="full", dtype="float32", batch_size=size, **template)
+        samples = keeping(ours)
+        assert answer(ours, asked, generation=LONG) == builtin
+        lengths[size] = samples.new_tokens()
+    assert lengths[1] == lengths[3]
+    assert len(set(lengths[1])) > 2
+    assert [text.endswith(stop) for text in builtin] == [length < 24 for length in lengths[1]]
+
+
+def _telling(rows: list[list[Any]]) -> Any:
+    """What stands at different places of some rows, not at their start, and not in all of them."""
+    for each in dict.fromkeys(each for row in rows for each in row if each is not None):
+        places = [row.index(each) for row in rows if each in row]
+        if len(set(places)) > 1 and len(places) < len(rows) and min(places) > 1:
+            return each
+    raise AssertionError(f"nothing tells {rows} apart; change the questions")
+
+
+@pytest.mark.parametrize(
+    ("rows", "ends", "lengths"),
+    [
+        ([[5, 6, 7]], {9}, [3]),
+        ([[5, 9, 7]], {9}, [2]),
+        ([[5, 6, 0]], {9}, [3]),  # alone, a row is never filled up: it ended with that id
+        ([[5, 6, 7], [5, 0, 0]], {9}, [3, 1]),  # ended by a text
+        ([[5, 0, 7], [5, 9, 0]], {9}, [3, 2]),  # the id of padding within an answer
+        ([[5, 0, 0], [5, 6, 7]], {0, 9}, [2, 3]),  # the padding is an end too
+        ([[0, 0], [0, 7]], {9}, [0, 2]),
+    ],
+)
+def test_lengths_of_answers(rows, ends, lengths):
+    assert Generated(torch.tensor(rows), frozenset(ends), 0).lengths() == lengths
+
+
+def test_batches_are_of_one_kind_of_generation_and_may_mix_tasks(onevision: Models, videos):
+    model = onevision.ours(method="full", batch_size=2)
+    batches, samples = batches_of(model), keeping(model)
+    docs = [Doc(question, (videos[0],)) for question in ("Aaaa?", "Bbb?", "Cc?")]
+    model.task_dict.update(one={"test": docs}, two={"test": docs[:1]})
+    short = dict(GREEDY, max_new_tokens=2)
+    model.generate_until([*requests(docs, "one"), *requests(docs[:1], "two"), *requests(docs[1:2], "two", short)])
+    assert batches == [[("one", 0), ("two", 0)], [("one", 1), ("one", 2)], [("two", 0)]]
+    assert len(samples.lines) == 5
+
+
+def test_sampled_answers_are_told_apart(onevision: Models, videos):
+    """lmms-eval's --repeats puts one request several times; greedy, it has one answer."""
+    model = onevision.ours(method="full", dtype="float32", batch_size=2)
+    model.task_dict["pretend"] = {"test": [Doc("What is shown?", (videos[0],)), Doc("Hm", (videos[1],))]}
+    docs = model.task_dict["pretend"]["test"]
+    samples = keeping(model)
+    torch.manual_seed(0)
+    (first, second), sampled = (
+        requests(docs, generation={"max_new_tokens": 12}),
+        {"do_sample": True, "temperature": 2.0},
+    )
+    greedy = model.generate_until([first, first, second, first])
+    assert len(samples.lines) == 2
+    assert greedy[0] == greedy[1] == greedy[3] != greedy[2]
+    first, second = requests(docs, generation={"max_new_tokens": 12, **sampled})
+    answers = model.generate_until([first, first, second, first])
+    assert len(samples.lines) == 2 + 4
+    assert len({answers[0], answers[1], answers[3]}) == 3
+    again = model.generate_until([first, first, second, first])
+    assert again == answers
+    assert len(samples.lines) == 2 + 4
+
+
+def test_llava_vid_samples_where_the_temperature_says_so(vid: Models, videos):
+    model = vid.ours(method="full", dtype="float32")
+    docs = [Doc("What is shown?", (videos[0],))] * 3
+    torch.manual_seed(0)
+    assert len(set(answer(model, docs, generation={"max_new_tokens": 12, "temperature": 2.0}))) == 3
+    assert len(set(answer(model, docs, generation={"max_new_tokens": 11, "temperature": 0}))) == 1
