@@ -46,6 +46,12 @@ class LlavaOnevisionHF(Answering, lmms):
         where.loaded(self._chat.model)
         self.max_frames_num, self.use_cache = max_frames_num, use_cache
         self.tokenizer.padding_side = "left"  # rows of a batch go on behind their prompts
+        expected = arguments.chosen.tokens_per_frame
+        if expected not in (None, self._chat.per_frame):
+            raise ValueError(
+                f"dycoke_num_tokens_per_frame={expected!r}: this model makes {self._chat.per_frame} tokens of a frame; "
+                "leave it out"
+            )
         self.use(arguments.chosen.method, samples)
 
     @property

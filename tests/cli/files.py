@@ -79,8 +79,8 @@ def write_hf_checkpoint(path: Path) -> Path:
     model.save_pretrained(path)
     template = (
         "{% for message in messages %}<|im_start|>{{ message['role'] }} "
-        "{% for part in message['content'] %}{% if part['type'] == 'video' %}<video>\n{% else %}"
-        "{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}<|im_start|>assistant\n"
+        "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] }}"
+        "{% else %}<{{ part['type'] }}>\n{% endif %}{% endfor %}<|im_end|>{% endfor %}<|im_start|>assistant\n"
     )
     LlavaOnevisionProcessor(
         image_processor=LlavaOnevisionImageProcessor(**looks, image_grid_pinpoints=[[side, side]]),

@@ -10,7 +10,7 @@ import torch
 
 from dycoke.eval.answering import Generated
 from llava.conversation import conv_templates
-from tests.eval.models.asking import GREEDY, Doc, answer, keeping, requests
+from tests.eval.models.asking import GREEDY, Doc, answer, keeping, requests, telling
 from tests.eval.models.conftest import METHODS, Models
 from tests.eval.models.direct import Direct
 
@@ -46,7 +46,7 @@ def test_rows_end_where_the_model_ends_them(models: Models, asked):
     given, method = METHODS["full"]
     direct = Direct(models)
     direct.answer(asked, method, max_new_tokens=24)
-    ends = [_telling(direct.new), 258]
+    ends = [telling(direct.new), 258]
     direct.new.clear()
     one = direct.answer(asked, method, max_new_tokens=24, eos_token_id=ends)
     lengths = [len(row) for row in direct.new]
@@ -62,7 +62,7 @@ def test_rows_end_at_the_text_of_the_template(models: Models, asked, monkeypatch
     """vicuna's one that goes before an answer in later turns alone, so that the prompts stay as they are."""
     template = {"conv_template": "vicuna_v1"}
     texts = answer(models.ours(method="full", dtype="float32", **template), asked, generation=LONG)
-    stop = _telling([[char if char.isascii() and not char.isspace() else None for char in text] for text in texts])
+    stop = telling([[char if char.isascii() and not char.isspace() else None for char in text] for text in texts])
     monkeypatch.setitem(conv_templates, "vicuna_v1", dataclasses.replace(conv_templates["vicuna_v1"], sep2=stop))
     builtin = answer(models.builtin("float32", **template), asked, generation=LONG)
     lengths = {}
@@ -74,15 +74,6 @@ def test_rows_end_at_the_text_of_the_template(models: Models, asked, monkeypatch
     assert lengths[1] == lengths[3]
     assert len(set(lengths[1])) > 2
     assert [text.endswith(stop) for text in builtin] == [length < 24 for length in lengths[1]]
-
-
-def _telling(rows: list[list[Any]]) -> Any:
-    """What stands at different places of some rows, not at their start, and not in all of them."""
-    for each in dict.fromkeys(each for row in rows for each in row if each is not None):
-        places = [row.index(each) for row in rows if each in row]
-        if len(set(places)) > 1 and len(places) < len(rows) and min(places) > 1:
-            return each
-    raise AssertionError(f"nothing tells {rows} apart; change the questions")
 
 
 @pytest.mark.parametrize(
