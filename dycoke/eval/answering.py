@@ -231,7 +231,8 @@ def _named(batch: Sequence[Asked]) -> Iterator[None]:
         if isinstance(error, SampleFailed):
             raise
         kind = "" if isinstance(error, ValueError | OSError | SystemExit) else f"{type(error).__name__}: "
-        raise SampleFailed(f"{_names(batch)}: {kind}{error}") from error
+        said = " ".join(str(error).split())
+        raise SampleFailed(f"{_names(batch)}: {kind}{said}") from error
 
 
 def _names(batch: Sequence[Asked]) -> str:
