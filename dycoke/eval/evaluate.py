@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dycoke.eval.samples import Samples, key_of, summary
 from dycoke.eval.scoring import PARALLEL, Judgements, document_hash, repeatable
 from dycoke.eval.shards import Ranks
 from dycoke.eval.specs import RunSpec
+from dycoke.shapes import Shape
 
 
 def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager, job: Job) -> None:
@@ -98,7 +100,7 @@ def metrics(spec: RunSpec, results: Mapping[str, Any], samples: list[dict[str, A
             ),
             "prompts": _fingerprint(key_of(sample) for sample in samples),
         },
-        "shape": _shape(model.config),
+        "shape": asdict(Shape.of(model.config)),
         "usage": summary(samples),
     }
 
@@ -122,16 +124,3 @@ def _scores(row: Mapping[str, Any]) -> dict[str, Any]:
 def _fingerprint(parts: Iterable[tuple]) -> str:
     text = "\n".join(json.dumps(part) for part in sorted(parts))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _shape(config: Any) -> dict[str, int]:
-    """Of the language model."""
-    text = getattr(config, "text_config", config)
-    return {
-        "layers": text.num_hidden_layers,
-        "hidden": text.hidden_size,
-        "intermediate": text.intermediate_size,
-        "heads": text.num_attention_heads,
-        "kv_heads": text.num_key_value_heads,
-        "vocabulary": text.vocab_size,
-    }
