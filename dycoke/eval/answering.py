@@ -224,7 +224,10 @@ def _told_apart(asked: Sequence[Asked]) -> list[Asked]:
 
 @contextmanager
 def _named(batch: Sequence[Asked]) -> Iterator[None]:
-    """Give whatever goes wrong the names of the samples it goes wrong at; tasks end the process for a missing video."""
+    """Give whatever goes wrong the names of the samples it goes wrong at, in one line.
+
+    Tasks end the process for a missing video.
+    """
     try:
         yield
     except (Exception, SystemExit) as error:
