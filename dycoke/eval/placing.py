@@ -59,9 +59,10 @@ def place(
 ) -> Place:
     """The place of this process's model.
 
-    device: "cpu", "cuda" or "cuda:N", None for a GPU if there is one. device_map="auto" lets one process spread its
-    model over all GPUs. deepspeed: a JSON file of ZeRO stage 3, for weights of `dtype`. Raises ValueError if
-    device_map="auto" meets several processes, for a GPU that is not there, and what `read_config` raises.
+    device: "cpu", "cuda" or "cuda:N", None for the one that device_map names, or for a GPU if there is one.
+    device_map="auto" lets one process spread its model over all GPUs. deepspeed: a JSON file of ZeRO stage 3, for
+    weights of `dtype`. Raises ValueError if device_map="auto" meets several processes, for a GPU that is not there, for
+    another name, and what `read_config` raises.
     """
     accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
     if deepspeed is not None:
@@ -76,9 +77,17 @@ def place(
         return Place(accelerator.device, str(accelerator.device), accelerator)
     if device_map == "auto" and torch.cuda.is_available() and device != "cpu":
         return Place(torch.device("cuda:0"), "auto", accelerator)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    named = device or (device_map if device_map != "auto" else None)
+    chosen = _device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} usable GPUs; accepted: cpu")
+        raise ValueError(f"device {named!r}: this machine has {torch.cuda.device_count()} usable GPUs; accepted: cpu")
     if chosen.type == "cuda":
         chosen = torch.device("cuda", chosen.index or 0)
     return Place(chosen, str(chosen), accelerator)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: expected cpu, cuda or cuda:N, or device_map=auto") from error
