@@ -29,6 +29,7 @@ REQUIRED = [
 ]
 EVALUATION = [
     "lmms-eval>=0.7.3,<0.8",  # the harness; earlier wheels of 0.7 hold no tasks
+    "filelock<4.3",  # lmms-eval 0.7.3 reaches into a module of it that 4.3 does not have
     "matplotlib",  # plots of reports
 ]
 EXTRAS = {
