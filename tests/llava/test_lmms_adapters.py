@@ -1,4 +1,8 @@
-"""lmms-eval's own adapters, unmodified, run on this package; each answer equals the one computed here directly."""
+"""lmms-eval's command line on this package; each answer equals the one computed here directly.
+
+`llava` is lmms-eval's own adapter. `llava_onevision` and `llava_vid` are ours, which are lmms-eval's own as long as
+they are given no argument of ours; with method=full they load and ask the model in their own way.
+"""
 
 import json
 import os
@@ -24,6 +28,7 @@ av = pytest.importorskip("av")
 decord = pytest.importorskip("decord")
 
 ROOT = Path(__file__).parent.parent.parent
+WAYS = pytest.mark.parametrize("ours", ["", ",method=full"], ids=["stock", "full"])
 QUESTIONS = ["What is shown?", "Which colour comes last?"]
 TASK = """
 task: {name}
@@ -165,8 +170,9 @@ def check(answers: list[str], expected: list[str]) -> None:
     assert all(answers)
 
 
-def test_onevision(onevision_path, tasks, tmp_path):
-    arguments = f"pretrained={onevision_path},conv_template=qwen_1_5,model_name=llava_qwen,device_map=auto"
+@WAYS
+def test_onevision(onevision_path, tasks, tmp_path, ours):
+    arguments = f"pretrained={onevision_path},conv_template=qwen_1_5,model_name=llava_qwen,device_map=auto{ours}"
     names = ["one_video", "all_images", "one_image"]
     answers = run_lmms_eval(tasks, tmp_path, "llava_onevision", names, f"{arguments},max_frames_num=4")
     visuals = [sampled_frames(tasks, 4), pictures(tasks, 2), pictures(tasks, 1)]
@@ -174,9 +180,10 @@ def test_onevision(onevision_path, tasks, tmp_path):
         check(answers[name], direct_answers(onevision_path, "llava_qwen", "qwen_1_5", visual))
 
 
-def test_llava_video(tasks, tmp_path):
+@WAYS
+def test_llava_video(tasks, tmp_path, ours):
     path = tiny.make_video_checkpoint(tmp_path / "LLaVA-Video-tiny-Qwen2")
-    arguments = f"pretrained={path},conv_template=qwen_1_5,device_map=auto,max_frames_num=4,force_sample=True"
+    arguments = f"pretrained={path},conv_template=qwen_1_5,device_map=auto,max_frames_num=4,force_sample=True{ours}"
     out = tmp_path / "out"
     out.mkdir()
     answers = run_lmms_eval(tasks, out, "llava_vid", ["one_video"], arguments)["one_video"]
