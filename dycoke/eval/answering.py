@@ -62,10 +62,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Clip:
-    """frames [T, H, W, 3] uint8 of a video, and the text a model wants before the question, if any."""
+    """frames [T, H, W, 3] uint8 of a video."""
 
     frames: np.ndarray
-    preface: str = ""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class LlavaModel(Answering):
         placeholder = DEFAULT_IMAGE_TOKEN
         if self.model.config.mm_use_im_start_end:
             placeholder = DEFAULT_IM_START_TOKEN + placeholder + DEFAULT_IM_END_TOKEN
-        return f"{placeholder}\n{clip.preface}{context}"
+        return f"{placeholder}\n{context}"
 
     def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `generate` for a task's generation settings."""
