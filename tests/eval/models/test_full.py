@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lmms_eval.models.model_utils.load_video import read_video
 from PIL import Image
 
+import dycoke
 import dycoke.eval.onevision as onevision_module
+from dycoke.eval.samples import Samples
 from tests.eval.models.asking import Doc, answer, picture
 from tests.eval.models.conftest import FRAMES, Models
 from tests.llava import tiny
@@ -44,15 +47,17 @@ def check(answers: list[str], expected: list[str]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["video", "placeholder", "conversation", "pictures", "picture", "text"])
 def test_onevision(onevision: Models, videos, kind, dtype):
-    asked = docs(kind, videos)
-    check(answer(onevision.ours(method="full", dtype=dtype), asked), answer(onevision.builtin(dtype), asked))
+    asked, ours = docs(kind, videos), onevision.ours(method="full", dtype=dtype)
+    assert ours.model.dtype == getattr(torch, dtype)
+    check(answer(ours, asked), answer(onevision.builtin(dtype), asked))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["video", "placeholder", "conversation"])
 def test_vid(vid: Models, videos, kind, dtype):
-    asked = docs(kind, videos)
-    check(answer(vid.ours(method="full", dtype=dtype), asked), answer(vid.builtin(dtype, torch_dtype=dtype), asked))
+    asked, ours = docs(kind, videos), vid.ours(method="full", dtype=dtype)
+    assert ours.model.dtype == getattr(torch, dtype)
+    check(answer(ours, asked), answer(vid.builtin(dtype, torch_dtype=dtype), asked))
 
 
 @pytest.mark.parametrize("kind", ["pictures", "picture", "text"])
@@ -145,6 +150,23 @@ def test_arguments_of_llava_vid(vid: Models, videos, more):
     check(ours, answer(vid.builtin(**more), asked))
     if "overwrite" not in more:
         assert ours != answer(vid.builtin(), asked)
+
+
+def test_tokens_around_a_video(tmp_path, videos):
+    """Of checkpoints that were trained with a start and an end of it."""
+    path = tiny.make_video_checkpoint(tmp_path / "LLaVA-Video-tiny-Qwen2", mm_use_im_start_end=True)
+    marked, asked = Models("llava_vid", path), docs("video", videos)
+    ours = marked.ours(method="full")
+    check(answer(ours, asked), answer(marked.builtin(), asked))
+    ours.model.config.mm_use_im_start_end = False
+    ours.use(dycoke.build("full"), Samples())
+    assert answer(ours, asked) != answer(marked.builtin(), asked)
+
+
+def test_the_dtype_of_llava_vid_s_own_argument(vid: Models):
+    assert vid.ours(method="full").model.dtype == torch.float16
+    assert vid.ours(method="full", torch_dtype="bfloat16").model.dtype == torch.bfloat16
+    assert vid.ours(method="full", torch_dtype="bfloat16", dtype="float32").model.dtype == torch.float32
 
 
 def test_frames_by_seconds(vid: Models, videos):
