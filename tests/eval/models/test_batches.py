@@ -10,6 +10,7 @@ import torch
 
 from dycoke.eval.answering import Generated
 from llava.conversation import conv_templates
+from tests.cli.files import write_video
 from tests.eval.models.asking import GREEDY, Doc, answer, keeping, requests, telling
 from tests.eval.models.conftest import METHODS, Models
 from tests.eval.models.direct import Direct
@@ -39,6 +40,22 @@ def test_three_at_a_time(models: Models, asked, name):
     assert answer(three, asked, generation=LONG) == one
     assert [[doc for _, doc in batch] for batch in batches] == [[2, 3, 0], [4, 1]]  # the longest questions first
     assert [line["batch"] for line in samples.lines] == [3, 3, 3, 2, 2]
+
+
+def test_videos_of_different_lengths(vid: Models, tmp_path):
+    """Two, four and six seconds, at a frame a second; each row's sample tells of its own."""
+    films = [write_video(tmp_path / f"{seconds}.mp4", frames=4 * seconds) for seconds in (2, 4, 6)]
+    docs = [Doc(question, (str(film),)) for question, film in zip(("What is it?", "Hm", "Who?"), films, strict=True)]
+    given = {"method": "dycoke", "k": 0.5, "l": 1, "dtype": "float32", "force_sample": False}
+    one, three = vid.ours(**given), vid.ours(**given, batch_size=3)
+    alone, together = keeping(one), keeping(three)
+    assert answer(three, docs, generation=LONG) == answer(one, docs, generation=LONG)
+    for samples in (alone, together):
+        counts = {line["doc_id"]: (line["frames"], line["visual_tokens"]) for line in samples.lines}
+        assert counts == {0: (2, 32), 1: (4, 64), 2: (6, 96)}
+    kept = [{line["doc_id"]: line["visual_kept"] for line in samples.lines} for samples in (alone, together)]
+    assert kept[0] == kept[1]
+    assert together.lines[0]["batch"] == 3
 
 
 def test_rows_end_where_the_model_ends_them(models: Models, asked):
@@ -128,7 +145,9 @@ def test_sampled_answers_are_told_apart(onevision: Models, videos):
 
 def test_llava_vid_samples_where_the_temperature_says_so(vid: Models, videos):
     model = vid.ours(method="full", dtype="float32")
-    docs = [Doc("What is shown?", (videos[0],))] * 3
+    docs = [Doc("What is shown?", (videos[0],))]
+    model.task_dict["pretend"] = {"test": docs}
     torch.manual_seed(0)
-    assert len(set(answer(model, docs, generation={"max_new_tokens": 12, "temperature": 2.0}))) == 3
-    assert len(set(answer(model, docs, generation={"max_new_tokens": 11, "temperature": 0}))) == 1
+    for temperature, different in ((2.0, 3), (0, 1)):
+        (request,) = requests(docs, generation={"max_new_tokens": 12, "temperature": temperature})
+        assert len(set(model.generate_until([request] * 3))) == different

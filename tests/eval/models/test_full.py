@@ -141,15 +141,19 @@ def test_customized_config(onevision: Models, videos, tmp_path):
     assert ours != answer(onevision.builtin(), asked)
 
 
-@pytest.mark.parametrize(
-    "more", [{"overwrite": False}, {"mm_newline_position": "frame"}, {"add_time_instruction": True}]
-)
+@pytest.mark.parametrize("more", [{"mm_newline_position": "frame"}, {"add_time_instruction": True}])
 def test_arguments_of_llava_vid(vid: Models, videos, more):
     asked = docs("video", videos)
     ours = answer(vid.ours(method="full", **more), asked)
     check(ours, answer(vid.builtin(**more), asked))
-    if "overwrite" not in more:
-        assert ours != answer(vid.builtin(), asked)
+    assert ours != answer(vid.builtin(), asked)
+
+
+def test_a_checkpoint_that_is_left_as_it_is(vid: Models, videos):
+    asked, more = docs("video", videos), {"overwrite": False, "mm_newline_position": "frame"}
+    ours = answer(vid.ours(method="full", **more), asked)
+    check(ours, answer(vid.builtin(**more), asked))
+    assert ours != answer(vid.builtin(mm_newline_position="frame"), asked)
 
 
 def test_tokens_around_a_video(tmp_path, videos):

@@ -159,6 +159,7 @@ def test_rows_of_a_batch_share_what_was_measured_of_it(models: Models, asked):
                 direct.reports[line["doc_id"]], line["visual_kept"]
             )
             assert line["ms"] == batch[0]["ms"]
+            assert sum(line["ms"].values()) <= 2 * line["ms"]["total"] + 1e-6
     assert samples.new_tokens() == [len(new) for new in direct.new]
 
 

@@ -81,6 +81,12 @@ def test_a_video_that_cannot_be_read_is_the_built_in_ones_affair(vid: Models):
     assert answer(vid.ours(), [Doc("What?", ("missing.mp4",))]) == ["Video missing.mp4 can not load, check the source"]
 
 
+def test_tokens_of_a_frame_are_compared(models: Models):
+    models.ours(dycoke=True, dycoke_num_tokens_per_frame=16)
+    with pytest.raises(ValueError, match="dycoke_num_tokens_per_frame=196: this model makes 16 tokens of a frame"):
+        models.ours(dycoke=True, dycoke_num_tokens_per_frame=196)
+
+
 def test_an_unknown_argument_is_refused(models: Models):
     with pytest.raises(ValueError, match="unknown argument frames"):
         models.ours(frames=8)
