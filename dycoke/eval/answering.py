@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -61,13 +60,6 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """frames [T, H, W, 3] uint8 of a video."""
-
-    frames: np.ndarray
-
-
-@dataclass(frozen=True)
 class Generated:
     """new [B, n] int64: generated ids without the prompts; ends: at which an answer ends.
 
@@ -92,7 +84,7 @@ class Generated:
 class Answering:
     """In front of a model class of lmms-eval: `generate_until` with a method on the model.
 
-    The class it is mixed into has `clip(visuals) -> Clip | None` for the paths a task shows, and
+    The class it is mixed into has `clip(visuals)`, the frames [T, H, W, 3] uint8 of the paths a task shows or None, and
     `generate(clips, asked) -> Generated`. What gives no clip, such as pictures, goes to the built-in class one by one,
     with the method on.
     """

@@ -9,14 +9,6 @@ from typing import Any
 Scores = Mapping[str, Mapping[str, Any]]
 """{leaf task: {metric: value, metric_stderr: value}}; a metric without the filter that lmms-eval puts behind it."""
 
-JUDGE_KEY = "OPENAI_API_KEY"
-JUDGE_VARIABLES = (JUDGE_KEY, "OPENAI_API_URL", "MODEL_VERSION", "API_TYPE")
-"""What lmms-eval reads of the environment, once, where a judged task is loaded.
-
-The key; the whole URL of the chat completions (OpenAI's unless set); the judge's name (gpt-4o-2024-11-20 unless set;
-the paper used gpt-4o-mini); and the kind of server, of which only "openai", the default, works.
-"""
-
 
 @dataclass(frozen=True)
 class Column:
@@ -44,11 +36,6 @@ class Benchmark:
     columns: tuple[Column, ...]
     judged: bool = False
     published: bool = True
-
-    @property
-    def judge_variables(self) -> tuple[str, ...]:
-        """The environment variables that name its judge."""
-        return JUDGE_VARIABLES if self.judged else ()
 
 
 def _benchmark(task: str, metric: str, label: str, scale: float = 1.0, published: bool = True) -> Benchmark:

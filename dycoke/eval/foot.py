@@ -20,7 +20,7 @@ def circumstances(results: Results) -> tuple[str, ...]:
             _listed("Commit", (_commit(run.metrics["made"]) for run in runs)),
             _listed("Device", (str(run.metrics["made"]["device"]) for run in runs)),
             _listed("Versions", (_versions(run.metrics["made"]["versions"]) for run in runs)),
-            _listed("Dtype", map(_dtype, runs)),
+            _listed("Dtype", (run.metrics["made"]["dtype"] for run in runs)),
         ]
     return tuple(lines)
 
@@ -75,11 +75,6 @@ def _commit(made: dict[str, Any]) -> str:
 
 def _versions(versions: dict[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)
-
-
-def _dtype(run: Run) -> str:
-    dtype = run.metrics["made"].get("dtype") or run.spec.model.args.get("dtype")
-    return str(dtype) if dtype else "the model's default"
 
 
 def _listed(name: str, values: Iterable[str]) -> str:

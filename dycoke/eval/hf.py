@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from lmms_eval.api.model import lmms
 from PIL import Image
 
 from dycoke.ask.chat import DTYPES, Placement, placement
 from dycoke.ask.hf_chat import load
-from dycoke.eval.answering import Answering, Asked, Clip, Generated
+from dycoke.eval.answering import Answering, Asked, Generated
 from dycoke.eval.arguments import split_arguments
 from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import ending_ids, greedy_or_sampled
@@ -73,13 +74,13 @@ class LlavaOnevisionHF(Answering, lmms):
     def tok_encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def clip(self, visuals: list[str]) -> Clip:
-        return Clip(read_shown(visuals[0], self.max_frames_num))
+    def clip(self, visuals: list[str]) -> np.ndarray:
+        return read_shown(visuals[0], self.max_frames_num)
 
-    def generate(self, clips: list[Clip], asked: list[Asked]) -> Generated:
+    def generate(self, clips: list[np.ndarray], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""
         prompts = [self._prompt(each.context, "video", 1) for each in asked]
-        return self._generate(asked[0].generation, text=prompts, videos=[clip.frames for clip in clips], padding=True)
+        return self._generate(asked[0].generation, text=prompts, videos=clips, padding=True)
 
     def answer_alone(self, asked: Asked) -> str:
         """Answer a question about pictures, or without any. Raises TypeError for other visuals."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dycoke.bench.record import write_record
-from dycoke.eval.experiment import load_experiment
+from dycoke.eval.experiment import Experiment, load_experiment
 from dycoke.eval.specs import RunSpec
 
 
@@ -17,14 +17,16 @@ from dycoke.eval.specs import RunSpec
 class Job:
     """Runs of one model, for one group of processes.
 
-    experiment: its file, name: what it is called; results: the folder of all experiments; runs: ids, in order; folder:
-    where this job's processes leave word; made: commit, versions and device, without the command of a process.
+    experiment: its file, name: what it is called; results: the folder of all experiments; runs: ids, in order;
+    processes: how many work on it; folder: where they leave word; made: commit, versions and device, without the
+    command of a process.
     """
 
     experiment: str
     name: str
     results: str
     runs: tuple[str, ...]
+    processes: int
     folder: str
     made: dict[str, Any]
 
@@ -38,10 +40,11 @@ class Job:
         write_record(Path(self.folder) / "job.json", asdict(self))
         return Path(self.folder) / "job.json"
 
-    def specs(self) -> list[RunSpec]:
-        """The runs, from the experiment's file."""
-        by_id = {run.id: run for run in load_experiment(self.experiment, self.name).runs}
-        return [by_id[run] for run in self.runs]
+    def load(self) -> tuple[Experiment, list[RunSpec]]:
+        """The experiment, from its file, and those of its runs that are to be made."""
+        experiment = load_experiment(self.experiment, self.name)
+        by_id = {run.id: run for run in experiment.runs}
+        return experiment, [by_id[run] for run in self.runs]
 
     def announce(self, run: str, total: int) -> None:
         """Say which run is under way and how many samples it has."""

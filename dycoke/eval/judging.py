@@ -11,7 +11,12 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-from dycoke.eval.benchmarks import BENCHMARKS, JUDGE_KEY
+from dycoke.eval.benchmarks import BENCHMARKS
+
+# Beside it lmms-eval reads, once, where a judged task is loaded: OPENAI_API_URL, the whole URL of the chat completions
+# (OpenAI's unless set), MODEL_VERSION, the judge's name (gpt-4o-2024-11-20 unless set; the paper used gpt-4o-mini), and
+# API_TYPE, of which only "openai", the default, works.
+JUDGE_KEY = "OPENAI_API_KEY"
 
 BEST = 5  # scores go from 0 to this
 

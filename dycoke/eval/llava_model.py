@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from lmms_eval.api.model import lmms
 
-from dycoke.eval.answering import Answering, Asked, Clip, Generated
+from dycoke.eval.answering import Answering, Asked, Generated
 from dycoke.eval.arguments import Arguments
 from dycoke.eval.generation import ending_ids
 from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_prompt
@@ -18,7 +19,10 @@ from llava.model.builder import load_pretrained_model
 
 
 class LlavaModel(Answering):
-    """Mixed into a built-in class whose model comes from `llava`. Further attributes are the built-in class's."""
+    """Mixed into a built-in class whose model comes from `llava`. Further attributes are the built-in class's.
+
+    `generation(settings)`, of each of them, gives arguments of `generate` for a task's generation settings.
+    """
 
     def load(self, arguments: Arguments, settings: Mapping[str, Any], overwrite: Mapping[str, Any]) -> None:
         """Load the checkpoint, place it and put the method on it.
@@ -55,7 +59,7 @@ class LlavaModel(Answering):
         arguments.chosen.check(self.model)
         self.use(arguments.chosen.method, samples)
 
-    def generate(self, clips: list[Clip], asked: list[Asked]) -> Generated:
+    def generate(self, clips: list[np.ndarray], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""
         prompts = [
             write_prompt(self.conv_template, self.question(clip, each.context))
@@ -63,7 +67,7 @@ class LlavaModel(Answering):
         ]
         ids, mask = (each.to(self.device) for each in batch_ids(prompts, self.tokenizer, self._pad))
         pixels = [
-            self._image_processor.preprocess(clip.frames, return_tensors="pt")["pixel_values"].to(
+            self._image_processor.preprocess(clip, return_tensors="pt")["pixel_values"].to(
                 self.device, self.model.dtype
             )
             for clip in clips
@@ -82,13 +86,9 @@ class LlavaModel(Answering):
         )
         return Generated(new, ending_ids(self.model), self._pad)
 
-    def question(self, clip: Clip, context: str) -> str:
+    def question(self, clip: np.ndarray, context: str) -> str:
         """The question with its placeholder in front."""
         placeholder = DEFAULT_IMAGE_TOKEN
         if self.model.config.mm_use_im_start_end:
             placeholder = DEFAULT_IM_START_TOKEN + placeholder + DEFAULT_IM_END_TOKEN
         return f"{placeholder}\n{context}"
-
-    def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of `generate` for a task's generation settings."""
-        raise NotImplementedError

@@ -102,13 +102,8 @@ def main_records(results: Results, paper: Published) -> Iterator[dict[str, Any]]
 
 
 def _origin(run: Run, results: Results) -> dict[str, Any]:
-    failures = None if run.metrics is None else _judge_failures(run)
     samples = run.answered if run.metrics is None else run.samples
-    return {"samples": samples, "state": state(run, results), "judge_failures": failures, "run": run.id}
-
-
-def _judge_failures(run: Run) -> int:
-    return run.metrics["usage"].get("judge_failures") or 0
+    return {"samples": samples, "state": state(run, results), "run": run.id}
 
 
 def _cost_column(results: Results, name: str, notes: Notes) -> Filled:
@@ -129,11 +124,7 @@ def _score_column(results: Results, column: TaskColumn, notes: Notes) -> Filled:
 
 
 def _score_notes(run: Run, results: Results, notes: Notes) -> tuple[int, ...]:
-    if run.metrics is None:
-        return (notes.number(state(run, results)),)
-    failures = _judge_failures(run)
-    told = f"the judge failed on {failures} of {run.samples} samples"
-    return (notes.number(told),) if failures else ()
+    return (notes.number(state(run, results)),) if run.metrics is None else ()
 
 
 def _mean_column(results: Results, columns: Sequence[TaskColumn]) -> Filled:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lmms_eval.models.model_utils.load_video import read_video
 from lmms_eval.models.simple.llava_onevision import Llava_OneVision
 
 from dycoke.ask.video import check_video
-from dycoke.eval.answering import Asked, Clip
+from dycoke.eval.answering import Asked
 from dycoke.eval.arguments import builtin_defaults, split_arguments
 from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import as_given
@@ -22,6 +22,8 @@ BACKENDS = ("decord", "pyav")
 
 class LlavaOnevision(LlavaModel, Llava_OneVision):
     """The built-in model, to the letter, unless a method, a dtype, samples or a batch size above 1 is asked for."""
+
+    generation = staticmethod(as_given)
 
     def __init__(self, **given: Any) -> None:
         arguments = split_arguments(given, Llava_OneVision)
@@ -37,12 +39,12 @@ class LlavaOnevision(LlavaModel, Llava_OneVision):
         pooling = {key: settings[key] for key in ("mm_spatial_pool_stride", "mm_spatial_pool_mode")}
         self.load(arguments, settings, pooling)
 
-    def clip(self, visuals: list[str]) -> Clip:
+    def clip(self, visuals: list[str]) -> np.ndarray:
         path = visuals[0]
         if self.video_decode_backend == "pyav" and not Path(path).is_dir():
             check_video(path)
-            return Clip(read_video(path, num_frm=self.max_frames_num))
-        return Clip(read_shown(path, self.max_frames_num))
+            return read_video(path, num_frm=self.max_frames_num)
+        return read_shown(path, self.max_frames_num)
 
     def answer_alone(self, asked: Asked) -> str:
         """What the built-in class answers, which leaves the aspect ratio of several pictures on the config."""
@@ -53,11 +55,8 @@ class LlavaOnevision(LlavaModel, Llava_OneVision):
             if ratio is not None:
                 self._config.image_aspect_ratio = ratio
 
-    def question(self, clip: Clip, context: str) -> str:
+    def question(self, clip: np.ndarray, context: str) -> str:
         if DEFAULT_IMAGE_TOKEN in context:
             return context
-        count = len(clip.frames) if self.token_strategy == "multiple" else 1
+        count = len(clip) if self.token_strategy == "multiple" else 1
         return " ".join([DEFAULT_IMAGE_TOKEN] * count) + "\n" + context
-
-    def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return as_given(given)

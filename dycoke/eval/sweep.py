@@ -27,7 +27,7 @@ from dycoke.eval.launching import Node, check_launcher, command
 from dycoke.eval.progress import Progress
 from dycoke.eval.specs import RunSpec, slug
 
-_LOOK_EVERY = 0.2  # seconds
+_LOOK_EVERY = 0.5  # seconds
 _GRACE = 10  # seconds that processes have to end by themselves
 
 
@@ -117,7 +117,7 @@ def _work(experiment: Experiment, runs: list[RunSpec], results: Path, node: Node
     try:
         ids = tuple(run.id for run in runs)
         file = str(results / experiment.name / EXPERIMENT)
-        job = Job(file, experiment.name, str(results), ids, folder, _made())
+        job = Job(file, experiment.name, str(results), ids, runs[0].launcher.count, folder, _made())
         line, environment = command(runs[0].launcher, node, "dycoke.eval.worker", [str(job.write())])
         with log.open("w", encoding="utf-8") as output:
             code = _wait(line, os.environ | environment, output, job, progress)

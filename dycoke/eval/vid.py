@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lmms_eval.models.simple.llava_vid import LlavaVid
 from transformers import AutoConfig
 
 from dycoke.ask.video import check_video, decoding
-from dycoke.eval.answering import Asked, Clip
+from dycoke.eval.answering import Asked
 from dycoke.eval.arguments import builtin_defaults, split_arguments
 from dycoke.eval.frame_folder import read_folder
 from dycoke.eval.generation import greedy_or_sampled
@@ -25,6 +26,8 @@ _SHORT_CONTEXT = 4096
 class LlavaVideo(LlavaModel, LlavaVid):
     """The built-in model, to the letter, unless a method, a dtype, samples or a batch size above 1 is asked for."""
 
+    generation = staticmethod(greedy_or_sampled)
+
     def __init__(self, **given: Any) -> None:
         arguments = split_arguments(given, LlavaVid)
         if not arguments.ours:
@@ -36,18 +39,18 @@ class LlavaVideo(LlavaModel, LlavaVid):
         self.torch_dtype = arguments.dtype or settings["torch_dtype"]
         self.load(arguments, settings, _overwritten(settings) if settings["overwrite"] else {})
 
-    def clip(self, visuals: list[str]) -> Clip | None:
+    def clip(self, visuals: list[str]) -> np.ndarray | None:
         """Frames at `fps`, or as many as wanted where that gives too many; None for what the built-in model reads."""
         if self.add_time_instruction:
             return None
         if Path(visuals[0]).is_dir():
-            return Clip(read_folder(visuals[0], self.max_frames_num))
+            return read_folder(visuals[0], self.max_frames_num)
         if len(visuals) > 1 or self.video_decode_backend != "decord":
             return None
         check_video(visuals[0])
         with decoding(visuals[0]):
             frames, _, _ = self.load_video(visuals[0], self.max_frames_num, self.fps, force_sample=self.force_sample)
-        return Clip(frames)
+        return frames
 
     def answer_alone(self, asked: Asked) -> str:
         text = super().answer_alone(asked)
@@ -55,9 +58,6 @@ class LlavaVideo(LlavaModel, LlavaVid):
             shown = ", ".join(map(str, asked.visuals(self.task_dict)))
             raise ValueError(f"{shown}: the built-in model can not load it")
         return text
-
-    def generation(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return greedy_or_sampled(given)
 
 
 def _overwritten(settings: Mapping[str, Any]) -> dict[str, Any]:

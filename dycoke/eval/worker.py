@@ -38,17 +38,15 @@ def main(arguments: list[str] | None = None) -> int:
 def work(job: Job) -> None:
     """Load what the runs need, tasks first and the model last, and evaluate one after the other."""
     from dycoke.eval.evaluate import evaluate
-    from dycoke.eval.experiment import load_experiment
     from dycoke.eval.lmms_tasks import load_task, task_manager
 
-    specs = job.specs()
-    include = load_experiment(job.experiment, job.name).include_path
-    manager = task_manager(specs[0].model.id, include)
+    experiment, specs = job.load()
+    manager = task_manager(specs[0].model.id, experiment.include_path)
     tasks = {name: load_task(name, manager) for name in dict.fromkeys(spec.task for spec in specs)}
     model = load_model(specs[0])
-    started, asked = model.accelerator.num_processes, specs[0].launcher.count
-    if started != asked:
-        raise ValueError(f"launcher: {asked} processes asked for, but {started} have started")
+    started = model.accelerator.num_processes
+    if started != job.processes:
+        raise ValueError(f"launcher: {job.processes} processes asked for, but {started} have started")
     for spec in specs:
         try:
             evaluate(model, spec, tasks[spec.task], manager, job)

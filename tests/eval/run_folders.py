@@ -18,6 +18,7 @@ MADE = {
     "versions": {"python": "3.11.9", "torch": "2.14.0", "triton": None},
     "device": "A GPU",
     "command": "dycoke sweep small.yaml",
+    "dtype": "float16",
 }
 VISUAL = 1000.0  # tokens of a video
 TEXT = 50.0
@@ -80,7 +81,6 @@ def metrics(spec: RunSpec, scores: Mapping[str, Any]) -> dict[str, Any]:
             "decode_ms_per_token": 4.0,
             "peak_bytes": 3 * 2**30,
             "seconds": seconds,
-            "judge_failures": 0,
         },
         "made": MADE,
     }

@@ -39,11 +39,9 @@ def test_every_task_of_the_paper_has_columns_in_the_order_of_its_table():
     assert len(set(labels)) == len(labels)
 
 
-def test_the_judged_tasks_name_what_they_read():
+def test_open_answers_are_judged():
     judged = {name for name, benchmark in BENCHMARKS.items() if benchmark.judged}
     assert judged == {"activitynetqa", "video_dc499"}
-    assert BENCHMARKS["videomme"].judge_variables == ()
-    assert "OPENAI_API_URL" in BENCHMARKS["video_dc499"].judge_variables
 
 
 def test_a_value_is_in_the_papers_unit():

@@ -20,19 +20,7 @@ from dycoke.plans import build_plan
 from dycoke.shapes import Shape
 from dycoke.types import Plan
 from tests.core import decode_small
-
-FRAMES, PER_FRAME = 32, 196
-FULL = FRAMES * PER_FRAME
-T = 1e12
-
-
-def tokens_of(name, layers, frames=FRAMES, **options):
-    return planned(build(name, **options).plan(), frames, PER_FRAME, layers)
-
-
-def flat(count, layers):
-    return Tokens((count,) * layers, (count,) * layers)
-
+from tests.eval.costs import FRAMES, FULL, PER_FRAME, T, flat, tokens_of
 
 TINY = Shape(layers=2, hidden=4, intermediate=8, heads=2, kv_heads=1, vocabulary=10)
 

@@ -2,21 +2,9 @@
 
 import pytest
 
-from dycoke import build
-from dycoke.eval.cost import SHAPES, Tokens, formula_a, formula_b, planned, retained_final
+from dycoke.eval.cost import SHAPES, Tokens, formula_a, formula_b, retained_final
 from dycoke.eval.published import published
-
-FRAMES, PER_FRAME = 32, 196
-FULL = FRAMES * PER_FRAME
-T = 1e12
-
-
-def tokens_of(name, layers, frames=FRAMES, **options):
-    return planned(build(name, **options).plan(), frames, PER_FRAME, layers)
-
-
-def flat(count, layers):
-    return Tokens((count,) * layers, (count,) * layers)
+from tests.eval.costs import FULL, T, flat, tokens_of
 
 
 def two(first, first_layers, then, layers):

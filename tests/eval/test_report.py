@@ -144,18 +144,6 @@ def test_an_experiment_of_which_nothing_was_run_has_its_rows(tmp_path):
     assert texts(table_of(tmp_path, efficiency_table), "s/example") == ["-"] * 5
 
 
-def test_failures_of_the_judge_are_told(tmp_path):
-    def change(spec, metrics):
-        if spec.method.label == "FastV" and spec.task == "activitynetqa":
-            metrics["usage"]["judge_failures"] = 2
-        return metrics
-
-    small(tmp_path, change)
-    table = table_of(tmp_path)
-    assert [cell.notes for cell in column(table, "ActNet-QA score")] == [(), (1,), (), (), ()]
-    assert table.notes == ("the judge failed on 2 of 6 samples",)
-
-
 def test_runs_that_are_not_scored_have_costs_alone(tmp_path):
     small(tmp_path, text=SMALL + "score: false\n", scores={label: {} for label in SCORES})
     assert table_of(tmp_path).headers[-1] == "KV (MiB)"
@@ -231,7 +219,6 @@ def test_a_cell_leads_to_its_run(tmp_path):
         "published": "78.2",
         "samples": "6",
         "state": "complete",
-        "judge_failures": "0",
         "run": "llava-onevision-qwen2-7b-ov_f32_fastv-k2-r0.5__nextqa_mc_test",
     }
     missing = [record for record in records if record["method"] == "Random"]

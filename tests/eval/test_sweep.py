@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -96,14 +97,14 @@ def _lines(folder: Path) -> list[list[bytes]]:
 @pytest.mark.parametrize(("processes", "sign"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, tmp_path, processes, sign):
     (tmp_path / "jobs").mkdir()
-    file = changed(tmp_path, launcher={"processes": processes, "cpu": True})
+    arguments = changed(tmp_path, launcher={"cpu": True}), "--processes", processes
     moment = random.randint(1, 50)
-    kill_at(moment, tmp_path, sign, file)
+    kill_at(moment, tmp_path, sign, *arguments)
     # In the middle of a line, as a full disk or a lost machine leaves it.
     cut = max(tmp_path.glob("results/smoke/*/samples*.jsonl"), key=lambda file: file.stat().st_mtime)
     cut.write_bytes(cut.read_bytes()[:-7])
     kept = {sample for run in answers_on_disk(tmp_path).values() for sample in run}
-    done = dycoke("sweep", file, cwd=tmp_path)
+    done = dycoke("sweep", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     undisturbed = smoke / "results" / "smoke"
     assert answers(tmp_path / "results" / "smoke") == answers(undisturbed), f"killed at {moment}"
@@ -129,6 +130,25 @@ def scores(content: dict) -> dict:
     }
     tokens = {key: content["usage"][key] for key in ("visual_tokens", "visual_kept", "inside", "decode", "new_tokens")}
     return {"scores": means, "tokens": tokens, "fingerprint": content["fingerprint"], "samples": content["samples"]}
+
+
+def test_two_machines_share_the_samples(smoke, tmp_path):
+    file = changed(tmp_path, launcher={"cpu": True}, limit=3, tasks=["nano_samples_long"])
+    common = "sweep", file, "--machines", 2, "--main-address", "127.0.0.1", "--main-port", free_port()
+    machines = [start(*common, "--machine-rank", rank, cwd=tmp_path) for rank in (1, 0)]
+    errors = [machine.communicate(timeout=300)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], errors
+    whole = answers(smoke / "results" / "smoke")
+    shared = answers(tmp_path / "results" / "smoke")
+    assert len(shared) == 3
+    assert shared == {run: [each for each in whole[run] if each[1] < 3] for run in shared}
+    assert sorted(file.name for file in tmp_path.glob("results/smoke/logs/*")) == ["nano.1.log", "nano.log"]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def test_a_model_sharded_by_deepspeed_answers_as_one_that_is_whole(smoke, tmp_path):

@@ -27,7 +27,7 @@ def job_of(tmp_path):
         from dycoke.eval.experiment import load_experiment
 
         runs = tuple(run.id for run in load_experiment(file).runs)
-        return Job(str(file), "smoke", str(tmp_path / "results"), runs, str(tmp_path / "job"), {})
+        return Job(str(file), "smoke", str(tmp_path / "results"), runs, 1, str(tmp_path / "job"), {})
 
     return make
 
@@ -81,7 +81,7 @@ def test_a_full_disk_ends_the_run_and_nothing_half_written_counts(job_of, tmp_pa
     from dycoke.eval.worker import work
 
     job = job_of()
-    folder = RunFolder.of(tmp_path / "results", job.specs()[0])
+    folder = RunFolder.of(tmp_path / "results", job.load()[1][0])
     folder.path.mkdir(parents=True)
     folder.samples.symlink_to("/dev/full")
     with pytest.raises(ValueError, match=r"nano_samples_short, doc_id \d+: .*No space left on device"):
