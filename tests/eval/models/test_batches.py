@@ -89,7 +89,7 @@ def test_rows_end_at_the_text_of_the_template(models: Models, asked, monkeypatch
         assert answer(ours, asked, generation=LONG) == builtin
         lengths[size] = samples.new_tokens()
     assert lengths[1] == lengths[3]
-    assert len(set(lengths[1])) > 2
+    assert min(lengths[1]) < 24 == max(lengths[1])  # within a batch some rows end before others
     assert [text.endswith(stop) for text in builtin] == [length < 24 for length in lengths[1]]
 
 
