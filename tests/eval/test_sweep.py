@@ -100,9 +100,7 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, t
     arguments = changed(tmp_path, launcher={"cpu": True}), "--processes", processes
     moment = random.randint(1, 50)
     kill_at(moment, tmp_path, sign, *arguments)
-    # In the middle of a line, as a full disk or a lost machine leaves it.
-    cut = max(tmp_path.glob("results/smoke/*/samples*.jsonl"), key=lambda file: file.stat().st_mtime)
-    cut.write_bytes(cut.read_bytes()[:-7])
+    cut_off_a_line(tmp_path / "results" / "smoke")
     kept = {sample for run in answers_on_disk(tmp_path).values() for sample in run}
     done = dycoke("sweep", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -111,6 +109,17 @@ def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, t
     ours, theirs = metrics(tmp_path / "results" / "smoke"), metrics(undisturbed)
     assert {run: scores(ours[run]) for run in ours} == {run: scores(theirs[run]) for run in theirs}
     assert kept <= {sample for run in answers_on_disk(tmp_path).values() for sample in run}  # times and all
+
+
+def cut_off_a_line(home: Path) -> None:
+    """End in the middle of a line, as a full disk or a lost machine leaves it, unless all runs on disk are complete.
+
+    A complete run's samples are never written again, so nothing can cut them short.
+    """
+    files = [file for file in home.glob("*/samples*.jsonl") if not (file.parent / "metrics.json").exists()]
+    if files:
+        last = max(files, key=lambda file: file.stat().st_mtime)
+        last.write_bytes(last.read_bytes()[:-7])
 
 
 def answers_on_disk(folder: Path) -> dict[str, list[str]]:
