@@ -61,6 +61,11 @@ def to_bytes(pixels: Tensor) -> Tensor:
     return (pixels.clamp(0, 1) * 255).round() / 255
 
 
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]."""
+    return pixels.float() / 255
+
+
 def normalise(pixels: Tensor) -> Tensor:
     """[0, 1] -> [-1, 1], as SigLIP's processor does."""
     return pixels * 2 - 1

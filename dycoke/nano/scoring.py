@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dycoke.nano.augment import normalise, to_bytes
+from dycoke.nano.augment import normalise, to_unit
 from dycoke.nano.batches import IGNORE, Chat, evaluation_scenes, make_rows
-from dycoke.nano.generator import Question, clip_questions, render, stories
+from dycoke.nano.generator import FRAME, Question, clip_questions, render, stories
 from dycoke.nano.step import NanoStep
 from dycoke.nano.views import native_view
 from dycoke.types import Compressor, VisualTokens
@@ -77,8 +77,8 @@ def exact_match(
     for start in range(0, videos, _CHUNK):
         scene = evaluation_scenes(min(_CHUNK, videos - start), start)
         view = native_view(len(scene))
-        pixels = to_bytes(render(scene.to(device), view.times.to(device)).pixels)
-        tokens, _ = step.visual_tokens(normalise(pixels), view.grid)
+        pixels = render(scene.to(device), view.ticks.to(device), FRAME).pixels
+        tokens, _ = step.visual_tokens(normalise(to_unit(pixels)), view.grid)
         for video, story in zip(tokens, stories(scene), strict=True):
             questions = clip_questions(story)
             left, index = _compress(video[None], view.grid, compressor)

@@ -8,34 +8,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dycoke.nano.augment import degrade, normalise
+from dycoke.nano.augment import degrade, normalise, to_unit
 from dycoke.nano.batches import IGNORE, Batch, Rows
 from dycoke.nano.generator import Frames, render
-from dycoke.nano.generator.render import NO_DIGIT
-from dycoke.nano.generator.scene import COLORS, SHAPES
+from dycoke.nano.generator.render import BOX, FRAME, NONE
+from dycoke.nano.generator.scene import COLORS
 from dycoke.nano.views import View
 
 if TYPE_CHECKING:
     from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
 
-_DIGIT_SHARE = 0.5
+_SIGN_SHARE = 0.5
 
 
 class DenseHeads(nn.Module):
-    """Reads each patch's colour and shape and each frame's digit off the tower; used in training only."""
+    """Reads patches' colours and shapes, and frames' digits, letters and lamps, off the tower; for training only."""
 
     def __init__(self, width: int):
         super().__init__()
         self.color = nn.Linear(width, len(COLORS) + 1)
-        self.shape = nn.Linear(width, len(SHAPES) + 1)
-        self.digit = nn.Linear(width, NO_DIGIT)
+        self.shape = nn.Linear(width, BOX + 1)
+        self.digit = nn.Linear(width, NONE + 1)
+        self.letter = nn.Linear(width, NONE + 1)
+        self.lamp = nn.Linear(width, 2)
 
     def forward(self, features: Tensor, frames: Frames) -> Tensor:
         """Summed cross entropies; features [B * F, P, C], annotations as `Frames` holds them."""
         color = F.cross_entropy(self.color(features).float().flatten(0, 1), frames.color.flatten())
         shape = F.cross_entropy(self.shape(features).float().flatten(0, 1), frames.shape.flatten())
-        digit = F.cross_entropy(self.digit(features.mean(1)).float(), frames.digit.flatten())
-        return color + shape + _DIGIT_SHARE * digit
+        whole = features.mean(1)
+        signs = sum(
+            F.cross_entropy(head(whole).float(), target.flatten())
+            for head, target in ((self.digit, frames.digit), (self.letter, frames.letter), (self.lamp, frames.lamp))
+        )
+        return color + shape + _SIGN_SHARE * signs
 
 
 def place_ids(view: View, prefix: int, text: int, device: torch.device) -> Tensor | None:
@@ -111,6 +117,6 @@ class NanoStep(nn.Module):
 def draw(batch: Batch, seed: int, device: torch.device) -> tuple[Tensor, Frames]:
     """Draw a batch on `device`: degraded pixels in [-1, 1] and the annotation; a function of (seed, step) alone."""
     # `degrade` adds noise of its own, of many strengths, so the scene's is left out
-    frames = render(batch.scene.to(device), batch.view.times.to(device), grain=False)
+    frames = render(batch.scene.to(device), batch.view.ticks.to(device), FRAME, noise=False)
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + batch.step)
-    return normalise(degrade(frames.pixels, generator)), frames
+    return normalise(degrade(to_unit(frames.pixels), generator)), frames

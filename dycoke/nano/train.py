@@ -76,7 +76,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, output: Path, accelerator: Accelerator):
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
         self.tokenizer = nano_tokenizer.load(MODEL_PATH)
-        self.data = TrainingData(self.tokenizer, recipe.seed, recipe.batch, recipe.steps * accelerator.num_processes)
+        processes = accelerator.num_processes
+        self.data = TrainingData(self.tokenizer, recipe.seed, recipe.batch, recipe.steps, processes)
         model = build_model(self.tokenizer, SHAPES[recipe.shape], recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)

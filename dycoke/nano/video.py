@@ -8,26 +8,27 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dycoke.nano.generator import FRAMES, Scene, render
+from dycoke.nano.generator import TICKS, Scene, render
 
-SIDE = 256
 RATE = 8
-SECONDS = 8
+"""Frames a second of a video with a frame for each tick."""
+SHORTEST = 8
+_AT_ONCE = 16
 
 
-def moments() -> Tensor:
-    """Time of each frame of a video file, float [RATE * SECONDS], even over the scene."""
-    frames = RATE * SECONDS
-    return torch.arange(frames) * (FRAMES / frames)
+def frames_of(scene: Scene, frames: int = TICKS) -> Tensor:
+    """One scene as a video of SHORTEST to TICKS frames, uint8 [frames, SIDE, SIDE, 3].
 
-
-def frames_of(scene: Scene) -> Tensor:
-    """The frames of one scene as a video, uint8 [RATE * SECONDS, SIDE, SIDE, 3]. Raises ValueError for several."""
+    Raises ValueError for another number of frames, and for several scenes.
+    """
     if len(scene) != 1:
         raise ValueError(f"a video shows one scene, not {len(scene)}")
-    # a second of frames at a time: all at once would take a gigabyte
-    drawn = [render(scene, times[None], SIDE).pixels[0] for times in moments().split(RATE)]
-    return (torch.cat(drawn) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    if not SHORTEST <= frames <= TICKS:
+        raise ValueError(f"frames={frames}: expected {SHORTEST} to {TICKS}")
+    ticks = torch.arange(frames) * TICKS // frames
+    # some frames at a time: all at once would take a gigabyte
+    drawn = [render(scene, part[None]).pixels[0] for part in ticks.split(_AT_ONCE)]
+    return torch.cat(drawn).permute(0, 2, 3, 1).contiguous()
 
 
 def write_mp4(path: Path, frames: Tensor, rate: int = RATE, quality: int = 26) -> None:

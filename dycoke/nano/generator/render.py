@@ -1,25 +1,33 @@
-"""Drawing scenes: frames at any moment and size, with the dense annotation of every patch, on the scenes' device.
-
-Coordinates are those of a 64 px frame whatever the size drawn; edges are anti-aliased over one drawn pixel, so a large
-drawing scaled down looks like a small one.
-"""
+"""Drawing scenes: frames at any ticks, with the dense annotation of every patch, on the scenes' device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dycoke.nano.generator.randomness import noise, uniform
-from dycoke.nano.generator.scene import FRAMES, OBJECTS, Scene
+from dycoke.nano.generator.raster import (
+    DIGIT_FONT,
+    LETTER_FONT,
+    SIDE,
+    background,
+    glyphs,
+    grain,
+    inside,
+    middles,
+)
+from dycoke.nano.generator.scene import DISTRACTORS, OBJECTS, SHAPES, UNIT, Scene
+from dycoke.nano.generator.schedule import TICKS
 
-SIDE = 64
-PATCH = 8
-NO_DIGIT = 10
-TRAVEL = 16.0
-NOISE = 0.05
+FRAME = 64
+"""px of a frame as the model sees it: a drawn one, halved."""
+PATCHES = 8
+"""Patches in a line of a frame."""
+NONE = 10
+"""The digit or letter where none is shown."""
+BOX = len(SHAPES) + 1
+"""The shape of a box that covers an object, in the annotation."""
 
 _RGB = (
     (230, 40, 40),
@@ -31,137 +39,141 @@ _RGB = (
     (240, 240, 240),
     (240, 140, 30),
 )
-# five rows of three cells a digit
-_GLYPHS = (
-    "111101101101111",
-    "010110010010111",
-    "111001111100111",
-    "111001111001111",
-    "101101111001001",
-    "111100111001111",
-    "111100111101111",
-    "111001001001001",
-    "111101111101111",
-    "111101111001111",
-)
-_CELL, _GLYPH_TOP = 2, 2
-# far enough apart that no object hides another, whichever way they move
-_SLOTS = ((14.0, 32.0), (32.0, 48.0), (50.0, 32.0))
-_STEP = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (0.0, 0.0))  # as scene.DIRECTIONS
-_COVERED = 0.15  # share of a patch an object must cover to be its annotation
+_GREYS = ((95, 95, 95), (115, 115, 115), (135, 135, 135), (155, 155, 155))
+_BOX_TONES = ((70, 66, 60), (128, 122, 112))
+_LAMP_OFF, _LAMP_ON, _INK = (70, 60, 40), (255, 255, 190), (255, 255, 255)
+_PALETTE = ((0, 0, 0), *_RGB, *_GREYS, *_BOX_TONES, _LAMP_OFF, _LAMP_ON, _INK)
+_GREY = 1 + len(_RGB)
+_BOXED = _GREY + len(_GREYS)
+_LAMP = _BOXED + len(_BOX_TONES)
+_INKED = _LAMP + 2
+
+_DIGITS_TOP, _LETTERS_TOP, _LAMP_AT, _LAMP_HALF = 2, 52, 7, 2  # px of 64
+_BOX_HALF = 13 * UNIT // 2
+_STRIPES = 4  # px of the canvas
+_COVERED = 15  # percent of a patch that an object must cover to be its annotation
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """pixels [B, F, 3, S, S] float in [0, 1]; color, shape [B, F, 8, 8] int64, 0 = none, else table index + 1;
-    digit [B, F] int64, NO_DIGIT where none is shown."""
+    """pixels uint8 [B, F, 3, S, S]; color, shape [B, F, PATCHES, PATCHES] int64, 0 = none, else table index + 1, BOX
+    for a box; digit, letter [B, F] int64, NONE where none is shown; lamp [B, F] int64, 1 where it is lit."""
 
     pixels: Tensor
     color: Tensor
     shape: Tensor
     digit: Tensor
+    letter: Tensor
+    lamp: Tensor
 
 
-def _centres(scene: Scene, k: int, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre of object k at each moment: x, y [B, F] px. It passes its slot halfway through its stay."""
-    device = times.device
-    appear = scene.appear[:, k, None].float()
-    travelled = ((times - appear).clamp(min=0) / (FRAMES - appear) - 0.5) * TRAVEL
-    step = torch.tensor(_STEP, device=device)[scene.direction[:, k]]
-    slot = torch.tensor(_SLOTS, device=device)[scene.slot[:, k]]
-    return slot[:, :1] + step[:, :1] * travelled, slot[:, 1:] + step[:, 1:] * travelled
+def halved(pixels: Tensor) -> Tensor:
+    """uint8 [..., S, S] -> [..., S / 2, S / 2], the mean of each four, rounded."""
+    rows = pixels[..., ::2, :].to(torch.int16) + pixels[..., 1::2, :]
+    return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).to(torch.uint8)
 
 
-def _outside(shape: Tensor, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """How far a point is outside the outline, px, negative inside, [B, F, S, S].
+def render(scene: Scene, ticks: Tensor, side: int = SIDE, *, noise: bool = True) -> Frames:
+    """Draw the scenes at `ticks` int64 [B, F] in [0, TICKS), SIDE or FRAME px wide, on the scenes' device.
 
-    shape, radius [B]; dx [B, F, 1, S], dy [B, F, S, 1] from the centre, px.
+    noise: with the grain that belongs to the seed. Raises ValueError if a shape, a tick or the side is out of range.
     """
-    r = radius[:, None, None, None]
-    box = torch.maximum(dx.abs(), dy.abs())
-    bar, arm = 0.35 * r, r
-    outlines = (
-        (dx.square() + dy.square()).sqrt() - r,
-        box - 0.9 * r,
-        torch.maximum(torch.maximum(dy - 0.9 * r, -r - dy), (dx.abs() - (dy + r) * 0.55) * 0.876),
-        torch.minimum(torch.maximum(dx.abs() - bar, dy.abs() - arm), torch.maximum(dy.abs() - bar, dx.abs() - arm)),
-    )
-    choice = shape[:, None, None, None]
-    return torch.stack([o.expand_as(box) for o in outlines]).gather(0, choice.expand_as(box)[None])[0]
+    if ticks.ndim != 2 or ticks.shape[0] != len(scene) or ticks.dtype != torch.int64:
+        raise ValueError(f"ticks: expected int64 [{len(scene)}, frames], got {ticks.dtype} {tuple(ticks.shape)}")
+    if ticks.numel() and not 0 <= int(ticks.min()) <= int(ticks.max()) < TICKS:
+        raise ValueError(f"ticks: {int(ticks.min())} to {int(ticks.max())}: expected 0 to {TICKS - 1}")
+    if side not in (SIDE, FRAME):
+        raise ValueError(f"side={side}: expected {SIDE} or {FRAME}")
+    canvas = torch.zeros(*ticks.shape, SIDE, SIDE, dtype=torch.uint8, device=ticks.device)
+    canvas = _distractors(scene, ticks, canvas)
+    canvas, color, shape = _objects(scene, ticks, canvas)
+    canvas, lamp = _lamp(scene, ticks, canvas)
+    digit = _sign(scene.digits, scene.digit_on, scene.digit_off, ticks)
+    letter = _sign(scene.letters, scene.letter_on, scene.letter_off, ticks)
+    ink = glyphs(DIGIT_FONT, digit, scene.strips[:, 0], _DIGITS_TOP)
+    ink |= glyphs(LETTER_FONT, letter, scene.strips[:, 1], _LETTERS_TOP)
+    canvas = canvas.masked_fill(ink, _INKED)[..., None]
+    palette = torch.tensor(_PALETTE, dtype=torch.uint8, device=ticks.device)
+    picture = torch.where(canvas > 0, palette[canvas[..., 0].int()], background(scene, ticks))
+    if noise:
+        picture = (picture + grain(scene, ticks)).clamp(0, 255).to(torch.uint8)
+    pixels = picture.permute(0, 1, 4, 2, 3)
+    pixels = pixels.contiguous() if side == SIDE else halved(pixels)
+    return Frames(pixels, color, shape, digit % (NONE + 1), letter % (NONE + 1), lamp)
 
 
-def _background(scene: Scene, times: Tensor, side: int) -> Tensor:
-    """Dim coloured clouds with finer grey clutter, drifting slowly in a third of the scenes: [B, F, 3, S, S]."""
-    batch, frames = times.shape
-    clouds = F.interpolate(uniform(scene.seed, 40, 3, 8, 8) * 0.45, size=(side, side), mode="bilinear")
-    clutter = F.interpolate(uniform(scene.seed, 41, 1, 20, 20) * 0.16 - 0.08, size=(side, side), mode="bilinear")
-    picture = (clouds + clutter).clamp(min=0)
-    drifts = uniform(scene.seed, 42) < 1 / 3
-    speed = torch.where(drifts, uniform(scene.seed, 43) * 1.6 - 0.8, 0.0)  # px a unit of time
-    ahead = torch.arange(side, device=times.device) + (speed[:, None] * times * (side / SIDE)).long()[..., None]
-    span = 2 * side
-    column = ahead % span  # mirrored at the edges, so that the picture has no seam
-    column = torch.where(column < side, column, span - 1 - column)  # [B, F, S]
-    wide = picture[:, None].expand(batch, frames, 3, side, side)
-    return wide.gather(-1, column[:, :, None, None].expand(batch, frames, 3, side, side))
+def _sign(signs: Tensor, on: Tensor, off: Tensor, ticks: Tensor) -> Tensor:
+    """Which sign is shown at each tick, [B, F], -1 for none."""
+    shown = (ticks[..., None] >= on[:, None]) & (ticks[..., None] < off[:, None])
+    return ((signs + 1)[:, None] * shown).sum(-1) - 1
 
 
-def _digit_index(scene: Scene, times: Tensor) -> Tensor:
-    """The digit shown at each moment, [B, F]."""
-    position = (times[..., None] >= scene.digit_start[:, None]).sum(-1) - 1
-    return scene.digits.gather(1, position.clamp(min=0))
+def _between(line: Tensor, centre: Tensor, half: Tensor | int) -> Tensor:
+    return (line - centre).abs() <= half
 
 
-def _glyphs(scene: Scene, digit: Tensor, side: int) -> Tensor:
-    """Mask of the digit's strokes, bool [B, F, S, S]."""
-    device = digit.device
-    font = torch.tensor([[float(c) for c in g] for g in _GLYPHS], device=device).view(-1, 5, 3)
-    grid = torch.arange(side, device=device) * SIDE // side
-    row = torch.div(grid - _GLYPH_TOP, _CELL, rounding_mode="floor")
-    column = torch.div(grid - scene.digit_column[:, None], _CELL, rounding_mode="floor")  # [B, S]
-    inside = ((row >= 0) & (row < 5))[None, :, None] & ((column >= 0) & (column < 3))[:, None, :]
-    cell = row.clamp(0, 4)[None, :, None] * 3 + column.clamp(0, 2)[:, None, :]  # [B, S, S]
-    strokes = font.flatten(1)[digit]  # [B, F, 15]
-    drawn = strokes.gather(2, cell.flatten(1)[:, None].expand(-1, digit.shape[1], -1)) > 0
-    return drawn.view(*digit.shape, side, side) & inside[:, None]
+def _distractors(scene: Scene, ticks: Tensor, canvas: Tensor) -> Tensor:
+    line = middles(ticks.device)
+    width = 64 * UNIT
+    for d in range(DISTRACTORS):
+        x, y, half, speed, tone = scene.distractors[:, d].int().unbind(-1)
+        across = (x[:, None] + speed[:, None] * ticks.int()) % width
+        there = (d < scene.distractor_count)[:, None, None, None]
+        columns = _between(line, across[..., None, None], half[:, None, None, None])
+        rows = _between(line[:, None], y[:, None, None, None], half[:, None, None, None])
+        canvas = torch.where(columns & rows & there, (_GREY + tone).to(torch.uint8)[:, None, None, None], canvas)
+    return canvas
 
 
-def render(scene: Scene, times: Tensor, side: int = SIDE, *, grain: bool = True) -> Frames:
-    """Draw the scenes at `times` [B, F] float in [0, FRAMES), `side` px a multiple of 64 on the scenes' device.
-
-    grain: with the noise that belongs to the seed. Raises ValueError if a shape, a moment or the side is out of range.
-    """
-    if times.ndim != 2 or times.shape[0] != len(scene):
-        raise ValueError(f"times: expected [{len(scene)}, frames], got {tuple(times.shape)}")
-    if side < SIDE or side % SIDE:
-        raise ValueError(f"side={side}: expected a multiple of {SIDE}")
-    device = times.device
-    scale = side / SIDE
-    pixel = (torch.arange(side, device=device) + 0.5) / scale - 0.5
-    picture = _background(scene, times, side)
-    palette = torch.tensor(_RGB, device=device) / 255
-    grid = side // PATCH
-    color = torch.zeros(*times.shape, PATCH, PATCH, dtype=torch.int64, device=device)
+def _objects(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The canvas with objects and boxes on it, and the colour and the shape of every patch."""
+    line = middles(ticks.device)
+    color = torch.zeros(*ticks.shape, PATCHES, PATCHES, dtype=torch.int64, device=ticks.device)
     shape = color.clone()
+    stripes = torch.arange(SIDE, device=ticks.device)
+    stripes = ((stripes + stripes[:, None]) // _STRIPES % 2 + _BOXED).to(torch.uint8)
     for k in range(OBJECTS):
-        x, y = _centres(scene, k, times)
-        outside = _outside(
-            scene.shape[:, k],
-            pixel - x[..., None, None],
-            pixel[:, None] - y[..., None, None],
-            scene.radius[:, k],
-        )
-        shown = (times >= scene.appear[:, k, None]) & (k < scene.count)[:, None]
-        cover = (0.5 - outside * scale).clamp(0, 1) * shown[..., None, None]
-        changed = times >= scene.change[:, k, None]
-        index = torch.where(changed, scene.last_color[:, k, None], scene.first_color[:, k, None])
-        picture = torch.lerp(picture, palette[index][..., None, None], cover[:, :, None])
-        covered = F.avg_pool2d(cover.flatten(0, 1)[:, None], grid)[:, 0].view_as(color) > _COVERED
-        color = torch.where(covered, index[..., None, None] + 1, color)
-        shape = torch.where(covered, scene.shape[:, k, None, None, None] + 1, shape)
-    digit = _digit_index(scene, times)
-    picture = torch.where(_glyphs(scene, digit, side)[:, :, None], 1.0, picture)
-    if grain:
-        moments = scene.seed[:, None] + (times * 1024).long() * 0x10001
-        picture = (picture + NOISE * noise(moments, 3, side, side)).clamp(0, 1)
-    return Frames(picture, color, shape, digit)
+        x, y = centres(scene, k, ticks)
+        dx, dy = line - x.int()[..., None, None], line[:, None] - y.int()[..., None, None]
+        there = (ticks >= scene.appear[:, k, None]) & (ticks < scene.leave[:, k, None])
+        there &= (k < scene.count)[:, None]
+        boxed = there & (ticks >= scene.cover[:, k, None])
+        index = torch.where(ticks >= scene.change[:, k, None], scene.turned[:, k, None], scene.color[:, k, None])
+        seen = inside(scene.shape[:, k], scene.radius[:, k], dx, dy) & (there & ~boxed)[..., None, None]
+        box = (dx.abs() <= _BOX_HALF) & (dy.abs() <= _BOX_HALF) & boxed[..., None, None]
+        canvas = torch.where(seen, (index + 1).to(torch.uint8)[..., None, None], canvas)
+        canvas = torch.where(box, stripes, canvas)
+        covered, hidden = _patches(seen), _patches(box)
+        color = torch.where(covered, index[..., None, None] + 1, color.masked_fill(hidden, 0))
+        shape = torch.where(covered, scene.shape[:, k, None, None, None] + 1, shape.masked_fill(hidden, BOX))
+    return canvas, color, shape
+
+
+def centres(scene: Scene, k: int, ticks: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre of object k at each tick: x, y [B, F], units."""
+    pace = scene.pace[:, k, None]
+    gone = (ticks - scene.begin[:, k, None]).clamp(min=0).minimum(pace)
+
+    def at(ends: Tensor) -> Tensor:
+        start, stop = ends[:, k, None].unbind(-1)
+        return start + ((stop - start) * gone).div(pace, rounding_mode="floor")
+
+    return at(scene.x), at(scene.y)
+
+
+def _patches(mask: Tensor) -> Tensor:
+    """bool [B, F, SIDE, SIDE] -> [B, F, PATCHES, PATCHES]: which patches it covers enough of."""
+    size = SIDE // PATCHES
+    covered = mask.unflatten(-1, (PATCHES, size)).unflatten(-3, (PATCHES, size)).sum((-1, -3))
+    return covered * 100 > _COVERED * size**2
+
+
+def _lamp(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """The canvas with the lamp on it, and where it is lit, int64 [B, F]."""
+    lit = ((ticks[..., None] >= scene.flash_on[:, None]) & (ticks[..., None] < scene.flash_off[:, None])).any(-1)
+    line = middles(ticks.device)
+    half = _LAMP_HALF * UNIT
+    columns = _between(line, (scene.strips[:, 2] * UNIT).int()[:, None, None, None], half)
+    rows = _between(line, _LAMP_AT * UNIT, half)[:, None]
+    tone = (lit + _LAMP).to(torch.uint8)[..., None, None]
+    return torch.where(rows & columns, tone, canvas), lit.long()
