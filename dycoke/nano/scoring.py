@@ -61,7 +61,7 @@ def _right(step: NanoStep, tokens: Tensor, questions: list[Question], chat: Chat
     length = max(sum(map(len, chat.turn(question, True))) for question in questions)
     rows = make_rows([[question] for question in questions], chat, length).to(tokens.device)
     visual = tokens.expand(len(questions), -1, -1)
-    said = step.text_logits(visual, rows, positions_of(length)).argmax(-1)
+    said = step.text_logits(step.last_layer(visual, rows, positions_of(length)), rows).argmax(-1)
     return ((said == rows.labels) | (rows.labels == IGNORE)).all(1).tolist()
 
 

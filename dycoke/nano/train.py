@@ -119,8 +119,8 @@ class Trainer:
         device = self.accelerator.device
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate_at(self.step)
-        pixels, frames = draw(batch, self.recipe.seed, device)
-        answers, dense = self.module(pixels, frames, batch.view, batch.rows.to(device))
+        pixels, wanted = draw(batch, self.recipe.seed, device)
+        answers, dense = self.module(pixels, wanted, batch.view, batch.rows.to(device))
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(answers + self.recipe.dense_at(self.step) * dense)
         self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.clip)

@@ -25,6 +25,7 @@ _KINDS = {"native": 0.42, "even": 0.24, "uneven": 0.1, "repeated": 0.08, "subset
 _EARLY = {"native": 0.2, "even": 0.15, "uneven": 0.05, "repeated": 0.0, "subset": 0.05, "few": 0.05, "image": 0.5}
 _EARLY_SHARE = 0.1
 _GRIDS = {CLIP_GRID: 0.72, 3: 0.08, 5: 0.12, 6: 0.08}
+_FINE_IMAGES = 0.4  # the others have a clip's tokens, so that what is learnt on them serves clips
 _FEW = 4
 _MAX_TOKENS = 1200
 
@@ -87,7 +88,8 @@ def draw_view(rows: int, generator: torch.Generator, progress: float = 1.0) -> V
     """A view for `rows` scenes, all with the same number of frames; `progress` is the share of the run done."""
     kind = _choose(_kinds(progress), generator)
     if kind == "image":
-        return View(kind, torch.randint(0, TICKS, (rows, 1), generator=generator), IMAGE_GRID)
+        grid = IMAGE_GRID if torch.rand(1, generator=generator) < _FINE_IMAGES else CLIP_GRID
+        return View(kind, torch.randint(0, TICKS, (rows, 1), generator=generator), grid)
     grid = _choose(_GRIDS, generator)
     if kind == "few":
         frames = _count(2, 2 * _FEW, generator)

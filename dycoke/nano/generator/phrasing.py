@@ -161,6 +161,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which shape is {color}?",
         "What object is {color}?",
     ),
+    "image_position": (
+        "Where is the {shape}?",
+        "In which part of the picture is the {shape}?",
+        "Where is the {shape} in the image?",
+    ),
     "image_letter": (
         "Which letter is shown?",
         "What letter is shown?",

@@ -64,7 +64,9 @@ def clip_questions(story: Story, rng: random.Random | None = None) -> list[Quest
     asked: list[tuple[str, dict[str, str], str, int]] = []
     for actor in story.actors:
         asked += [(task, {"shape": actor.shape}, answer, spacing) for task, answer, spacing in _about(actor)]
-    asked += [("existence", {"thing": thing}, answer, _briefest_look(story)) for thing, answer in _things(story)]
+    looks = [(color, actor.shape) for actor in story.actors for color in dict.fromkeys((actor.color, actor.turned))]
+    things = _things(looks, story.seed)
+    asked += [("existence", {"thing": thing}, answer, _briefest_look(story)) for thing, answer in things]
     apart = _closest([actor.appear for actor in story.actors])
     for place, ordinal in enumerate(ORDINALS):
         name = story.actors[place].shape if place < len(story.actors) else NOTHING
@@ -134,18 +136,21 @@ def _briefest_look(story: Story) -> int:
     )
 
 
-def _things(story: Story) -> list[tuple[str, str]]:
-    """Things to ask for, and whether they are there: as many that are as are not, two of each."""
-    looks = [(color, actor.shape) for actor in story.actors for color in dict.fromkeys((actor.color, actor.turned))]
-    colors = {shape: {c for c, s in looks if s == shape} for shape in SHAPES}
-    absent = [(color, shape) for shape in SHAPES for color in COLORS if color not in colors[shape]]
-    # a thing that shares its shape with one that is there can only be told by its colour, and the other way round
-    alike = [thing for thing in absent if colors[thing[1]]]
+def _things(looks: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
+    """Things to ask for, and whether they are among the looks (color, shape): as many that are as are not, two of each.
+
+    None if there are no looks.
+    """
+    if not looks:
+        return []
+    absent = [(color, shape) for shape in SHAPES for color in COLORS if (color, shape) not in looks]
+    # a thing of a shape that is there can only be told by its colour
+    alike = [thing for thing in absent if thing[1] in {shape for _, shape in looks}]
     chosen = [
-        (looks[pick(story.seed, Field.ASKED, len(looks))], "yes"),
-        (alike[pick(story.seed, Field.ALIKE, len(alike))], "no"),
-        (looks[pick(story.seed, Field.ASKED_AGAIN, len(looks))], "yes"),
-        (absent[pick(story.seed, Field.ABSENT, len(absent))], "no"),
+        (looks[pick(seed, Field.ASKED, len(looks))], "yes"),
+        (alike[pick(seed, Field.ALIKE, len(alike))], "no"),
+        (looks[pick(seed, Field.ASKED_AGAIN, len(looks))], "yes"),
+        (absent[pick(seed, Field.ABSENT, len(absent))], "no"),
     ]
     return [(f"{_a(color)} {shape}", answer) for (color, shape), answer in chosen]
 
@@ -179,20 +184,23 @@ def image_questions(story: Story, tick: int, rng: random.Random | None = None) -
     """Every question about the single frame at `tick`. Raises ValueError if the tick is outside the scene."""
     if not 0 <= tick < TICKS:
         raise ValueError(f"tick={tick}: expected 0 to {TICKS - 1}")
-    visible = [
-        (actor.turned if tick >= actor.change else actor.color, actor.shape)
-        for actor in story.actors
-        if actor.appear <= tick < min(actor.leave, actor.cover)
-    ]
+    visible = [actor for actor in story.actors if actor.appear <= tick < min(actor.leave, actor.cover)]
+    looks = [(actor.turned if tick >= actor.change else actor.color, actor.shape) for actor in visible]
 
     def sign(shown: tuple[Shown, ...]) -> str:
         return next((each.sign for each in shown if each.begin <= tick < each.end), NOTHING)
 
-    asked = [("image_color", {"shape": shape}, color) for color, shape in visible]
-    asked += [("image_which", {"color": color}, shape) for color, shape in visible]
+    asked = [("image_color", {"shape": shape}, color) for color, shape in looks]
+    asked += [("image_which", {"color": color}, shape) for color, shape in looks]
+    for actor in visible:
+        if tick < actor.begin:
+            asked.append(("image_position", {"shape": actor.shape}, actor.start))
+        elif tick >= actor.begin + actor.pace:
+            asked.append(("image_position", {"shape": actor.shape}, actor.end))
+    asked += [("existence", {"thing": thing}, answer) for thing, answer in _things(looks, story.seed + tick)]
     asked += [
         ("image_digit", {}, sign(story.digits)),
         ("image_letter", {}, sign(story.letters)),
-        ("image_count", {}, str(len(visible))),
+        ("image_count", {}, str(len(looks))),
     ]
     return [Question(task, put(task, rng, **names), answer, TICKS) for task, names, answer in asked]

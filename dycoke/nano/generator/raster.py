@@ -54,9 +54,9 @@ def middles(device: torch.device) -> Tensor:
 
 
 def inside(shape: Tensor, radius: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Pixels within an outline, bool [B, F, SIDE, SIDE]: those with low(dy) <= dx^2 <= high(dy).
+    """Points within an outline, bool [B, F, L, L]: those with low(dy) <= dx^2 <= high(dy).
 
-    shape, radius [B]; dx [B, F, 1, SIDE] and dy [B, F, SIDE, 1] from the centre, units, int32.
+    shape, radius [B]; dx [B, F, 1, L] and dy [B, F, L, 1] from the centre, units, int32.
     """
     r = radius.to(torch.int32)[:, None, None, None]
     y, above = dy.abs(), dy + r

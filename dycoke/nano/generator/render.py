@@ -27,7 +27,7 @@ PATCHES = 8
 NONE = 10
 """The digit or letter where none is shown."""
 BOX = len(SHAPES) + 1
-"""The shape of a box that covers an object, in the annotation."""
+"""The shape of a box that covers an object, where shapes count from 1."""
 
 _RGB = (
     (230, 40, 40),
@@ -51,17 +51,18 @@ _INKED = _LAMP + 2
 _DIGITS_TOP, _LETTERS_TOP, _LAMP_AT, _LAMP_HALF = 2, 52, 7, 2  # px of 64
 _BOX_HALF = 13 * UNIT // 2
 _STRIPES = 4  # px of the canvas
+_SAMPLE = 4  # px of the canvas between the points by which patches are annotated
 _COVERED = 15  # percent of a patch that an object must cover to be its annotation
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """pixels uint8 [B, F, 3, S, S]; color, shape [B, F, PATCHES, PATCHES] int64, 0 = none, else table index + 1, BOX
-    for a box; digit, letter [B, F] int64, NONE where none is shown; lamp [B, F] int64, 1 where it is lit."""
+    """pixels uint8 [B, F, 3, S, S]; owner [B, F, PATCHES, PATCHES] int64: what a patch shows, 0 = nothing, k + 1 =
+    object k, OBJECTS + k + 1 = the box over it; digit, letter [B, F] int64, NONE where none is shown; lamp [B, F]
+    int64, 1 where it is lit."""
 
     pixels: Tensor
-    color: Tensor
-    shape: Tensor
+    owner: Tensor
     digit: Tensor
     letter: Tensor
     lamp: Tensor
@@ -84,9 +85,14 @@ def render(scene: Scene, ticks: Tensor, side: int = SIDE, *, noise: bool = True)
         raise ValueError(f"ticks: {int(ticks.min())} to {int(ticks.max())}: expected 0 to {TICKS - 1}")
     if side not in (SIDE, FRAME):
         raise ValueError(f"side={side}: expected {SIDE} or {FRAME}")
+    return draw_frames(scene, ticks, side, noise)
+
+
+def draw_frames(scene: Scene, ticks: Tensor, side: int, noise: bool) -> Frames:
+    """`render` for those who know that their ticks are right: looking at them would make a GPU wait for its host."""
     canvas = torch.zeros(*ticks.shape, SIDE, SIDE, dtype=torch.uint8, device=ticks.device)
     canvas = _distractors(scene, ticks, canvas)
-    canvas, color, shape = _objects(scene, ticks, canvas)
+    canvas, owner = _objects(scene, ticks, canvas)
     canvas, lamp = _lamp(scene, ticks, canvas)
     digit = _sign(scene.digits, scene.digit_on, scene.digit_off, ticks)
     letter = _sign(scene.letters, scene.letter_on, scene.letter_off, ticks)
@@ -99,7 +105,7 @@ def render(scene: Scene, ticks: Tensor, side: int = SIDE, *, noise: bool = True)
         picture = (picture + grain(scene, ticks)).clamp(0, 255).to(torch.uint8)
     pixels = picture.permute(0, 1, 4, 2, 3)
     pixels = pixels.contiguous() if side == SIDE else halved(pixels)
-    return Frames(pixels, color, shape, digit % (NONE + 1), letter % (NONE + 1), lamp)
+    return Frames(pixels, owner, digit % (NONE + 1), letter % (NONE + 1), lamp)
 
 
 def _sign(signs: Tensor, on: Tensor, off: Tensor, ticks: Tensor) -> Tensor:
@@ -125,28 +131,33 @@ def _distractors(scene: Scene, ticks: Tensor, canvas: Tensor) -> Tensor:
     return canvas
 
 
-def _objects(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The canvas with objects and boxes on it, and the colour and the shape of every patch."""
+def _objects(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """The canvas with objects and boxes on it, and what each patch shows."""
     line = middles(ticks.device)
-    color = torch.zeros(*ticks.shape, PATCHES, PATCHES, dtype=torch.int64, device=ticks.device)
-    shape = color.clone()
+    coarse = line[_SAMPLE // 2 :: _SAMPLE]
+    owner = torch.zeros(*ticks.shape, PATCHES, PATCHES, dtype=torch.int64, device=ticks.device)
     stripes = torch.arange(SIDE, device=ticks.device)
     stripes = ((stripes + stripes[:, None]) // _STRIPES % 2 + _BOXED).to(torch.uint8)
     for k in range(OBJECTS):
-        x, y = centres(scene, k, ticks)
-        dx, dy = line - x.int()[..., None, None], line[:, None] - y.int()[..., None, None]
         there = (ticks >= scene.appear[:, k, None]) & (ticks < scene.leave[:, k, None])
         there &= (k < scene.count)[:, None]
         boxed = there & (ticks >= scene.cover[:, k, None])
         index = torch.where(ticks >= scene.change[:, k, None], scene.turned[:, k, None], scene.color[:, k, None])
-        seen = inside(scene.shape[:, k], scene.radius[:, k], dx, dy) & (there & ~boxed)[..., None, None]
-        box = (dx.abs() <= _BOX_HALF) & (dy.abs() <= _BOX_HALF) & boxed[..., None, None]
+        seen, box = _masks(scene, k, ticks, line, there, boxed)
         canvas = torch.where(seen, (index + 1).to(torch.uint8)[..., None, None], canvas)
         canvas = torch.where(box, stripes, canvas)
-        covered, hidden = _patches(seen), _patches(box)
-        color = torch.where(covered, index[..., None, None] + 1, color.masked_fill(hidden, 0))
-        shape = torch.where(covered, scene.shape[:, k, None, None, None] + 1, shape.masked_fill(hidden, BOX))
-    return canvas, color, shape
+        seen, box = (_patches(mask) for mask in _masks(scene, k, ticks, coarse, there, boxed))
+        owner = torch.where(seen, k + 1, torch.where(box, OBJECTS + k + 1, owner))
+    return canvas, owner
+
+
+def _masks(scene: Scene, k: int, ticks: Tensor, line: Tensor, there: Tensor, boxed: Tensor) -> tuple[Tensor, Tensor]:
+    """Where object k is seen and where its box is, bool [B, F, L, L], at the points of a line [L]."""
+    x, y = centres(scene, k, ticks)
+    dx, dy = line - x.int()[..., None, None], line[:, None] - y.int()[..., None, None]
+    seen = inside(scene.shape[:, k], scene.radius[:, k], dx, dy) & (there & ~boxed)[..., None, None]
+    rows = (dy.abs() <= _BOX_HALF) & boxed[..., None, None]
+    return seen, (dx.abs() <= _BOX_HALF) & rows
 
 
 def centres(scene: Scene, k: int, ticks: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,8 +173,8 @@ def centres(scene: Scene, k: int, ticks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _patches(mask: Tensor) -> Tensor:
-    """bool [B, F, SIDE, SIDE] -> [B, F, PATCHES, PATCHES]: which patches it covers enough of."""
-    size = SIDE // PATCHES
+    """bool [B, F, L, L] -> [B, F, PATCHES, PATCHES]: which patches it covers enough of."""
+    size = mask.shape[-1] // PATCHES
     covered = mask.unflatten(-1, (PATCHES, size)).unflatten(-3, (PATCHES, size)).sum((-1, -3))
     return covered * 100 > _COVERED * size**2
 

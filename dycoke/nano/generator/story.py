@@ -13,7 +13,10 @@ _ROW_BORDER = 32 * 16  # units
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """One object: its words, and the ticks of its events, TICKS for those that never come."""
+    """One object: its words, and the ticks of its events, TICKS for those that never come.
+
+    start, end: where it is before and after its motion, which takes `pace` ticks from `begin` on.
+    """
 
     shape: str
     color: str
@@ -26,6 +29,8 @@ class Actor:
     change: int
     leave: int
     cover: int
+    begin: int
+    pace: int
 
     @property
     def moves(self) -> bool:
@@ -88,7 +93,7 @@ def stories(scene: Scene) -> list[Story]:
 
 _READ = (
     *("seed", "level", "count", "shape", "color", "turned", "direction", "column", "fast", "y"),
-    *("appear", "change", "leave", "cover", "digit_count", "digits", "digit_on", "digit_off"),
+    *("appear", "change", "leave", "cover", "begin", "pace", "digit_count", "digits", "digit_on", "digit_off"),
     *("letter_count", "letters", "letter_on", "letter_off", "flash_count", "flash_on", "flash_off"),
 )
 
@@ -104,7 +109,7 @@ def _actor(row: dict, k: int) -> Actor:
         fast=row["fast"][k],
         start=start,
         end=end,
-        **{name: row[name][k] for name in ("appear", "change", "leave", "cover")},
+        **{name: row[name][k] for name in ("appear", "change", "leave", "cover", "begin", "pace")},
     )
 
 
