@@ -68,7 +68,8 @@ def clip_questions(story: Story, rng: random.Random | None = None) -> list[Quest
     things = _things(looks, story.seed)
     asked += [("existence", {"thing": thing}, answer, _briefest_look(story)) for thing, answer in things]
     apart = _closest([actor.appear for actor in story.actors])
-    for place, ordinal in enumerate(ORDINALS):
+    # one more than there are, for those who would name any object
+    for place, ordinal in enumerate(ORDINALS[: len(story.actors) + 1]):
         name = story.actors[place].shape if place < len(story.actors) else NOTHING
         asked.append(("order", {"ordinal": ordinal}, name, min(apart, _briefest_look(story))))
     asked += [(task, {}, answer, spacing) for task, (answer, spacing) in _about_all(story).items()]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dycoke.nano.generator.levels import STANDARD, level_numbers, setting
-from dycoke.nano.generator.randomness import chance, integers, permutation
+from dycoke.nano.generator.randomness import bits, chance, integers, permutation
 from dycoke.nano.generator.schedule import TICKS, Field, event_ticks, kept_apart, slot_ticks
 
 OBJECTS = 5
@@ -39,6 +39,7 @@ _COLUMN_AT = (11 * UNIT, 32 * UNIT, 53 * UNIT)
 _CENTRE = 32 * UNIT
 _HALF_WAY = (6 * UNIT, 6 * UNIT, 7 * UNIT, 7 * UNIT, 0)  # half of what is travelled, by direction
 _STEP_X, _STEP_Y = (-1, 1, 0, 0, 0), (0, 0, -1, 1, 0)
+_FAST_OF_LONG, _MOVES_OF_LONG, _MOVES_OF_SHORT = 20, 85, 60  # percent
 _FAST, _SLOW = (6, 9), (20, 29)  # ticks a motion takes, lowest and one above the highest
 _DIGIT_LAYOUT = (DIGITS, 2, 7)  # slots, latest begin within a slot, longest
 _LETTER_LAYOUT = (LETTERS, 7, 8)
@@ -125,8 +126,9 @@ def _objects(seeds: Tensor, level: Tensor) -> dict[str, Tensor]:
     leaves = there & chance(seeds, Field.LEAVES, 20, OBJECTS)
     for later, earlier in _FOLLOWS.items():
         leaves[:, earlier] |= there[:, later]
-    covered = number == integers(seeds, Field.COVERED, torch.zeros_like(count), count)[:, None]
-    covered &= ~leaves & chance(seeds, Field.COVERS, 70)[:, None]
+    stays = there & ~leaves
+    turn = bits(seeds, Field.COVERED, OBJECTS).argsort(dim=-1).masked_fill(~stays, -1)
+    covered = stays & (number == turn.argmax(1, keepdim=True)) & chance(seeds, Field.COVERS, 80)[:, None]
     ticks = event_ticks(seeds, torch.stack([there, changes, leaves | covered], -1), _FOLLOWS)
     appear, change, end = ticks.unbind(-1)
     colors = permutation(seeds, Field.COLORS, len(COLORS))
@@ -152,9 +154,12 @@ def _motion(seeds: Tensor, level: Tensor, column: Tensor, appear: Tensor, end: T
     stay = end - appear
     low, high = torch.tensor([_FAST, _SLOW], device=stay.device)[..., None].unbind(1)
     fast_pace, slow_pace = integers(seeds, Field.PACE, low, high, 2, OBJECTS).unbind(1)
-    slow = ~chance(seeds, Field.FAST, 50, OBJECTS) & (stay >= slow_pace + 3)
+    long = stay >= slow_pace + 3
+    # a slow motion takes a long stay: where there is one, most are slow, so that both come equally often
+    slow = long & ~chance(seeds, Field.FAST, _FAST_OF_LONG, OBJECTS)
     pace = torch.where(slow, slow_pace, fast_pace)
-    moves = chance(seeds, Field.MOVES, 75, OBJECTS) & (stay >= pace + 3)
+    moves = chance(seeds, Field.MOVES, torch.where(long, _MOVES_OF_LONG, _MOVES_OF_SHORT), OBJECTS)
+    moves &= stay >= pace + 3
     direction = torch.where(moves, integers(seeds, Field.DIRECTION, 0, STILL, OBJECTS), STILL)
     wait = integers(seeds, Field.WAIT, 0, (stay - pace - 2).clamp(1, 5), OBJECTS)
     side, away, off = integers(seeds, Field.PLACE, 0, 1 << 20, 3, OBJECTS).unbind(1)
