@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 _ROOT = Path(__file__).resolve().parents[2]
+_NUMBERS = re.compile(r"\[\n[^][{}\"]*\]")  # a list of numbers, one a line; a text has no line break in JSON
 
 
 def circumstances() -> dict[str, Any]:
@@ -40,8 +42,9 @@ def circumstances() -> dict[str, Any]:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, by rename: a file that exists is complete."""
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    """Write a record as JSON, a list of numbers on a line, by rename: a file that exists is complete."""
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", json.dumps(record, indent=2))
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
