@@ -16,6 +16,13 @@ SHORTEST = 8
 _AT_ONCE = 16
 
 
+def ticks_of(frames: int) -> Tensor:
+    """The tick that each frame of a video shows, int64 [frames]. Raises ValueError unless SHORTEST to TICKS frames."""
+    if not SHORTEST <= frames <= TICKS:
+        raise ValueError(f"frames={frames}: expected {SHORTEST} to {TICKS}")
+    return torch.arange(frames) * TICKS // frames
+
+
 def frames_of(scene: Scene, frames: int = TICKS) -> Tensor:
     """One scene as a video of SHORTEST to TICKS frames, uint8 [frames, SIDE, SIDE, 3].
 
@@ -23,15 +30,12 @@ def frames_of(scene: Scene, frames: int = TICKS) -> Tensor:
     """
     if len(scene) != 1:
         raise ValueError(f"a video shows one scene, not {len(scene)}")
-    if not SHORTEST <= frames <= TICKS:
-        raise ValueError(f"frames={frames}: expected {SHORTEST} to {TICKS}")
-    ticks = torch.arange(frames) * TICKS // frames
     # some frames at a time: all at once would take a gigabyte
-    drawn = [render(scene, part[None]).pixels[0] for part in ticks.split(_AT_ONCE)]
+    drawn = [render(scene, part[None]).pixels[0] for part in ticks_of(frames).split(_AT_ONCE)]
     return torch.cat(drawn).permute(0, 2, 3, 1).contiguous()
 
 
-def write_mp4(path: Path, frames: Tensor, rate: int = RATE, quality: int = 26) -> None:
+def write_mp4(path: Path, frames: Tensor, rate: int | Fraction = RATE, quality: int = 26) -> None:
     """Encode frames [T, H, W, 3] uint8 with libx264, yuv420p; `quality` is its constant rate factor.
 
     Raises ValueError for frames of another shape or type, or of odd height or width, which yuv420p cannot hold.
