@@ -140,7 +140,7 @@ def _plain(text: str) -> str:
 
 
 def _score_label(columns: Sequence[TaskColumn]) -> str:
-    percent = [column.column.label for column in columns if column.column.percent]
+    percent = [column.column.label for column in columns if column.column.averaged]
     if len(percent) > 1:
         return f"Mean score over {len(percent)} columns (%)"
     return f"{percent[0]} (%)" if percent else columns[0].column.label if columns else "Score"

@@ -216,6 +216,8 @@ def test_a_cell_leads_to_its_run(tmp_path):
         "method": "FastV",
         "task": "nextqa_mc_test",
         "column": "nextqa_mc_test",
+        "low": "",
+        "high": "",
         "published": "78.2",
         "samples": "6",
         "state": "complete",
