@@ -43,8 +43,10 @@ def efficiency_table(results: Results, paper: Published) -> Table:
     Those are shown where the experiment has one task, for a published time is that of one benchmark.
     """
     notes = Notes()
-    blocks = [(group, task) for group in results.groups for task in results.tasks]
-    places = [(group, row, row.run_of(task)) for group, task in blocks for row in group.rows]
+    blocks = [
+        (group, section, task) for group in results.groups for section in group.sections for task in results.tasks
+    ]
+    places = [(group, row, row.run_of(task)) for group, section, task in blocks for row in section.rows]
     filled = [Filled("Method", tuple(Cell(row.method.label) for _, row, _ in places))]
     for measure in _MEASURES:
         filled.append(Filled(measure.header, tuple(_cell(measure, place, results, notes) for place in places)))
@@ -58,8 +60,8 @@ def efficiency_table(results: Results, paper: Published) -> Table:
         title=f"{results.experiment.title}: efficiency",
         headers=tuple(column.header for column in filled),
         sections=sections(
-            [f"{group.heading}, {task}" if named else group.heading for group, task in blocks],
-            [len(group.rows) for group, _ in blocks],
+            [f"{section.heading}, {task}" if named else section.heading for _, section, task in blocks],
+            [len(section.rows) for _, section, _ in blocks],
             filled,
         ),
         foot=(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval.method_rows import at_frames, frame_counts, rows_of
+from dycoke.eval.method_rows import at_frames, frame_counts, method_rows
 from dycoke.eval.specs import Launcher, ModelSpec, RunSpec, slug
 from dycoke.eval.values import check_keys, count_of, flag_of, list_of, listed, mapping_of, text_of
 from dycoke.options import parse_yaml
@@ -68,8 +68,7 @@ def parse_experiment(name: str, content: Any) -> Experiment:
     models = [_model(each, launcher) for each in listed(content["model"])]
     frames = frame_counts(content["video"], "video")
     known = [model.name for model in models]
-    methods = list_of(content, "methods")
-    rows = [row for number, each in enumerate(methods) for row in rows_of(each, frames, known, number)]
+    rows = method_rows(list_of(content, "methods"), frames, known)
     tasks = [text_of(task, "tasks") for task in list_of(content, "tasks")]
     runs = tuple(
         RunSpec(model=model, frames=count, method=at_frames(method, count), task=task, **common)

@@ -52,8 +52,8 @@ _COSTS_TOLD = (
     "runs, and are means over the tasks."
 )
 _RANKS_TOLD = (
-    "Bold: the best of the methods other than full, in a group of one model and number of frames, by our values as "
-    "printed; underlined: the second; ties share. Tasks for which more is not known to be better are not marked."
+    "Bold: the best of the methods other than full under one heading, by our values as printed; underlined: the "
+    "second; ties share. Tasks for which more is not known to be better are not marked."
 )
 _INTERVALS_TOLD = (
     f"In parentheses: {PERCENT} % interval by the percentile bootstrap, {RESAMPLES} draws of the videos, each with all "
@@ -90,7 +90,9 @@ def main_table(results: Results, paper: Published) -> Table:
         title=results.experiment.title,
         headers=tuple(column.header for column in filled),
         sections=sections(
-            [group.heading for group in results.groups], [len(group.rows) for group in results.groups], filled
+            [section.heading for section in results.sections],
+            [len(section.rows) for section in results.sections],
+            filled,
         ),
         foot=(*told, *circumstances(results)),
         notes=tuple(notes.texts),
@@ -165,10 +167,10 @@ def _published(results: Results, paper: Published, key: str) -> list[Filled]:
 
 
 def _ranks(results: Results, texts: Sequence[str]) -> list[int]:
-    """Ranks within each group, among the methods other than full, of numbers as they are printed."""
+    """Ranks within each section, among the methods other than full, of numbers as they are printed."""
     found: list[int] = []
-    for group in results.groups:
-        found += ranks([_ranked(row, text) for row, text in zip(group.rows, texts[len(found) :], strict=False)])
+    for section in results.sections:
+        found += ranks([_ranked(row, text) for row, text in zip(section.rows, texts[len(found) :], strict=False)])
     return found
 
 

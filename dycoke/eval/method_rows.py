@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from dycoke.eval.specs import MethodSpec, takes_list
-from dycoke.eval.values import check_keys, listed, text_of
+from dycoke.eval.values import check_keys, list_of, listed, text_of
 from dycoke.options import write_value
 from dycoke.registry import entry
 
@@ -19,24 +19,19 @@ _FRAMES = "{frames}"
 _ROW = ("label", "paper", "video", "models")  # of a method, beside its own options
 
 
-def rows_of(content: Any, frames: list[int], models: list[str], number: int) -> list[Row]:
-    """The rows an entry stands for, one for each combination of its options; frames and models are the file's."""
-    try:
-        given = {"name": content} if isinstance(content, str) else content
-        if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
-            raise ValueError(f"{content!r}: expected a method's name, or a mapping with either name or plan")
-        frames = frame_counts(given["video"], "video") if "video" in given else frames
-        models = _chosen(given["models"], models) if "models" in given else models
-        label, paper = given.get("label"), given.get("paper")
-        if "plan" in given:
-            check_keys(given, ("plan", *_ROW), ("plan",))
-            found = [MethodSpec(plan=given["plan"], label=label or "", paper=paper)]
-            found = [replace(each, label=each.label or each.slug) for each in found if each.build()]
-        else:
-            found = _variants(given, label, paper)
-        return [(method, frames, models) for method in found]
-    except ValueError as error:
-        raise ValueError(f"methods[{number}]: {error}") from error
+def method_rows(entries: Sequence[Any], frames: list[int], models: list[str]) -> list[Row]:
+    """The rows of entries, in order; frames and models are the file's. Raises ValueError, naming the entry.
+
+    An entry is a method, or a section of the table: its heading, and entries of its own under `methods`.
+    """
+    found = []
+    for number, each in enumerate(entries):
+        sectioned = isinstance(each, Mapping) and "section" in each
+        try:
+            found += _section(each, frames, models) if sectioned else _rows(each, frames, models)
+        except ValueError as error:
+            raise ValueError(f"methods[{number}]: {error}") from error
+    return found
 
 
 def at_frames(method: MethodSpec, frames: int) -> MethodSpec:
@@ -53,6 +48,33 @@ def frame_counts(content: Any, key: str) -> list[int]:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{key}: frames={count!r}: expected an integer of at least 1, or a list of such")
     return counts
+
+
+def _section(content: Mapping[str, Any], frames: list[int], models: list[str]) -> list[Row]:
+    """The rows of a section. Raises ValueError for a section within it too."""
+    check_keys(content, ("section", "methods"), ("section", "methods"))
+    heading, entries = text_of(content["section"], "section"), list_of(content, "methods")
+    rows = method_rows(entries, frames, models)
+    if any(method.section for method, _, _ in rows):
+        raise ValueError(f"section {heading!r} has a section within it; expected methods")
+    return [(replace(method, section=heading), counts, names) for method, counts, names in rows]
+
+
+def _rows(content: Any, frames: list[int], models: list[str]) -> list[Row]:
+    """The rows an entry stands for, one for each combination of its options; frames and models are the file's."""
+    given = {"name": content} if isinstance(content, str) else content
+    if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
+        raise ValueError(f"{content!r}: expected a method's name, or a mapping with either name or plan")
+    frames = frame_counts(given["video"], "video") if "video" in given else frames
+    models = _chosen(given["models"], models) if "models" in given else models
+    label, paper = given.get("label"), given.get("paper")
+    if "plan" in given:
+        check_keys(given, ("plan", *_ROW), ("plan",))
+        found = [MethodSpec(plan=given["plan"], label=label or "", paper=paper)]
+        found = [replace(each, label=each.label or each.slug) for each in found if each.build()]
+    else:
+        found = _variants(given, label, paper)
+    return [(method, frames, models) for method in found]
 
 
 def _chosen(names: Any, models: list[str]) -> list[str]:
