@@ -35,6 +35,7 @@ from dycoke.eval.tables import (
 )
 
 _COSTS = {  # header, decimals
+    "retained_mean": ("Retained ratio (mean, %)", 2),
     "retained_final": ("Retained ratio (final, %)", 2),
     "flops_t": ("FLOPs (T)", 2),
     "flops_ratio": ("FLOPs ratio (%)", 1),
@@ -45,11 +46,11 @@ _SIGNIFICANT = 3  # digits of a cost: the embedded model's are far below one T
 _DECIMALS = 2  # of scores
 _ENDS = 1  # decimals of the ends of their intervals
 _COSTS_TOLD = (
-    "Retained ratio (final): share of the visual tokens that the last layer reads in a decode step. FLOPs: formula (A) "
-    "of the paper, T multiply-adds of the visual tokens' prefill and of 100 decoded tokens; ratio: to the row of full "
-    "with the same model and frames. True FLOPs: T operations of the prefill with its text, twice formula (B). KV: the "
-    "visual tokens' keys and values behind prefill, at 16 bits. All follow from the tokens that were counted in the "
-    "runs, and are means over the tasks."
+    "Retained ratio: share of the visual tokens, mean: that enters a layer in prefill, as a mean over the layers; "
+    "final: that the last layer reads in a decode step. FLOPs: formula (A) of the paper, T multiply-adds of the visual "
+    "tokens' prefill and of 100 decoded tokens; ratio: to the row of full with the same model and frames. True FLOPs: "
+    "T operations of the prefill with its text, twice formula (B). KV: the visual tokens' keys and values behind "
+    "prefill, at 16 bits. All follow from the tokens that were counted in the runs, and are means over the tasks."
 )
 _RANKS_TOLD = (
     "Bold: the best of the methods other than full under one heading, by our values as printed; underlined: the "

@@ -10,7 +10,7 @@ from typing import Any
 
 from dycoke.eval import bootstrap
 from dycoke.eval.benchmarks import BENCHMARKS, Column, columns_of, value
-from dycoke.eval.cost import Tokens, formula_a, kv_bytes, measured, retained_final, true_flops
+from dycoke.eval.cost import Tokens, formula_a, kv_bytes, measured, retained, retained_final, true_flops
 from dycoke.eval.published import published, published_table
 from dycoke.eval.rows import Group, Results, Row, Run
 from dycoke.eval.scored import Scored
@@ -22,11 +22,13 @@ from dycoke.types import Plan
 class Cost:
     """What a run, or a row as a mean over its runs, costs by arithmetic on the tokens it read.
 
-    retained_final: percent of the visual tokens that the last layer reads in a decode step, None without a video;
+    retained_mean: percent of the visual tokens that enter a layer in prefill, as a mean over the layers;
+    retained_final: percent of them that the last layer reads in a decode step; both None without a video;
     flops_t: T multiply-adds by formula (A); flops_ratio: percent of the uncompressed model's, None without it;
     true_flops_t: T operations of the prefill, text included; kv_mib: of the visual tokens, at 16 bits.
     """
 
+    retained_mean: float | None
     retained_final: float | None
     flops_t: float
     flops_ratio: float | None
@@ -125,6 +127,7 @@ def run_cost(run: Run, full: Run | None) -> Cost:
     whole = None if full is None else formula_a(Shape.of(full.metrics["shape"]), tokens_of(full))
     made = usage["visual_tokens"]
     return Cost(
+        retained_mean=100 * retained(tokens, made) if made else None,
         retained_final=100 * retained_final(tokens, made) if made else None,
         flops_t=flops / 1e12,
         flops_ratio=None if whole is None else 100 * flops / whole,
