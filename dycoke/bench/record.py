@@ -19,13 +19,14 @@ _ROOT = Path(__file__).resolve().parents[2]
 _NUMBERS = re.compile(r"\[\n[^][{}\"]*\]")  # a list of numbers, one a line; a text has no line break in JSON
 
 
-def circumstances() -> dict[str, Any]:
-    """Command, commit, whether files differ from it, versions and device.
+def circumstances(cpu: bool = False) -> dict[str, Any]:
+    """Command, commit, whether files differ from it, versions and device; cpu: a GPU that is there is not used.
 
     DYCOKE_COMMIT names the commit on a machine that got a copy of the files, whose own history, if any, is another.
     """
     named = os.environ.get("DYCOKE_COMMIT")
     commit = named or _git("rev-parse", "--verify", "HEAD")
+    on_cpu = cpu or not torch.cuda.is_available()
     status = _git("status", "--porcelain", "--untracked-files=no") if commit and not named else None
     return {
         "command": shlex.join(["dycoke", *sys.argv[1:]]),
@@ -37,7 +38,7 @@ def circumstances() -> dict[str, Any]:
             "triton": installed("triton"),
             "cuda": torch.version.cuda,
         },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
+        "device": f"CPU ({platform.machine()})" if on_cpu else torch.cuda.get_device_name(),
     }
 
 
