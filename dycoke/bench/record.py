@@ -20,13 +20,12 @@ _NUMBERS = re.compile(r"\[\n[^][{}\"]*\]")  # a list of numbers, one a line; a t
 
 
 def circumstances(cpu: bool = False) -> dict[str, Any]:
-    """Command, commit, whether files differ from it, versions and device; cpu: a GPU that is there is not used.
+    """Command, commit, whether files differ from it, versions and the device as `device` tells it.
 
     DYCOKE_COMMIT names the commit on a machine that got a copy of the files, whose own history, if any, is another.
     """
     named = os.environ.get("DYCOKE_COMMIT")
     commit = named or _git("rev-parse", "--verify", "HEAD")
-    on_cpu = cpu or not torch.cuda.is_available()
     status = _git("status", "--porcelain", "--untracked-files=no") if commit and not named else None
     return {
         "command": shlex.join(["dycoke", *sys.argv[1:]]),
@@ -38,8 +37,13 @@ def circumstances(cpu: bool = False) -> dict[str, Any]:
             "triton": installed("triton"),
             "cuda": torch.version.cuda,
         },
-        "device": f"CPU ({platform.machine()})" if on_cpu else torch.cuda.get_device_name(),
+        "device": device(cpu),
     }
+
+
+def device(cpu: bool = False) -> str:
+    """The GPU, or the processor where there is none; cpu: where it is not used either."""
+    return f"CPU ({platform.machine()})" if cpu or not torch.cuda.is_available() else torch.cuda.get_device_name()
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

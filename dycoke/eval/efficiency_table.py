@@ -52,7 +52,7 @@ def efficiency_table(results: Results, paper: Published) -> Table:
         filled.append(Filled(measure.header, tuple(_cell(measure, place, results, notes) for place in places)))
         filled += published_column(
             (_published(results, paper, group, row, measure) for group, row, _ in places),
-            _clock if measure.key == _TOTAL else None,
+            clock if measure.key == _TOTAL else None,
         )
     beside = any(column.header == PAPER for column in filled)
     named = len(results.tasks) > 1
@@ -114,7 +114,7 @@ def _cell(measure: Measure, place: tuple[Group, Row, Run], results: Results, not
         return Cell(number(None, 0), notes=(notes.number(state(run, results)),))
     value = _value(measure, group, run)
     if measure.key == _TOTAL:
-        return Cell(_clock(value))
+        return Cell(clock(value))
     full = group.full_run(run.spec.task)
     if measure.key == "speed_up" and value is None and full is not None:
         return Cell(number(None, 0), notes=(notes.number("not on the device of full"),))
@@ -125,7 +125,7 @@ def _published(results: Results, paper: Published, group: Group, row: Row, measu
     return paper.value(group, row, measure.paper or measure.key) if len(results.tasks) == 1 else None
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Seconds below a minute, h:mm:ss from there on."""
     if seconds < 60:
         return f"{seconds:.1f} s"
