@@ -41,7 +41,8 @@ def documents(
     """The questions of `videos` videos, one of each family (of those named, or all), video by video.
 
     video: name of the file; number and seed: those of its scene in the split, of which those from number `start` on
-    are taken that every family has a question about. Raises ValueError for an unknown split, level or family, and for
+    are taken that every family has a question about. spacing: the widest distance of frames, in ticks of TICKS a video,
+    at which what the answer depends on is in one of them for certain. Raises ValueError for an unknown split, level or family, and for
     less than one video.
     """
     if videos < 1:
@@ -53,7 +54,9 @@ def documents(
     for number, seed, asked in islice(_asked(split, level, start), videos):
         place = {"video": file_name(number), "split": split, "level": level, "number": number, "seed": seed}
         found += [
-            place | {"family": name, "task": each.task, "question": each.text, "answer": each.answer}
+            place
+            | {"family": name, "task": each.task, "question": each.text, "answer": each.answer}
+            | {"spacing": each.spacing}
             for name, each in asked.items()
             if not families or name in families
         ]
@@ -118,7 +121,7 @@ def write_benchmark(folder: Path, split: str, videos: int, level: str, start: in
     for doc in documents(split, videos, level, start):
         facts = {"number": doc["number"], "seed": doc["seed"], "level": level, "frames": frames}
         entry = entries.setdefault(doc["video"], {**facts, "rate": float(_rate(frames)), "questions": []})
-        entry["questions"].append({key: doc[key] for key in ("family", "task", "question", "answer")})
+        entry["questions"].append({key: doc[key] for key in ("family", "task", "question", "answer", "spacing")})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ANNOTATIONS).unlink(missing_ok=True)  # of other videos; it is there again once these are
     for name, entry in tqdm(entries.items(), desc="writing videos", unit="video"):
