@@ -42,8 +42,8 @@ def documents(
 
     video: name of the file; number and seed: those of its scene in the split, of which those from number `start` on
     are taken that every family has a question about. spacing: the widest distance of frames, in ticks of TICKS a video,
-    at which what the answer depends on is in one of them for certain. Raises ValueError for an unknown split, level or family, and for
-    less than one video.
+    at which what the answer depends on is in one of them for certain. Raises ValueError for an unknown split, level or
+    family, and for less than one video.
     """
     if videos < 1:
         raise ValueError(f"videos={videos}: expected at least 1")
