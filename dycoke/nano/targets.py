@@ -56,7 +56,7 @@ def targets(scene: Scene, ticks: Tensor, frames: Frames) -> Targets:
     owner = torch.where(boxed, seen - OBJECTS, seen)
     color = torch.where(now >= scene.change[:, None], scene.turned[:, None], scene.color[:, None])
     shape = scene.shape[:, None].expand_as(color)
-    x, y = (torch.stack(axis, -1) for axis in zip(*(centres(scene, k, ticks) for k in range(OBJECTS)), strict=True))
+    x, y = centres(scene, ticks)
     patch = {
         "color": _of_owner(color + 1, owner, 0).masked_fill(boxed, 0),
         "shape": _of_owner(shape + 1, owner, 0).masked_fill(boxed, BOX),

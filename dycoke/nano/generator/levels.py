@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from dycoke.nano.generator.constants import constant
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,4 @@ def level_numbers(level: str | Tensor, count: int) -> Tensor:
 
 def setting(level: Tensor, name: str) -> Tensor:
     """A number of each scene's level, int64 like `level`."""
-    return _TABLE[name].to(level.device)[level]
-
-
-_TABLE = {f.name: torch.tensor([getattr(each, f.name) for each in LEVELS.values()]) for f in fields(Level)}
+    return constant(tuple(getattr(each, name) for each in LEVELS.values()), level.device)[level]

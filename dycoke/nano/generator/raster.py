@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dycoke.nano.generator.constants import constant
 from dycoke.nano.generator.levels import setting
 from dycoke.nano.generator.randomness import bits, integers
 from dycoke.nano.generator.scene import LETTER_NAMES, SHAPES, UNIT, Scene
@@ -54,11 +55,11 @@ def middles(device: torch.device) -> Tensor:
 
 
 def inside(shape: Tensor, radius: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Points within an outline, bool [B, F, L, L]: those with low(dy) <= dx^2 <= high(dy).
+    """Points within an outline, bool [B, F, K, L, L]: those with low(dy) <= dx^2 <= high(dy).
 
-    shape, radius [B]; dx [B, F, 1, L] and dy [B, F, L, 1] from the centre, units, int32.
+    shape, radius [B, K]; dx [B, F, K, 1, L] and dy [B, F, K, L, 1] from the centre, units, int32.
     """
-    r = radius.to(torch.int32)[:, None, None, None]
+    r = radius.to(torch.int32)[:, None, :, None, None]
     y, above = dy.abs(), dy + r
     none = torch.full_like(y, -1)
 
@@ -75,10 +76,9 @@ def inside(shape: Tensor, radius: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
         "triangle": within(above * 9 // 16, above <= r * 30 // 16),
         "cross": within(torch.where(y <= bar, r, bar), y <= r),
     }
-    choice = shape[:, None, None, None].expand_as(y)[None]
-    highest = torch.stack([high[name] for name in SHAPES]).gather(0, choice)[0]
-    is_ring = (shape == SHAPES.index("ring"))[:, None, None, None]
-    lowest = torch.where(is_ring, hole.square() - dy.square(), none)
+    choice = shape[:, None, :, None, None]
+    highest = torch.stack([high[name] for name in SHAPES]).gather(0, choice.expand_as(y)[None])[0]
+    lowest = torch.where(choice == SHAPES.index("ring"), hole.square() - dy.square(), none)
     square = dx.square()
     return (square <= highest) & (square >= lowest)
 
@@ -87,7 +87,7 @@ def glyphs(font: tuple[str, ...], number: Tensor, left: Tensor, top: int) -> Ten
     """Strokes of a sign in each frame, bool [B, F, SIDE, SIDE]; number [B, F]: -1 for none; left [B], top: px of 64."""
     device = number.device
     blank = "0" * len(font[0])
-    cells = torch.tensor([[c == "1" for c in sign] for sign in (*font, blank)], device=device)
+    cells = constant(tuple(tuple(c == "1" for c in sign) for sign in (*font, blank)), device, torch.bool)
     scale = SIDE // 64
     line = torch.arange(SIDE, device=device)
     row = (line - top * scale).div(_CELL, rounding_mode="floor")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dycoke.nano.generator.constants import constant
 from dycoke.nano.generator.raster import (
     DIGIT_FONT,
     LETTER_FONT,
@@ -90,16 +91,14 @@ def render(scene: Scene, ticks: Tensor, side: int = SIDE, *, noise: bool = True)
 
 def draw_frames(scene: Scene, ticks: Tensor, side: int, noise: bool) -> Frames:
     """`render` for those who know that their ticks are right: looking at them would make a GPU wait for its host."""
-    canvas = torch.zeros(*ticks.shape, SIDE, SIDE, dtype=torch.uint8, device=ticks.device)
-    canvas = _distractors(scene, ticks, canvas)
-    canvas, owner = _objects(scene, ticks, canvas)
+    canvas, owner = _objects(scene, ticks, _distractors(scene, ticks))
     canvas, lamp = _lamp(scene, ticks, canvas)
     digit = _sign(scene.digits, scene.digit_on, scene.digit_off, ticks)
     letter = _sign(scene.letters, scene.letter_on, scene.letter_off, ticks)
     ink = glyphs(DIGIT_FONT, digit, scene.strips[:, 0], _DIGITS_TOP)
     ink |= glyphs(LETTER_FONT, letter, scene.strips[:, 1], _LETTERS_TOP)
     canvas = canvas.masked_fill(ink, _INKED)[..., None]
-    palette = torch.tensor(_PALETTE, dtype=torch.uint8, device=ticks.device)
+    palette = constant(_PALETTE, ticks.device, torch.uint8)
     picture = torch.where(canvas > 0, palette[canvas[..., 0].int()], background(scene, ticks))
     if noise:
         picture = (picture + grain(scene, ticks)).clamp(0, 255).to(torch.uint8)
@@ -118,62 +117,65 @@ def _between(line: Tensor, centre: Tensor, half: Tensor | int) -> Tensor:
     return (line - centre).abs() <= half
 
 
-def _distractors(scene: Scene, ticks: Tensor, canvas: Tensor) -> Tensor:
+def _distractors(scene: Scene, ticks: Tensor) -> Tensor:
+    """The empty canvas with grey things on it, the lighter over the darker."""
     line = middles(ticks.device)
-    width = 64 * UNIT
-    for d in range(DISTRACTORS):
-        x, y, half, speed, tone = scene.distractors[:, d].int().unbind(-1)
-        across = (x[:, None] + speed[:, None] * ticks.int()) % width
-        there = (d < scene.distractor_count)[:, None, None, None]
-        columns = _between(line, across[..., None, None], half[:, None, None, None])
-        rows = _between(line[:, None], y[:, None, None, None], half[:, None, None, None])
-        canvas = torch.where(columns & rows & there, (_GREY + tone).to(torch.uint8)[:, None, None, None], canvas)
-    return canvas
+    x, y, half, speed, tone = (each[:, None, :, None, None] for each in scene.distractors.int().unbind(-1))
+    across = (x + speed * ticks.int()[..., None, None, None]) % (64 * UNIT)
+    there = torch.arange(DISTRACTORS, device=ticks.device) < scene.distractor_count[:, None]
+    there = there[:, None, :, None, None]
+    columns = _between(line, across, half)  # [B, F, D, 1, SIDE]
+    rows = _between(line[:, None], y, half) & there  # [B, 1, D, SIDE, 1]
+    return ((_GREY + tone).to(torch.uint8) * (columns & rows)).amax(2)
 
 
 def _objects(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
-    """The canvas with objects and boxes on it, and what each patch shows."""
+    """The canvas with objects and boxes on it, the later over the earlier, and what each patch shows."""
     line = middles(ticks.device)
-    coarse = line[_SAMPLE // 2 :: _SAMPLE]
-    owner = torch.zeros(*ticks.shape, PATCHES, PATCHES, dtype=torch.int64, device=ticks.device)
+    now = ticks[..., None]
+    there = (now >= scene.appear[:, None]) & (now < scene.leave[:, None])
+    number = torch.arange(OBJECTS, device=ticks.device)
+    there &= (number < scene.count[:, None])[:, None]
+    boxed = there & (now >= scene.cover[:, None])
+    color = torch.where(now >= scene.change[:, None], scene.turned[:, None], scene.color[:, None]) + 1
+    # what is drawn last has the highest number; its low byte says how it looks
+    paint = (torch.where(boxed, _BOXED, color) + ((number + 1) << 8)).to(torch.int16)[..., None, None]
+    seen, box = _masks(scene, ticks, line, there, boxed)
+    top = (paint * (seen | box)).amax(2)
     stripes = torch.arange(SIDE, device=ticks.device)
     stripes = ((stripes + stripes[:, None]) // _STRIPES % 2 + _BOXED).to(torch.uint8)
-    for k in range(OBJECTS):
-        there = (ticks >= scene.appear[:, k, None]) & (ticks < scene.leave[:, k, None])
-        there &= (k < scene.count)[:, None]
-        boxed = there & (ticks >= scene.cover[:, k, None])
-        index = torch.where(ticks >= scene.change[:, k, None], scene.turned[:, k, None], scene.color[:, k, None])
-        seen, box = _masks(scene, k, ticks, line, there, boxed)
-        canvas = torch.where(seen, (index + 1).to(torch.uint8)[..., None, None], canvas)
-        canvas = torch.where(box, stripes, canvas)
-        seen, box = (_patches(mask) for mask in _masks(scene, k, ticks, coarse, there, boxed))
-        owner = torch.where(seen, k + 1, torch.where(box, OBJECTS + k + 1, owner))
+    look = (top & 0xFF).to(torch.uint8)
+    canvas = torch.where(look == _BOXED, stripes, torch.where(top > 0, look, canvas))
+    seen, box = (_patches(mask) for mask in _masks(scene, ticks, line[_SAMPLE // 2 :: _SAMPLE], there, boxed))
+    shown = torch.where(box, OBJECTS, 0) + (number + 1)[:, None, None]
+    last = ((seen | box) * (number + 1)[:, None, None]).amax(2, keepdim=True)
+    owner = (shown * (last == (number + 1)[:, None, None])).amax(2)
     return canvas, owner
 
 
-def _masks(scene: Scene, k: int, ticks: Tensor, line: Tensor, there: Tensor, boxed: Tensor) -> tuple[Tensor, Tensor]:
-    """Where object k is seen and where its box is, bool [B, F, L, L], at the points of a line [L]."""
-    x, y = centres(scene, k, ticks)
-    dx, dy = line - x.int()[..., None, None], line[:, None] - y.int()[..., None, None]
-    seen = inside(scene.shape[:, k], scene.radius[:, k], dx, dy) & (there & ~boxed)[..., None, None]
+def _masks(scene: Scene, ticks: Tensor, line: Tensor, there: Tensor, boxed: Tensor) -> tuple[Tensor, Tensor]:
+    """Where objects are seen and where their boxes are, bool [B, F, OBJECTS, L, L], at the points of a line [L]."""
+    x, y = (axis.int()[..., None, None] for axis in centres(scene, ticks))
+    dx, dy = line - x, line[:, None] - y
+    seen = inside(scene.shape, scene.radius, dx, dy) & (there & ~boxed)[..., None, None]
     rows = (dy.abs() <= _BOX_HALF) & boxed[..., None, None]
     return seen, (dx.abs() <= _BOX_HALF) & rows
 
 
-def centres(scene: Scene, k: int, ticks: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre of object k at each tick: x, y [B, F], units."""
-    pace = scene.pace[:, k, None]
-    gone = (ticks - scene.begin[:, k, None]).clamp(min=0).minimum(pace)
+def centres(scene: Scene, ticks: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre of each object at each tick: x, y [B, F, OBJECTS], units."""
+    pace = scene.pace[:, None]
+    gone = (ticks[..., None] - scene.begin[:, None]).clamp(min=0).minimum(pace)
 
     def at(ends: Tensor) -> Tensor:
-        start, stop = ends[:, k, None].unbind(-1)
+        start, stop = ends[:, None].unbind(-1)
         return start + ((stop - start) * gone).div(pace, rounding_mode="floor")
 
     return at(scene.x), at(scene.y)
 
 
 def _patches(mask: Tensor) -> Tensor:
-    """bool [B, F, L, L] -> [B, F, PATCHES, PATCHES]: which patches it covers enough of."""
+    """bool [..., L, L] -> [..., PATCHES, PATCHES]: which patches it covers enough of."""
     size = mask.shape[-1] // PATCHES
     covered = mask.unflatten(-1, (PATCHES, size)).unflatten(-3, (PATCHES, size)).sum((-1, -3))
     return covered * 100 > _COVERED * size**2

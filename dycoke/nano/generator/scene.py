@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from dycoke.nano.generator.constants import constant
 from dycoke.nano.generator.levels import STANDARD, level_numbers, setting
 from dycoke.nano.generator.randomness import bits, chance, integers, permutation
 from dycoke.nano.generator.schedule import TICKS, Field, event_ticks, kept_apart, slot_ticks
@@ -112,10 +113,6 @@ def sample_scenes(seeds: Tensor, level: str | Tensor = STANDARD) -> Scene:
     return Scene(seed=seeds, level=levels, **_objects(seeds, levels), **_shown(seeds, levels), **_others(seeds, levels))
 
 
-def _table(values: tuple[int, ...], index: Tensor) -> Tensor:
-    return torch.tensor(values, device=index.device)[index]
-
-
 def _objects(seeds: Tensor, level: Tensor) -> dict[str, Tensor]:
     count = integers(seeds, Field.COUNT, setting(level, "fewest"), setting(level, "most") + 1)
     number = torch.arange(OBJECTS, device=seeds.device)
@@ -152,7 +149,7 @@ def _objects(seeds: Tensor, level: Tensor) -> dict[str, Tensor]:
 def _motion(seeds: Tensor, level: Tensor, column: Tensor, appear: Tensor, end: Tensor) -> dict[str, Tensor]:
     """How objects move: over before their stay ends, and only if that is long enough to see it."""
     stay = end - appear
-    low, high = torch.tensor([_FAST, _SLOW], device=stay.device)[..., None].unbind(1)
+    low, high = constant((_FAST, _SLOW), stay.device)[..., None].unbind(1)
     fast_pace, slow_pace = integers(seeds, Field.PACE, low, high, 2, OBJECTS).unbind(1)
     long = stay >= slow_pace + 3
     # a slow motion takes a long stay: where there is one, most are slow, so that both come equally often
@@ -165,8 +162,8 @@ def _motion(seeds: Tensor, level: Tensor, column: Tensor, appear: Tensor, end: T
     side, away, off = integers(seeds, Field.PLACE, 0, 1 << 20, 3, OBJECTS).unbind(1)
     off_centre = (side % 2 * 2 - 1) * (4 * UNIT + away % (7 * UNIT))
     across = off % (8 * UNIT) - 4 * UNIT
-    step_x, step_y, half = (_table(t, direction) for t in (_STEP_X, _STEP_Y, _HALF_WAY))
-    x = _table(_COLUMN_AT, column) + torch.where(step_x == 0, across, 0)
+    step_x, step_y, half = (constant(t, direction.device)[direction] for t in (_STEP_X, _STEP_Y, _HALF_WAY))
+    x = constant(_COLUMN_AT, column.device)[column] + torch.where(step_x == 0, across, 0)
     y = _CENTRE + torch.where(step_y == 0, off_centre, 0)
     return {
         "direction": direction,
@@ -193,7 +190,7 @@ def _shown(seeds: Tensor, level: Tensor) -> dict[str, Tensor]:
     fields_of = (Field.FLASH_SLOTS, Field.FLASH_ON, Field.FLASH_LENGTH)
     flash_on, flash_off = slot_ticks(seeds, fields_of, _FLASH_LAYOUT, flash_count, setting(level, "flash"))
     digit_x, letter_x, lamp_x, half = integers(
-        seeds, Field.STRIPS, 0, torch.tensor([22, 54, 22, 2], device=seeds.device), 4
+        seeds, Field.STRIPS, 0, constant((22, 54, 22, 2), seeds.device), 4
     ).unbind(1)
     return {
         "digit_count": digit_count,
@@ -219,8 +216,8 @@ def _neighbours_differ(seeds: Tensor, field: int, size: int) -> Tensor:
 
 
 def _others(seeds: Tensor, level: Tensor) -> dict[str, Tensor]:
-    low = torch.tensor([0, 14 * UNIT, UNIT, -12, 0], device=seeds.device)
-    high = torch.tensor([64 * UNIT, 50 * UNIT, 3 * UNIT, 13, 4], device=seeds.device)
+    low = constant((0, 14 * UNIT, UNIT, -12, 0), seeds.device)
+    high = constant((64 * UNIT, 50 * UNIT, 3 * UNIT, 13, 4), seeds.device)
     return {
         "distractor_count": integers(seeds, Field.DISTRACTOR_COUNT, 0, setting(level, "distractors") + 1),
         "distractors": integers(seeds, Field.DISTRACTORS, low, high, DISTRACTORS, 5),
