@@ -110,7 +110,10 @@ def _about_all(story: Story) -> dict[str, tuple[str, int]]:
         "last_digit": (digits[-1].sign, _shortest(digits[-1:])),
         "digit_count": (str(len(digits)), _shortest(digits)),
         "flash_count": (str(len(story.flashes)), _shortest(story.flashes)),
-        "events": (describe_events(story), _closest(sorted(time for time, _ in _events(story)))),
+        "events": (
+            describe_events(story),
+            min(_SEEN_MOVING, _closest(sorted(time for time, _ in _events(story)))),
+        ),
         "transcript": (
             " ".join(shown.sign for shown in signs),
             min(_shortest(signs), _closest([shown.begin for shown in signs])),
