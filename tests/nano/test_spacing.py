@@ -85,10 +85,11 @@ def shown(question, frames: Frames) -> bool:
         "speed": lambda: frames.speed(actor),
         "position_start": lambda: frames.start(actor),
         "position_end": lambda: frames.end(actor),
-        "existence": lambda: question.answer == "no"
-        or any(frames.look(actor, color) for color in (actor.color, actor.turned) if color in words),
-        "order": lambda: frames.onsets([each.appear for each in story.actors])
-        and all(map(frames.seen, story.actors)),
+        "existence": lambda: (
+            question.answer == "no"
+            or any(frames.look(actor, color) for color in (actor.color, actor.turned) if color in words)
+        ),
+        "order": lambda: frames.onsets([each.appear for each in story.actors]) and all(map(frames.seen, story.actors)),
         "count": lambda: all(map(frames.seen, story.actors)),
         "moving_count": lambda: all(map(frames.motion, story.actors)),
         "covered": frames.covered,
