@@ -96,7 +96,8 @@ class NanoStep(nn.Module):
         )
         weights = rows.weights.flatten()
         seen = hidden[:, prefix : prefix + view.visual_tokens].unflatten(1, tokens.shape[1:3])
-        return (each * weights).sum() / weights.sum(), self.heads(features, seen, view.grid, wanted)
+        # a batch of so few frames that nothing can be asked has no weight at all
+        return (each * weights).sum() / weights.sum().clamp(min=1), self.heads(features, seen, view.grid, wanted)
 
 
 @torch.no_grad()
