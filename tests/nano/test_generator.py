@@ -18,9 +18,9 @@ FOLLOWERS = {3: 0, 4: 1}
 
 # sha256 of scenes, stories and pixels, by level: on every machine and every device the same
 GOLDEN = {
-    "easy": ("177e5926406e356c878132e8", "78b039c3db59911c566592f9", "d59d7e1b24b3fe10af2ba91e"),
-    "standard": ("f71ffe04cf95b1b00d94d5af", "3abfd6fee66dc62bdc601281", "94191ea694e720e20e458073"),
-    "hard": ("0ffcb6ce391bb8b1de7d8385", "c4581a997e26619687d6fcbf", "2801388542631e5fb329107e"),
+    "easy": ("155e51a2cefedc391f3cda8d", "fc14c34b8c79da1992651490", "201503a77771e22673f05f2f"),
+    "standard": ("d6cf53f4f9dfad60a423b382", "3656765f73aaa3334e6507d9", "51f335ab920607e08ed7365b"),
+    "hard": ("e153ee128ed521695cce8f40", "c64c285d7a8e1825ebbe2281", "51f906a0f5b3124f6b08f09e"),
 }
 
 
@@ -189,10 +189,10 @@ def test_shares_are_near_what_is_meant(scene, level):
     moves = (scene.begin < TICKS) & there
     directions = scene.direction[moves].bincount(minlength=4) / moves.sum()
     assert directions.sub(0.25).abs().max() < 0.04
-    assert 0.6 < (moves.sum() / there.sum()).item() < 0.76  # 75 %, less those that are not there for long enough
-    assert 0.25 < (~scene.fast & moves).sum() / moves.sum() < 0.5
+    assert 0.6 < (moves.sum() / there.sum()).item() < 0.78
+    assert 0.45 < (~scene.fast & moves).sum() / moves.sum() < 0.68  # few objects stay for long, and so may be slow
     assert 0.4 < (scene.change < TICKS).sum() / there.sum() <= 0.52
-    assert 0.35 < (scene.cover < TICKS).any(1).float().mean() < 0.6
+    assert 0.68 < (scene.cover < TICKS).any(1).float().mean() < 0.82  # 80 %, less those where none stays
     assert scene.shape[there].bincount().div(there.sum()).sub(1 / 6).abs().max() < 0.03
     assert scene.color[there].bincount().div(there.sum()).sub(1 / 8).abs().max() < 0.03
     assert scene.digits.flatten().bincount().div(scene.digits.numel()).sub(0.1).abs().max() < 0.02

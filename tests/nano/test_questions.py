@@ -52,7 +52,6 @@ def test_answers_about_a_clip(story):
         "Which object appears second?": "square",
         "Which object appears third?": "cross",
         "Which object appears fourth?": "none",
-        "Which object appears fifth?": "none",
         "How many objects appear?": "3",
         "How many objects move?": "2",
         "Which object does the box cover?": "circle",
@@ -163,7 +162,7 @@ def test_no_answer_of_a_family_is_the_rule():
     for family in FAMILIES.values():
         for task in family.tasks:
             commonest = said[task].most_common(1)[0][1] / said[task].total()
-            assert commonest < 0.72, (task, said[task].most_common(3))
+            assert commonest < 0.57, (task, said[task].most_common(3))
 
 
 def test_families_ask_questions_that_exist():
