@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dycoke.nano.generator import (
-    FAMILIES,
     LEVELS,
+    LONG_TASKS,
     STANDARD,
     Question,
     Scene,
@@ -44,7 +44,6 @@ _FIRST_TURN, _SHORT_ANSWER, _SHORT = 2.0, 2.0, 3
 _ALIKE = 2
 _LEVEL_SHARES = {"easy": 20, "standard": 55, "hard": 25}  # percent
 _LEVEL_FIELD, _SEED_FIELD = 61, 60
-_LONG = tuple(task for family in FAMILIES.values() if family.long for task in family.tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +124,8 @@ def _arrange(questions: list[Question], rng: random.Random) -> list[Question]:
             chosen.append(question)
     questions = chosen
     place = rng.random()
-    long = [q for q in questions if q.task in _LONG]
-    short = [q for q in questions if q.task not in _LONG]
+    long = [q for q in questions if q.task in LONG_TASKS]
+    short = [q for q in questions if q.task not in LONG_TASKS]
     if place < 0.4:
         return long + short
     return short if place < 0.8 else questions

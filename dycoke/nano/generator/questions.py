@@ -57,6 +57,7 @@ FAMILIES = {
         Family("transcript", ("transcript",), long=True),
     )
 }
+LONG_TASKS = tuple(task for family in FAMILIES.values() if family.long for task in family.tasks)
 
 
 def clip_questions(story: Story, rng: random.Random | None = None) -> list[Question]:
