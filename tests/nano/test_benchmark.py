@@ -190,7 +190,7 @@ def test_the_command_writes_videos_and_annotations(tmp_path, capsys):
     assert sorted(file.name for file in folder.iterdir()) == [*sorted(written["videos"]), "annotations.json"]
     for name, entry in written["videos"].items():
         asked = [doc for doc in found if doc["video"] == name]
-        keys = "family", "task", "question", "answer"
+        keys = "family", "task", "question", "answer", "spacing"
         assert entry.pop("questions") == [{key: doc[key] for key in keys} for doc in asked]
         facts = {"number": asked[0]["number"], "seed": asked[0]["seed"]}
         assert entry == facts | {"level": "hard", "frames": 12, "rate": 1.5} and facts["number"] >= 7

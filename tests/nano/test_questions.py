@@ -138,12 +138,10 @@ def test_as_many_things_exist_as_do_not():
 
 def test_things_of_known_shape_are_asked_for_in_a_wrong_color():
     """Or shapes alone would tell what exists."""
-    known = 0
     for story in STORIES:
         shapes = {actor.shape for actor in story.actors}
         wrong = [q.text for q in clip_questions(story) if q.task == "existence" and q.answer == "no"]
-        known += sum(any(shape in text for shape in shapes) for text in wrong)
-    assert known > len(STORIES)  # one of two always, the other now and then
+        assert any(shape in text for text in wrong for shape in shapes)
 
 
 def test_an_goes_before_vowels():

@@ -88,12 +88,13 @@ def test_a_box_hides_what_it_covers(written):
 
 
 def test_motions_go_from_place_to_place_at_their_pace(written):
-    x, y = centres(written, 1, torch.arange(TICKS)[None])
-    assert (x == 512).all()
-    assert y[0, :6].tolist() == [624] * 6 and y[0, 11:].tolist() == [400] * 53
-    assert y[0, 5:12].diff().tolist() == pytest.approx([-224 / 6] * 6, abs=1)
-    x, y = centres(written, 2, torch.arange(TICKS)[None])
-    assert x[0, [0, 32, 42, 52, 63]].tolist() == [944, 944, 848, 752, 752] and (y == 400).all()
+    x, y = centres(written, torch.arange(TICKS)[None])
+    assert x.shape == y.shape == (1, TICKS, OBJECTS)
+    assert (x[0, :, 1] == 512).all()
+    assert y[0, :6, 1].tolist() == [624] * 6 and y[0, 11:, 1].tolist() == [400] * 53
+    assert y[0, 5:12, 1].diff().tolist() == pytest.approx([-224 / 6] * 6, abs=1)
+    assert x[0, [0, 32, 42, 52, 63], 2].tolist() == [944, 944, 848, 752, 752] and (y[0, :, 2] == 400).all()
+    assert (x[0, :, 0] == 176).all() and (y[0, :, 0] == 640).all()
 
 
 def test_signs_and_lamp_are_the_annotated_ones(scene):
