@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dycoke.nano.generator import TICKS
+from dycoke.nano.generator.schedule import EVENT_GAP
 
 NATIVE = 32
 """Frames of a clip as evaluation samples it."""
@@ -119,8 +120,12 @@ def native_view(rows: int) -> View:
 def spacing(ticks: Tensor) -> list[int]:
     """The longest stretch of each row without a frame, ticks; ticks [B, F] ascending.
 
-    Whatever lasts that long or longer is in a frame for certain.
+    Whatever lasts that long or longer is in a frame for certain. What begins in the last ticks lasts to the end, for
+    EVENT_GAP or more, so a stretch there counts only if it is longer.
     """
     before = torch.full_like(ticks[:, :1], -1)
     after = torch.full_like(ticks[:, :1], TICKS)
-    return torch.cat([before, ticks, after], 1).diff(dim=1).amax(1).tolist()
+    begin = torch.cat([before, ticks], 1)
+    stretch = torch.cat([ticks, after], 1) - begin
+    harmless = (begin >= TICKS - EVENT_GAP - 1) & (stretch <= EVENT_GAP)
+    return stretch.masked_fill(harmless, 1).amax(1).tolist()

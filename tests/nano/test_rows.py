@@ -12,9 +12,9 @@ from dycoke.nano import CONVERSATION, MODEL_PATH
 from dycoke.nano import tokenizer as nano_tokenizer
 from dycoke.nano.augment import degrade, to_bytes
 from dycoke.nano.batches import IGNORE, ROW_TOKENS, Chat, TrainingData, _arrange, _levels, evaluation_scenes, make_rows
-from dycoke.nano.generator import FAMILIES, LEVELS, TICKS, clip_questions, image_questions, stories
+from dycoke.nano.generator import FAMILIES, LEVELS, TICKS, clip_questions, image_questions, sample_scenes, stories
 from dycoke.nano.generator.randomness import integers
-from dycoke.nano.splits import split_of
+from dycoke.nano.splits import split_of, split_seeds
 from dycoke.nano.views import CLIP_GRID, NATIVE, draw_view, even_ticks, native_view, spacing
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
@@ -74,6 +74,18 @@ def test_spacing_is_the_longest_stretch_without_a_frame():
         missed = [b for b in range(TICKS - longest + 1) if not set(range(b, b + longest)) & set(row)]
         shorter = [b for b in range(TICKS - longest + 2) if not set(range(b, b + longest - 1)) & set(row)]
         assert not missed and shorter
+
+
+def test_the_last_stretch_of_a_clip_as_readers_sample_it_hides_nothing():
+    assert spacing(even_ticks(32)[None]) == [2]  # frames 60 and 63 are the last
+    assert spacing(torch.tensor([[*range(60), 63]])) == [4]  # from 59, where a digit may still be shown
+    assert spacing(torch.arange(61)[None]) == [4]  # nothing behind 60 is in a frame
+    scenes = sample_scenes(split_seeds("train", 0, 2000), "hard")
+    brief = torch.cat([scenes.digit_off, scenes.letter_off, scenes.flash_off], 1)
+    begun = torch.cat([scenes.digit_on, scenes.letter_on, scenes.flash_on], 1)
+    assert not ((begun > 60) & (begun < TICKS)).any() and not ((brief > 63) & (brief < TICKS)).any()
+    for name in ("appear", "change", "leave", "cover"):
+        assert getattr(scenes, name)[getattr(scenes, name) < TICKS].max() == TICKS - 3
 
 
 def test_rows_are_the_conversation_template(tokenizer):
