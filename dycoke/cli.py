@@ -144,14 +144,20 @@ def report(
     experiment: Annotated[str, typer.Argument(help="Experiment that was swept: its name, or its YAML file.")],
     results: Annotated[Path, typer.Option(help="Folder that holds the experiments' folders.")] = Path("results"),
     times: Annotated[bool, typer.Option("--times", help="Print the efficiency table as well.")] = False,
+    difference: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Labels of two rows, to print how much more the first scores as well."),
+    ] = None,
 ) -> None:
     """Write an experiment's tables and plots into its folder, and print the main table in Markdown."""
     from dycoke.eval.report import write_report
 
-    written = write_report(experiment, results)
+    written = write_report(experiment, results, difference)
     print(written.main, end="")
     if times:
         print(f"\n{written.efficiency}", end="")
+    if written.difference is not None:
+        print(f"\n{written.difference}", end="")
 
 
 @bench.command()

@@ -72,24 +72,44 @@ prepare_environment() {
     echo "$stamp" >"$VENV/dycoke.stamp"
 }
 
+# value_of OPTION DEFAULT [arguments]: print the value that the arguments give an option last, or the default.
+value_of() {
+    local option=$1 value=$2 previous="" argument
+    shift 2
+    for argument in "$@"; do
+        if [[ $argument == "$option="* ]]; then value=${argument#*=}; fi
+        if [[ $previous == "$option" ]]; then value=$argument; fi
+        previous=$argument
+    done
+    echo "$value"
+}
+
+# show_help SCRIPT: print the comment at its top.
+show_help() {
+    sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$1"
+}
+
+# asks_for_help [arguments]: whether one of them does.
+asks_for_help() {
+    local argument
+    for argument in "$@"; do
+        if [[ $argument == -h || $argument == --help ]]; then return; fi
+    done
+    return 1
+}
+
 # reproduce NAME [arguments of `dycoke sweep`]: run what is missing of eval_configs/NAME.yaml, then report it. Relative
 # paths are taken from the repository root.
 reproduce() {
-    local name=$1 argument previous="" where=()
+    local name=$1 results
     shift
-    for argument in "$@"; do # the report has to look where the sweep writes
-        case $previous,$argument in
-        *,-h | *,--help)
-            sed -n '2,4s/^# \{0,1\}//p' "$ROOT/scripts/reproduce_$name.sh"
-            return
-            ;;
-        *,--results=*) where=("$argument") ;;
-        --results,*) where=(--results "$argument") ;;
-        esac
-        previous=$argument
-    done
+    if asks_for_help "$@"; then
+        show_help "$ROOT/scripts/reproduce_$name.sh"
+        return
+    fi
+    results=$(value_of --results "" "$@") # the report has to look where the sweep writes
     prepare_environment .venv
     cd "$ROOT"
     "$VENV/bin/dycoke" sweep "eval_configs/$name.yaml" "$@"
-    "$VENV/bin/dycoke" report "$name" "${where[@]}"
+    "$VENV/bin/dycoke" report "$name" ${results:+--results "$results"}
 }

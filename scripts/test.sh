@@ -13,7 +13,7 @@ for argument in "$@"; do
     --fast) arguments+=(-m "not slow") ;;
     --oldest) name=.venv-oldest pins=$ROOT/scripts/oldest.txt ;;
     -h | --help)
-        sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        show_help "${BASH_SOURCE[0]}"
         exit
         ;;
     *) arguments+=("$argument") ;;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 
 _ROOT = Path(__file__).resolve().parents[2]
+_NUMBERS = re.compile(r"\[\n[^][{}\"]*\]")  # a list of numbers, one a line; a text has no line break in JSON
 
 
-def circumstances() -> dict[str, Any]:
-    """Command, commit, whether files differ from it, versions and device.
+def circumstances(cpu: bool = False) -> dict[str, Any]:
+    """Command, commit, whether files differ from it, versions and the device as `device` tells it.
 
     DYCOKE_COMMIT names the commit on a machine that got a copy of the files, whose own history, if any, is another.
     """
@@ -35,13 +37,19 @@ def circumstances() -> dict[str, Any]:
             "triton": installed("triton"),
             "cuda": torch.version.cuda,
         },
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
+        "device": device(cpu),
     }
 
 
+def device(cpu: bool = False) -> str:
+    """The GPU, or the processor where there is none; cpu: where it is not used either."""
+    return f"CPU ({platform.machine()})" if cpu or not torch.cuda.is_available() else torch.cuda.get_device_name()
+
+
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record as JSON, by rename: a file that exists is complete."""
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    """Write a record as JSON, a list of numbers on a line, by rename: a file that exists is complete."""
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[0][1:-1].split())}]", json.dumps(record, indent=2))
+    write_text(path, text + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -162,11 +162,14 @@ class Answering:
         return batches
 
     def _answer(self, batch: list[Asked]) -> None:
-        start = time.perf_counter()
-        clips = []
+        shown = []
         for each in batch:
             with _named([each]):
-                visuals = each.visuals(self.task_dict)
+                shown.append(each.visuals(self.task_dict))  # not timed: a task may make or fetch its videos here
+        start = time.perf_counter()
+        clips = []
+        for each, visuals in zip(batch, shown, strict=True):
+            with _named([each]):
                 clips.append(self.clip(visuals) if visuals and isinstance(visuals[0], str) else None)
         loaded = time.perf_counter()
         if any(clip is None for clip in clips):

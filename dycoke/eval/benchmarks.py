@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+from dycoke.nano.generator import FAMILIES
+
+Leaf = TypeVar("Leaf")
 Scores = Mapping[str, Mapping[str, Any]]
 """{leaf task: {metric: value, metric_stderr: value}}; a metric without the filter that lmms-eval puts behind it."""
 
@@ -16,6 +19,7 @@ class Column:
 
     scale: what a value of lmms-eval is multiplied by; accuracies are percent in the paper, judged scores 0 to 5.
     percent: whether that unit is known to be percent, so that a mean with other such columns means something.
+    leaves: the leaf tasks it is about, None for all of them. part: whether another column counts them too.
     """
 
     key: str
@@ -23,6 +27,21 @@ class Column:
     label: str
     scale: float = 1.0
     percent: bool = True
+    leaves: tuple[str, ...] | None = None
+    part: bool = False
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it counts in a mean over columns."""
+        return self.percent and not self.part
+
+    def of(self, leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
+        """What is known of its own leaf tasks, out of all. Raises ValueError if one is missing."""
+        wanted = leaves if self.leaves is None else self.leaves
+        missing = [leaf for leaf in wanted if leaf not in leaves]
+        if missing:
+            raise ValueError(f"{self.key}: nothing of {', '.join(missing)}; has {', '.join(leaves) or 'nothing'}")
+        return {leaf: leaves[leaf] for leaf in wanted}
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,34 @@ class Benchmark:
 
 def _benchmark(task: str, metric: str, label: str, scale: float = 1.0, published: bool = True) -> Benchmark:
     return Benchmark(task, (Column(task, metric, label, scale),), published=published)
+
+
+def _nanovideo() -> tuple[Benchmark, ...]:
+    """NanoVideoBench and, each for itself, its families."""
+    tasks = {name: f"nanovideo_{name}" for name in FAMILIES}
+    short = tuple(tasks[name] for name, family in FAMILIES.items() if not family.long)
+    families = {
+        name: Column(
+            tasks[name],
+            "word_f1" if family.long else "exact_match",
+            f"{name.replace('_', ' ').capitalize()}{' F1' if family.long else ''}",
+            100,
+            leaves=(tasks[name],),
+        )
+        for name, family in FAMILIES.items()
+    }
+    return (
+        Benchmark(
+            "nanovideo",
+            (
+                Column("nanovideo", "score", "NanoVideo", 100),
+                Column("nanovideo_short", "exact_match", "Short answers", 100, leaves=short, part=True),
+                *(replace(column, part=True) for column in families.values()),
+            ),
+            published=False,
+        ),
+        *(Benchmark(column.key, (column,), published=False) for column in families.values()),
+    )
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -64,6 +111,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         _benchmark("mlvu_dev", "mlvu_percetion_score", "MLVU dev"),  # spelt so by lmms-eval
         _benchmark("nano_samples_short", "exact_match", "Samples, short answers", 100, published=False),
         _benchmark("nano_samples_long", "word_f1", "Samples, long answers", 100, published=False),
+        *_nanovideo(),
     )
 }
 
@@ -84,18 +132,19 @@ def columns_of(task: str, scores: Scores) -> tuple[Column, ...]:
 
 
 def value(column: Column, scores: Scores) -> float:
-    """A column's value: the mean over the leaf tasks, each with the same weight, in the paper's unit.
+    """A column's value: the mean over its leaf tasks, each with the same weight, in the paper's unit.
 
-    Raises ValueError if there are no leaf tasks, or one of them has no number for the metric.
+    Raises ValueError if there are no leaf tasks, one of them is missing or has no number for the metric.
     """
     if not scores:
         raise ValueError(f"{column.key}: no scores")
-    for leaf, metrics in scores.items():
+    chosen = column.of(scores)
+    for leaf, metrics in chosen.items():
         if not _is_number(metrics.get(column.metric)):
             raise ValueError(
                 f"{leaf}: {column.metric}={metrics.get(column.metric)!r}: expected a number; has {', '.join(metrics)}"
             )
-    return column.scale * sum(metrics[column.metric] for metrics in scores.values()) / len(scores)
+    return column.scale * sum(metrics[column.metric] for metrics in chosen.values()) / len(chosen)
 
 
 def _is_number(given: Any) -> bool:

@@ -43,14 +43,16 @@ def efficiency_table(results: Results, paper: Published) -> Table:
     Those are shown where the experiment has one task, for a published time is that of one benchmark.
     """
     notes = Notes()
-    blocks = [(group, task) for group in results.groups for task in results.tasks]
-    places = [(group, row, row.run_of(task)) for group, task in blocks for row in group.rows]
+    blocks = [
+        (group, section, task) for group in results.groups for section in group.sections for task in results.tasks
+    ]
+    places = [(group, row, row.run_of(task)) for group, section, task in blocks for row in section.rows]
     filled = [Filled("Method", tuple(Cell(row.method.label) for _, row, _ in places))]
     for measure in _MEASURES:
         filled.append(Filled(measure.header, tuple(_cell(measure, place, results, notes) for place in places)))
         filled += published_column(
             (_published(results, paper, group, row, measure) for group, row, _ in places),
-            _clock if measure.key == _TOTAL else None,
+            clock if measure.key == _TOTAL else None,
         )
     beside = any(column.header == PAPER for column in filled)
     named = len(results.tasks) > 1
@@ -58,8 +60,8 @@ def efficiency_table(results: Results, paper: Published) -> Table:
         title=f"{results.experiment.title}: efficiency",
         headers=tuple(column.header for column in filled),
         sections=sections(
-            [f"{group.heading}, {task}" if named else group.heading for group, task in blocks],
-            [len(group.rows) for group, _ in blocks],
+            [f"{section.heading}, {task}" if named else section.heading for _, section, task in blocks],
+            [len(section.rows) for _, section, _ in blocks],
             filled,
         ),
         foot=(
@@ -112,7 +114,7 @@ def _cell(measure: Measure, place: tuple[Group, Row, Run], results: Results, not
         return Cell(number(None, 0), notes=(notes.number(state(run, results)),))
     value = _value(measure, group, run)
     if measure.key == _TOTAL:
-        return Cell(_clock(value))
+        return Cell(clock(value))
     full = group.full_run(run.spec.task)
     if measure.key == "speed_up" and value is None and full is not None:
         return Cell(number(None, 0), notes=(notes.number("not on the device of full"),))
@@ -123,7 +125,7 @@ def _published(results: Results, paper: Published, group: Group, row: Row, measu
     return paper.value(group, row, measure.paper or measure.key) if len(results.tasks) == 1 else None
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Seconds below a minute, h:mm:ss from there on."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -20,6 +20,7 @@ from dycoke.eval.folder import RunFolder
 from dycoke.eval.job import Job
 from dycoke.eval.judging import is_judged
 from dycoke.eval.samples import Samples, key_of, summary
+from dycoke.eval.scored import scored
 from dycoke.eval.scoring import PARALLEL, Judgements, document_hash, repeatable
 from dycoke.eval.shards import Ranks
 from dycoke.eval.specs import RunSpec
@@ -87,12 +88,14 @@ def _run(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager, sco
 
 
 def metrics(spec: RunSpec, results: Mapping[str, Any], samples: list[dict[str, Any]], model: torch.nn.Module) -> dict:
-    """What metrics.json holds: scores, counts, what was asked, the model's shape and what the answers cost."""
+    """What metrics.json holds: scores, of each sample too, counts, what was asked, the model's shape, the costs."""
     logged = results["samples"]
+    scores = {task: _scores(results["results"][task]) for task in logged} if spec.score else {}
     return {
         "run": spec.id,
         "task": spec.task,
-        "scores": {task: _scores(results["results"][task]) for task in logged} if spec.score else {},
+        "scores": scores,
+        "scored": scored(results, scores) if spec.score else {},
         "samples": {task: len(each) for task, each in logged.items()},
         "fingerprint": {
             "data": _fingerprint(

@@ -8,10 +8,12 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
+from dycoke.eval import bootstrap
 from dycoke.eval.benchmarks import BENCHMARKS, Column, columns_of, value
-from dycoke.eval.cost import Tokens, formula_a, kv_bytes, measured, retained_final, true_flops
+from dycoke.eval.cost import Tokens, formula_a, kv_bytes, measured, retained, retained_final, true_flops
 from dycoke.eval.published import published, published_table
 from dycoke.eval.rows import Group, Results, Row, Run
+from dycoke.eval.scored import Scored
 from dycoke.shapes import Shape
 from dycoke.types import Plan
 
@@ -20,11 +22,13 @@ from dycoke.types import Plan
 class Cost:
     """What a run, or a row as a mean over its runs, costs by arithmetic on the tokens it read.
 
-    retained_final: percent of the visual tokens that the last layer reads in a decode step, None without a video;
+    retained_mean: percent of the visual tokens that enter a layer in prefill, as a mean over the layers;
+    retained_final: percent of them that the last layer reads in a decode step; both None without a video;
     flops_t: T multiply-adds by formula (A); flops_ratio: percent of the uncompressed model's, None without it;
     true_flops_t: T operations of the prefill, text included; kv_mib: of the visual tokens, at 16 bits.
     """
 
+    retained_mean: float | None
     retained_final: float | None
     flops_t: float
     flops_ratio: float | None
@@ -67,17 +71,44 @@ def score(row: Row, column: TaskColumn) -> float | None:
 def stderr(row: Row, column: TaskColumn) -> float | None:
     """The standard error of `score`, that of a mean over independent leaf tasks; None where one of them has none."""
     metrics = row.run_of(column.task).metrics
-    leaves = [] if metrics is None else metrics["scores"].values()
+    leaves = [] if metrics is None else column.column.of(metrics["scores"]).values()
     errors = [leaf.get(f"{column.column.metric}_stderr") for leaf in leaves]
     if not errors or not all(isinstance(error, int | float) for error in errors):
         return None
     return column.column.scale * math.hypot(*errors) / len(errors)
 
 
+def interval(row: Row, column: TaskColumn) -> tuple[float, float] | None:
+    """The 95 % interval of `score` over videos; None where a run does not say what each sample scored."""
+    found = bootstrap.interval(_scored(row, column), column.column.metric)
+    return None if found is None else tuple(column.column.scale * bound for bound in found)
+
+
+def difference(one: Row, other: Row, column: TaskColumn) -> tuple[float, float] | None:
+    """The 95 % interval of how much higher `score` is in one row than in another, on the same videos; None as above.
+
+    Raises ValueError if the two were scored on other samples.
+    """
+    found = bootstrap.difference(_scored(one, column), _scored(other, column), column.column.metric)
+    return None if found is None else tuple(column.column.scale * bound for bound in found)
+
+
+def _scored(row: Row, column: TaskColumn) -> Scored:
+    """What each sample of a column's leaf tasks scored; empty unless that is known of all of them."""
+    metrics = row.run_of(column.task).metrics
+    if metrics is None:
+        return {}
+    scored, leaves = metrics.get("scored", {}), column.column.of(metrics["scores"])
+    return column.column.of(scored) if leaves.keys() <= scored.keys() else {}
+
+
 def overall(row: Row, columns: Iterable[TaskColumn]) -> float | None:
-    """The mean of a row's percentages, None unless all are there; a lone column of another unit stands for itself."""
+    """The mean of a row's percentages, None unless all are there; a lone column of another unit stands for itself.
+
+    What is a part of another column is not counted again.
+    """
     columns = tuple(columns)
-    chosen = [column for column in columns if column.column.percent] or (columns if len(columns) == 1 else ())
+    chosen = [column for column in columns if column.column.averaged] or (columns if len(columns) == 1 else ())
     scores = [score(row, column) for column in chosen]
     return fmean(scores) if scores and None not in scores else None
 
@@ -96,6 +127,7 @@ def run_cost(run: Run, full: Run | None) -> Cost:
     whole = None if full is None else formula_a(Shape.of(full.metrics["shape"]), tokens_of(full))
     made = usage["visual_tokens"]
     return Cost(
+        retained_mean=100 * retained(tokens, made) if made else None,
         retained_final=100 * retained_final(tokens, made) if made else None,
         flops_t=flops / 1e12,
         flops_ratio=None if whole is None else 100 * flops / whole,

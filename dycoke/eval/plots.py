@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dycoke.eval.efficiency_table import peak_gib
 from dycoke.eval.numbers import TaskColumn, overall, row_cost, task_columns
 from dycoke.eval.rows import Group, Results, Row
+from dycoke.eval.specs import MethodSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +76,7 @@ def score_against_frames(results: Results) -> Figure | None:
 
 
 def score_against_retention(results: Results) -> Figure | None:
-    """A line for each family of methods (same name, other options) over the retained ratio, a panel for each group.
+    """A line for each family of methods (same name, other numbers) over the retained ratio, a panel for each group.
 
     None where no group has two rows with both.
     """
@@ -86,7 +87,7 @@ def score_against_retention(results: Results) -> Figure | None:
         for row in group.rows:
             retained = row_cost(group, row)["retained_final"]
             if retained is not None:
-                _add(lines, row.method.name or row.method.label, retained, overall(row, columns))
+                _add(lines, _family(row.method), retained, overall(row, columns))
     panels = _kept(panels, lambda lines: sum(map(len, lines.values())) > 1)
     if not panels:
         return None
@@ -94,6 +95,15 @@ def score_against_retention(results: Results) -> Figure | None:
     for axes in figure.axes:
         axes.set_xlim(0, 105)
     return figure
+
+
+def _family(method: MethodSpec) -> str:
+    """The method's name and those of its options that are a choice and no number, as decode=random; a plan's label."""
+    if method.name is None:
+        return method.label
+    return " ".join(
+        [method.name, *(f"{key}={value}" for key, value in method.options.items() if isinstance(value, str))]
+    )
 
 
 def _kept(panels: Panels, worth: Callable[[Lines], bool]) -> Panels:
@@ -140,7 +150,7 @@ def _plain(text: str) -> str:
 
 
 def _score_label(columns: Sequence[TaskColumn]) -> str:
-    percent = [column.column.label for column in columns if column.column.percent]
+    percent = [column.column.label for column in columns if column.column.averaged]
     if len(percent) > 1:
         return f"Mean score over {len(percent)} columns (%)"
     return f"{percent[0]} (%)" if percent else columns[0].column.label if columns else "Score"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dycoke.bench.record import write_text
 from dycoke.eval import plots
+from dycoke.eval.differences import difference_table
 from dycoke.eval.efficiency_table import efficiency_records, efficiency_table
 from dycoke.eval.main_table import main_records, main_table
 from dycoke.eval.numbers import Published
@@ -32,20 +33,25 @@ _DPI = 150
 
 @dataclass(frozen=True)
 class Written:
-    """The tables in Markdown; the main one is the same for the same answers, the times of efficiency differ."""
+    """The tables in Markdown; the main one is the same for the same answers, the times of efficiency differ.
+
+    difference: of two methods that were named, None without; it is not written into a file.
+    """
 
     main: str
     efficiency: str
+    difference: str | None = None
 
 
-def write_report(experiment: str, results: Path) -> Written:
+def write_report(experiment: str, results: Path, pair: tuple[str, str] | None = None) -> Written:
     """Write the tables and plots of an experiment below its folder, the same bytes for the same runs.
 
-    Raises ValueError as `read_results` does, where matplotlib is missing, and for an unknown published table; nothing
-    is written then.
+    pair: labels of two methods to be compared. Raises ValueError as `read_results` and `difference_table` do, where
+    matplotlib is missing, and for an unknown published table; nothing is written then.
     """
     plots.check_matplotlib()
     found = read_results(experiment, results)
+    difference = None if pair is None else markdown(difference_table(found, *pair))
     paper = Published(found)
     tables = {
         "main": (main_table(found, paper), list(main_records(found, paper))),
@@ -59,7 +65,7 @@ def write_report(experiment: str, results: Path) -> Written:
         _write_texts(folder / "tables", name, {"md": written[name], "tex": latex(table), "csv": csv_text(records)})
     for name, figure in figures.items():
         _write_plot(folder / "plots", name, figure)
-    return Written(written["main"], written["efficiency"])
+    return Written(written["main"], written["efficiency"], difference)
 
 
 def _write_texts(folder: Path, name: str, texts: dict[str, str]) -> None:

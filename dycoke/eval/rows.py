@@ -55,8 +55,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Section:
+    """The rows that are compared with each other, under one heading."""
+
+    heading: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
 class Group:
-    """The rows that are compared with each other: one model, one number of frames."""
+    """The rows of one model and number of frames, those of a section together."""
 
     model: ModelSpec
     frames: int
@@ -65,6 +73,14 @@ class Group:
     @property
     def heading(self) -> str:
         return f"{self.model.name}, {self.frames} frames"
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The rows by section, in the order in which the file names them; one where it names none."""
+        return tuple(
+            Section(f"{self.heading}: {name}" if name else self.heading, tuple(rows))
+            for name, rows in groupby(self.rows, key=lambda row: row.method.section)
+        )
 
     @property
     def full(self) -> Row | None:
@@ -79,7 +95,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """An experiment and its runs: groups by model and ascending frames, rows in the order of the file."""
+    """An experiment and its runs: groups by model and ascending frames, rows in the order of their sections and of the
+    file.
+    """
 
     experiment: Experiment
     groups: tuple[Group, ...]
@@ -88,6 +106,11 @@ class Results:
     def rows(self) -> tuple[tuple[Group, Row], ...]:
         """Every row with its group, from the first group's on."""
         return tuple((group, row) for group in self.groups for row in group.rows)
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The sections of all groups, which have the rows in the same order."""
+        return tuple(section for group in self.groups for section in group.sections)
 
     @property
     def run_ids(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -169,4 +192,6 @@ def _groups(runs: list[Run]) -> Iterator[Group]:
     for _, members in groupby(sorted(runs, key=of_group), key=of_group):
         members = list(members)
         rows = [Row(method, tuple(row)) for method, row in groupby(members, key=lambda run: run.spec.method)]
+        order = list(dict.fromkeys(row.method.section for row in rows))
+        rows.sort(key=lambda row: order.index(row.method.section))
         yield Group(members[0].spec.model, members[0].spec.frames, tuple(rows))

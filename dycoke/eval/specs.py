@@ -94,9 +94,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A registered method with the options given, or a plan; label and paper are for the report.
+    """A registered method with the options given, or a plan; label, paper and section are for the report.
 
-    label: what a row is called. paper: key of the published row beside it, None if there is none.
+    label: what a row is called. paper: key of the published row beside it, None if there is none. section: heading of
+    the rows it is compared with, "" if it stands under none.
     """
 
     name: str | None = None
@@ -104,6 +105,7 @@ class MethodSpec:
     plan: Mapping[str, Any] | None = None
     label: str = ""
     paper: str | None = None
+    section: str = ""
 
     def build(self) -> Method | Plan:
         """The method or plan. Raises ValueError for an unknown name or option and for a value out of range."""

@@ -117,7 +117,7 @@ def _work(experiment: Experiment, runs: list[RunSpec], results: Path, node: Node
     try:
         ids = tuple(run.id for run in runs)
         file = str(results / experiment.name / EXPERIMENT)
-        job = Job(file, experiment.name, str(results), ids, runs[0].launcher.count, folder, _made())
+        job = Job(file, experiment.name, str(results), ids, runs[0].launcher.count, folder, _made(runs[0]))
         line, environment = command(runs[0].launcher, node, "dycoke.eval.worker", [str(job.write())])
         with log.open("w", encoding="utf-8") as output:
             code = _wait(line, os.environ | environment, output, job, progress)
@@ -160,8 +160,8 @@ def _reason(job: Job, code: int, log: Path) -> str:
     return f"{said} (log: {log})"
 
 
-def _made() -> dict[str, Any]:
-    """Commit, versions, device and command."""
-    made = circumstances()
+def _made(run: RunSpec) -> dict[str, Any]:
+    """Commit, versions, command, and the device of a run's model."""
+    made = circumstances(cpu=run.launcher.cpu)
     made["versions"] |= {name: installed(name) for name in ("transformers", "accelerate", "lmms-eval")}
     return made

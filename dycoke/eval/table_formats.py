@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dycoke.eval.tables import Cell, Table
@@ -86,15 +86,16 @@ def escape_latex(text: str) -> str:
 
 
 def _markdown_row(row: Sequence[Cell]) -> list[str]:
-    return [_marked(cell, escape_markdown(cell.text), _MARKDOWN_RANKS, " [{}]") for cell in row]
+    return [_marked(cell, escape_markdown, _MARKDOWN_RANKS, " [{}]") for cell in row]
 
 
 def _latex_cell(cell: Cell) -> str:
-    return _marked(cell, escape_latex(cell.text), _LATEX_RANKS, r"\textsuperscript{{{}}}")
+    return _marked(cell, escape_latex, _LATEX_RANKS, r"\textsuperscript{{{}}}")
 
 
-def _marked(cell: Cell, text: str, marks: Sequence[str], note: str) -> str:
-    return marks[cell.rank].format(text) + "".join(note.format(number) for number in cell.notes)
+def _marked(cell: Cell, escape: Callable[[str], str], marks: Sequence[str], note: str) -> str:
+    beside = f" {escape(cell.beside)}" if cell.beside else ""
+    return marks[cell.rank].format(escape(cell.text)) + beside + "".join(note.format(number) for number in cell.notes)
 
 
 def _latex_row(cells: Iterable[str]) -> str:

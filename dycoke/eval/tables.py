@@ -13,11 +13,15 @@ PAPER = "paper"
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, its rank in its column (1 the best, 2 the second, 0 neither), and the numbers of its footnotes."""
+    """A text, its rank in its column (1 the best, 2 the second, 0 neither), and the numbers of its footnotes.
+
+    beside: a text behind it that is not marked by the rank.
+    """
 
     text: str
     rank: int = 0
     notes: tuple[int, ...] = ()
+    beside: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ def number(value: float | None, decimals: int, significant: int = 0) -> str:
     if value and significant:
         decimals = max(decimals, significant - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{decimals}f}"
+
+
+def spread(interval: tuple[float, float] | None, decimals: int) -> str:
+    """The two ends of an interval in parentheses, nothing for None."""
+    return "" if interval is None else f"({interval[0]:.{decimals}f}, {interval[1]:.{decimals}f})"
 
 
 def published_column(values: Iterable[float | None], write: Callable[[float], str] | None = None) -> list[Filled]:

@@ -41,7 +41,7 @@ def build_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> LlavaQwenConfig:
 
     `vision_config` counts the tower's last layer, which the model leaves out, as the hub's SigLIP has it.
     """
-    from dycoke.nano.generator.render import PATCH, SIDE
+    from dycoke.nano.generator.render import FRAME, PATCHES
     from llava.model.language_model.llava_qwen import LlavaQwenConfig
 
     positions = tokenizer.model_max_length
@@ -82,8 +82,8 @@ def build_config(tokenizer: Qwen2Tokenizer, shape: Shape) -> LlavaQwenConfig:
             "intermediate_size": 4 * shape.tower_width,
             "num_hidden_layers": shape.tower_layers + 1,
             "num_attention_heads": shape.tower_heads,
-            "image_size": SIDE,
-            "patch_size": PATCH,
+            "image_size": FRAME,
+            "patch_size": FRAME // PATCHES,
         },
     )
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dycoke.nano.generator.constants import constant
+
 _BLUR = 0.2
 _CHROMA_SHARE = 0.5
 _CONTRAST = 0.08
@@ -35,7 +37,7 @@ def _coarse_chroma(pixels: Tensor, rows: Tensor) -> Tensor:
 
     Smoothing everything and giving back the brightness it took smooths the two colour differences alone.
     """
-    luma = torch.tensor(_LUMA, device=pixels.device, dtype=pixels.dtype)[:, None, None]
+    luma = constant(_LUMA, pixels.device, pixels.dtype)[:, None, None]
     smooth = F.interpolate(F.avg_pool2d(pixels.flatten(0, 1), 2), scale_factor=2.0, mode="bilinear")
     lost = smooth.view_as(pixels) - pixels
     return pixels + rows * (lost - (lost * luma).sum(2, keepdim=True))
@@ -59,6 +61,11 @@ def degrade(pixels: Tensor, generator: torch.Generator) -> Tensor:
 def to_bytes(pixels: Tensor) -> Tensor:
     """Clamped to [0, 1] and rounded to multiples of 1/255."""
     return (pixels.clamp(0, 1) * 255).round() / 255
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in [0, 1]."""
+    return pixels.float() / 255
 
 
 def normalise(pixels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ template writes it, so a question asked alone at test time sees what the first t
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,21 +17,33 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dycoke.nano.generator import Question, Scene, clip_questions, image_questions, sample_scenes, stories
-from dycoke.nano.generator.randomness import bits
+from dycoke.nano.generator import (
+    LEVELS,
+    LONG_TASKS,
+    STANDARD,
+    Question,
+    Scene,
+    clip_questions,
+    image_questions,
+    sample_scenes,
+    stories,
+)
+from dycoke.nano.generator.randomness import bits, integers
+from dycoke.nano.splits import split_seed, split_seeds
 from dycoke.nano.views import View, draw_view, spacing
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
 
 IGNORE = -100
-ROW_TOKENS = 288
-# training seeds have the top bit clear, evaluation seeds have it set: they never meet
-EVALUATION_SEED = -(1 << 63)
+ROW_TOKENS = 320
 
 _PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 _ASK, _END, _NEXT = "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", "\n<|im_start|>user\n"
-_FIRST_TURN, _SHORT_ANSWER, _SHORT = 2.0, 2.0, 2
+_FIRST_TURN, _SHORT_ANSWER, _SHORT = 2.0, 2.0, 3
+_ALIKE = 2
+_LEVEL_SHARES = {"easy": 20, "standard": 55, "hard": 25}  # percent
+_LEVEL_FIELD, _SEED_FIELD = 61, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +111,24 @@ class Chat:
 
 
 def _arrange(questions: list[Question], rng: random.Random) -> list[Question]:
-    """Shuffled, but the long account of events often first (so that it fits) or never: after it, the short questions
-    could be answered from the text."""
+    """Shuffled, at most _ALIKE of a task, and the long accounts often first (so that they fit) or never.
+
+    After them, the short questions could be answered from the text.
+    """
     rng.shuffle(questions)
+    asked: Counter[str] = Counter()
+    chosen = []
+    for question in questions:
+        asked[question.task] += 1
+        if asked[question.task] <= _ALIKE:
+            chosen.append(question)
+    questions = chosen
     place = rng.random()
-    events = [q for q in questions if q.task == "events"]
-    others = [q for q in questions if q.task != "events"]
+    long = [q for q in questions if q.task in LONG_TASKS]
+    short = [q for q in questions if q.task not in LONG_TASKS]
     if place < 0.4:
-        return events + others
-    return others if place < 0.8 else questions
+        return long + short
+    return short if place < 0.8 else questions
 
 
 def make_rows(chats: Sequence[Sequence[Question]], chat: Chat, length: int) -> Rows:
@@ -116,23 +138,29 @@ def make_rows(chats: Sequence[Sequence[Question]], chat: Chat, length: int) -> R
 
 
 class TrainingData(Dataset):
-    """Batch number i is a function of (seed, i) alone, so that a resumed run sees what an uninterrupted one sees."""
+    """Batch number i is a function of (seed, i) alone, so that a resumed run sees what an uninterrupted one sees.
 
-    def __init__(self, tokenizer: Qwen2Tokenizer, seed: int, batch: int, batches: int):
-        """`batches`: how many a whole run takes, which decides how early a batch is."""
+    The batches of one step, `processes` neighbours, show different scenes at the same ticks and grid, so that no
+    process waits for another's longer clip.
+    """
+
+    def __init__(self, tokenizer: Qwen2Tokenizer, seed: int, batch: int, steps: int, processes: int = 1):
+        """`steps`: how many a whole run takes, which decides how early a batch is."""
         self.chat = Chat(tokenizer)
         self.seed = seed
         self.batch = batch
-        self.batches = batches
+        self.steps = steps
+        self.processes = processes
 
     def __getitem__(self, number: int) -> Batch:
         start = torch.arange(number * self.batch, (number + 1) * self.batch) + (self.seed << 40)
-        scene = sample_scenes(bits(start, 60, 1)[:, 0] & ~EVALUATION_SEED)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        view = draw_view(self.batch, generator, number / self.batches)
+        scene = sample_scenes(split_seed(bits(start, _SEED_FIELD, 1)[:, 0], "train"), _levels(start))
+        step = number // self.processes
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        view = draw_view(self.batch, generator, step / self.steps)
         rng = random.Random(self.seed * 1_000_003 + number)
         chats = []
-        for story, widest, first in zip(stories(scene), spacing(view.times), view.times[:, 0].tolist(), strict=True):
+        for story, widest, first in zip(stories(scene), spacing(view.ticks), view.ticks[:, 0].tolist(), strict=True):
             if view.kind == "image":
                 asked = image_questions(story, first, rng)
             else:
@@ -141,8 +169,12 @@ class TrainingData(Dataset):
         return Batch(number, scene, view, make_rows(chats, self.chat, ROW_TOKENS))
 
 
-def evaluation_scenes(count: int, start: int = 0) -> Scene:
-    """Scenes that training never draws. Raises ValueError if count < 1 or start < 0."""
-    if count < 1 or start < 0:
-        raise ValueError(f"count={count}, start={start}: expected at least one scene, from number 0 on")
-    return sample_scenes(torch.arange(start, start + count) | EVALUATION_SEED)
+def _levels(numbers: Tensor) -> Tensor:
+    """The level of each scene, int64 [B], in the shares of _LEVEL_SHARES."""
+    border = torch.tensor([_LEVEL_SHARES[name] for name in LEVELS]).cumsum(0)[:-1]
+    return torch.bucketize(integers(numbers, _LEVEL_FIELD, 0, 100), border, right=True)
+
+
+def evaluation_scenes(count: int, start: int = 0, split: str = "validation", level: str = STANDARD) -> Scene:
+    """Scenes that training never draws. Raises ValueError if count < 1, start < 0, or for an unknown split or level."""
+    return sample_scenes(split_seeds(split, start, count), level)

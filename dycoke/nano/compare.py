@@ -3,8 +3,9 @@
     python -m dycoke.nano.compare --methods dycoke_adaptive,dycoke,random_drop,uniform_frames --keep 0.5,0.25,0.1
         [--clips native,brief,held,noisy] [--videos 12] [--start 6000] [--json FILE]
 
-Every question is asked alone, in its first wording, by forced decoding as `scoring` does it, on drawn frames in fp32 on
-the CPU. `dycoke` gets the K whose ideal retention is `keep`, and no row under 25 %, which K = 1 leaves.
+Every question that a clip's frames answer is asked alone, in its first wording, by forced decoding as `scoring` does
+it, on drawn frames in fp32 on the CPU. `dycoke` gets the K whose ideal retention is `keep`, and no row under 25 %,
+which K = 1 leaves.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from dycoke.ask.chat import load_chat, placement
 from dycoke.bench.record import circumstances, write_record
 from dycoke.nano import MODEL_PATH, augment
 from dycoke.nano.batches import IGNORE, Chat, evaluation_scenes, make_rows
-from dycoke.nano.generator import FRAMES, Question, clip_questions, render, stories
+from dycoke.nano.generator import FRAME, TICKS, Question, clip_questions, render, stories
 from dycoke.nano.scoring import Tally, add, refuse_needs, shares
 from dycoke.nano.step import NanoStep
-from dycoke.nano.views import CLIP_GRID
+from dycoke.nano.views import CLIP_GRID, NATIVE, even_ticks, spacing
 from dycoke.registry import build, entry
 from dycoke.types import Compressed, Compressor, VisualTokens
 
@@ -35,25 +36,25 @@ NEAR = 4
 """Frames to either side in which `coverage` looks for a kept token."""
 _HELD = 8
 _SENSOR_NOISE = 0.1
-_TICK = 1 / 128  # two frames this far apart show the same, each with its own grain
 
 
 def _native() -> Tensor:
-    return torch.arange(FRAMES).float()
+    return even_ticks(NATIVE)
 
 
 def _held() -> Tensor:
     """The video with its first and its last frame standing still for a while."""
-    still = torch.arange(_HELD) * _TICK
-    return torch.cat([still, _native(), FRAMES - 1 + _TICK + still])
+    first = torch.zeros(_HELD, dtype=torch.int64)
+    return torch.cat([first, _native(), first + TICKS - 1])
 
 
 CLIPS: dict[str, Callable[[], Tensor]] = {
     "native": _native,
-    "brief": lambda: _native()[::2],  # what lasts four frames elsewhere lasts two
+    "brief": lambda: _native()[::2],  # what two frames show elsewhere, one shows here
     "held": _held,
     "noisy": _native,
 }
+"""The ticks that each clip shows, int64 [F]."""
 
 
 def at_keep(name: str, keep: float) -> Compressor | None:
@@ -73,15 +74,17 @@ def at_keep(name: str, keep: float) -> Compressor | None:
 
 @torch.inference_mode()
 def videos(step: NanoStep, clip: str, count: int, start: int) -> Iterator[tuple[VisualTokens, list[Question]]]:
-    """Visual tokens and questions of `count` evaluation scenes from number `start` on."""
-    times = CLIPS[clip]()[None]
+    """Visual tokens of `count` evaluation scenes from number `start` on, and the questions that their frames answer."""
+    ticks = CLIPS[clip]()[None]
+    (widest,) = spacing(ticks)
     for number in range(start, start + count):
         scene = evaluation_scenes(1, number)
-        pixels = render(scene, times).pixels
+        pixels = augment.to_unit(render(scene, ticks, FRAME).pixels)
         if clip == "noisy":
             pixels = pixels + _SENSOR_NOISE * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(number))
         tokens, _ = step.visual_tokens(augment.normalise(augment.to_bytes(pixels)), CLIP_GRID)
-        yield VisualTokens(tokens[0], (CLIP_GRID, CLIP_GRID)), clip_questions(stories(scene)[0])
+        asked = [question for question in clip_questions(stories(scene)[0]) if question.spacing >= widest]
+        yield VisualTokens(tokens[0], (CLIP_GRID, CLIP_GRID)), asked
 
 
 @torch.inference_mode()

@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dycoke.ask.answer import answer
 from dycoke.ask.chat import DEVICES, Chat, load_chat, placement
 from dycoke.eval.shards import Ranks, disband
 from dycoke.nano import MODEL_PATH
 from dycoke.nano.batches import evaluation_scenes
-from dycoke.nano.generator import FRAMES, Scene, Story, clip_questions, render, stories
+from dycoke.nano.generator import Scene, Story, clip_questions, render, stories
 from dycoke.nano.scoring import Tally, add, shares
 from dycoke.nano.video import frames_of, write_mp4
-from dycoke.nano.views import native_view
+from dycoke.nano.views import NATIVE, native_view
 from dycoke.options import parse_method
 from dycoke.registry import build
 from dycoke.types import Method
@@ -48,18 +47,17 @@ class Answered:
 
 
 def drawn_frames(scene: Scene) -> np.ndarray:
-    """The native frames of one scene, uint8 [FRAMES, 64, 64, 3]."""
-    pixels = render(scene, native_view(len(scene)).times).pixels[0]
-    return (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    """The native frames of one scene, uint8 [NATIVE, SIDE, SIDE, 3]."""
+    return render(scene, native_view(len(scene)).ticks).pixels[0].permute(0, 2, 3, 1).numpy()
 
 
 def filmed_frames(scene: Scene, folder: Path) -> np.ndarray:
-    """The frames of one scene as a reader gets them from its mp4 file, uint8 [FRAMES, 256, 256, 3]."""
+    """The frames of one scene as a reader gets them from its mp4 file, uint8 [NATIVE, SIDE, SIDE, 3]."""
     from dycoke.ask.video import read_frames  # here, because decord is not everywhere that drawn frames are used
 
     path = folder / "scene.mp4"
     write_mp4(path, frames_of(scene))
-    return read_frames(path, FRAMES)
+    return read_frames(path, NATIVE)
 
 
 def clips(numbers: Iterable[int], film: bool) -> Iterator[tuple[np.ndarray, Story]]:

@@ -13,12 +13,18 @@ from pathlib import Path
 from dycoke.nano import SAMPLES_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import Story, clip_questions, stories
+from dycoke.nano.generator.questions import NOTHING, STILL
 from dycoke.nano.video import frames_of, write_mp4
 
 INDEX = "samples.json"
-# numbers of evaluation scenes, which training never draws: three objects, two or three changes of colour, six digits
-NUMBERS = {"shapes": 18, "colors": 8, "digits": 40}
-TASKS = ("color_end", "color_start", "direction", "order", "count", "digits", "last_digit", "events")
+# numbers of evaluation scenes, which training never draws: four or five objects, fast and slow ones and a covered one
+# among them, one to three changes of colour, five or six digits
+NUMBERS = {"shapes": 246, "colors": 220, "digits": 189}
+TASKS = (
+    *("direction", "moving_count", "existence", "order", "color_end", "position_end", "covered", "speed"),
+    *("digits", "flash_count", "events", "transcript"),
+)
+"""One of each family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +36,8 @@ class Sample:
 
 
 def _asked(story: Story) -> list[dict[str, str]]:
-    """One question of each task, about the last object to appear that the task fits, in evaluation's wording."""
-    last = {question.task: question for question in clip_questions(story)}
+    """One question of each task, in evaluation's wording: the last to whose answer there is something to see."""
+    last = {each.task: each for each in clip_questions(story) if each.answer not in (NOTHING, STILL, "no")}
     return [{"task": task, "question": last[task].text, "answer": last[task].answer} for task in TASKS]
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dycoke.nano.augment import normalise, to_bytes
+from dycoke.nano.augment import normalise, to_unit
 from dycoke.nano.batches import IGNORE, Chat, evaluation_scenes, make_rows
-from dycoke.nano.generator import Question, clip_questions, render, stories
+from dycoke.nano.generator import FRAME, Question, clip_questions, render, stories
 from dycoke.nano.step import NanoStep
 from dycoke.nano.views import native_view
 from dycoke.types import Compressor, VisualTokens
@@ -61,7 +61,7 @@ def _right(step: NanoStep, tokens: Tensor, questions: list[Question], chat: Chat
     length = max(sum(map(len, chat.turn(question, True))) for question in questions)
     rows = make_rows([[question] for question in questions], chat, length).to(tokens.device)
     visual = tokens.expand(len(questions), -1, -1)
-    said = step.text_logits(visual, rows, positions_of(length)).argmax(-1)
+    said = step.text_logits(step.last_layer(visual, rows, positions_of(length)), rows).argmax(-1)
     return ((said == rows.labels) | (rows.labels == IGNORE)).all(1).tolist()
 
 
@@ -77,8 +77,8 @@ def exact_match(
     for start in range(0, videos, _CHUNK):
         scene = evaluation_scenes(min(_CHUNK, videos - start), start)
         view = native_view(len(scene))
-        pixels = to_bytes(render(scene.to(device), view.times.to(device)).pixels)
-        tokens, _ = step.visual_tokens(normalise(pixels), view.grid)
+        pixels = render(scene.to(device), view.ticks.to(device), FRAME).pixels
+        tokens, _ = step.visual_tokens(normalise(to_unit(pixels)), view.grid)
         for video, story in zip(tokens, stories(scene), strict=True):
             questions = clip_questions(story)
             left, index = _compress(video[None], view.grid, compressor)

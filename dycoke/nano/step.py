@@ -1,4 +1,4 @@
-"""One training step's loss: the answers' cross entropy, and dense auxiliary heads on the vision tower."""
+"""One training step's loss: the answers' cross entropy, and that of the auxiliary heads."""
 
 from __future__ import annotations
 
@@ -8,34 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dycoke.nano.augment import degrade, normalise
+from dycoke.nano.augment import degrade, normalise, to_unit
 from dycoke.nano.batches import IGNORE, Batch, Rows
-from dycoke.nano.generator import Frames, render
-from dycoke.nano.generator.render import NO_DIGIT
-from dycoke.nano.generator.scene import COLORS, SHAPES
+from dycoke.nano.generator import FRAME
+from dycoke.nano.generator.render import draw_frames
+from dycoke.nano.heads import DenseHeads
+from dycoke.nano.targets import Targets, targets
 from dycoke.nano.views import View
 
 if TYPE_CHECKING:
     from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
-
-_DIGIT_SHARE = 0.5
-
-
-class DenseHeads(nn.Module):
-    """Reads each patch's colour and shape and each frame's digit off the tower; used in training only."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.color = nn.Linear(width, len(COLORS) + 1)
-        self.shape = nn.Linear(width, len(SHAPES) + 1)
-        self.digit = nn.Linear(width, NO_DIGIT)
-
-    def forward(self, features: Tensor, frames: Frames) -> Tensor:
-        """Summed cross entropies; features [B * F, P, C], annotations as `Frames` holds them."""
-        color = F.cross_entropy(self.color(features).float().flatten(0, 1), frames.color.flatten())
-        shape = F.cross_entropy(self.shape(features).float().flatten(0, 1), frames.shape.flatten())
-        digit = F.cross_entropy(self.digit(features.mean(1)).float(), frames.digit.flatten())
-        return color + shape + _DIGIT_SHARE * digit
 
 
 def place_ids(view: View, prefix: int, text: int, device: torch.device) -> Tensor | None:
@@ -55,7 +37,7 @@ class NanoStep(nn.Module):
     def __init__(self, model: LlavaQwenForCausalLM, prefix: tuple[int, ...]):
         super().__init__()
         self.model = model
-        self.heads = DenseHeads(model.config.mm_hidden_size)
+        self.heads = DenseHeads(model.config.mm_hidden_size, model.config.hidden_size)
         self.register_buffer("prefix", torch.tensor(prefix)[None], persistent=False)
         # the tower's features are those before its final norm, so that norm is never reached
         model.get_vision_tower().vision_tower.post_layernorm.requires_grad_(False)
@@ -81,8 +63,8 @@ class NanoStep(nn.Module):
             tokens = F.interpolate(square, size=(grid, grid), mode="bilinear").flatten(2).transpose(1, 2)
         return tokens.unflatten(0, pixels.shape[:2]), features
 
-    def text_logits(self, visual: Tensor, rows: Rows, positions: Tensor | None) -> Tensor:
-        """Logits that predict rows.ids, [B, L, vocabulary]; visual [B, V, D]."""
+    def last_layer(self, visual: Tensor, rows: Rows, positions: Tensor | None) -> Tensor:
+        """What the last layer makes of prefix, visual tokens [B, V, D], newline and rows, [B, S, D]."""
         model = self.model.get_model()
         batch = visual.shape[0]
         embed = model.embed_tokens
@@ -92,25 +74,37 @@ class NanoStep(nn.Module):
         # rows are padded on the right only, so causality alone keeps padding out
         # with position ids alone, transformers takes a gap for the border between two packed sequences
         mask = None if positions is None else torch.ones_like(sequence[..., 0], dtype=torch.int64)
-        hidden = model(
+        return model(
             inputs_embeds=sequence, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
+
+    def text_logits(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """Logits that predict rows.ids, [B, L, vocabulary], from the last layer [B, S, D]."""
         return self.model.lm_head(hidden[:, -rows.ids.shape[1] - 1 : -1])
 
-    def forward(self, pixels: Tensor, frames: Frames, view: View, rows: Rows) -> tuple[Tensor, Tensor]:
-        """(answer loss, dense loss), scalars; pixels [B, F, 3, S, S] in [-1, 1]."""
+    def forward(self, pixels: Tensor, wanted: Targets, view: View, rows: Rows) -> tuple[Tensor, Tensor]:
+        """(answer loss, auxiliary loss), scalars; pixels [B, F, 3, S, S] in [-1, 1]."""
         tokens, features = self.visual_tokens(pixels, view.grid)
-        positions = place_ids(view, self.prefix.shape[1], rows.ids.shape[1], pixels.device)
-        logits = self.text_logits(tokens.flatten(1, 2), rows, positions).float()
-        each = F.cross_entropy(logits.flatten(0, 1), rows.labels.flatten(), ignore_index=IGNORE, reduction="none")
+        prefix = self.prefix.shape[1]
+        positions = place_ids(view, prefix, rows.ids.shape[1], pixels.device)
+        hidden = self.last_layer(tokens.flatten(1, 2), rows, positions)
+        each = F.cross_entropy(
+            self.text_logits(hidden, rows).float().flatten(0, 1),
+            rows.labels.flatten(),
+            ignore_index=IGNORE,
+            reduction="none",
+        )
         weights = rows.weights.flatten()
-        return (each * weights).sum() / weights.sum(), self.heads(features, frames)
+        seen = hidden[:, prefix : prefix + view.visual_tokens].unflatten(1, tokens.shape[1:3])
+        # a batch of so few frames that nothing can be asked has no weight at all
+        return (each * weights).sum() / weights.sum().clamp(min=1), self.heads(features, seen, view.grid, wanted)
 
 
 @torch.no_grad()
-def draw(batch: Batch, seed: int, device: torch.device) -> tuple[Tensor, Frames]:
-    """Draw a batch on `device`: degraded pixels in [-1, 1] and the annotation; a function of (seed, step) alone."""
+def draw(batch: Batch, seed: int, device: torch.device) -> tuple[Tensor, Targets]:
+    """Draw a batch on `device`: degraded pixels in [-1, 1] and what heads are to read; a function of (seed, step)."""
+    scene, ticks = batch.scene.to(device), batch.view.ticks.to(device, non_blocking=True)
     # `degrade` adds noise of its own, of many strengths, so the scene's is left out
-    frames = render(batch.scene.to(device), batch.view.times.to(device), grain=False)
+    frames = draw_frames(scene, ticks, FRAME, noise=False)
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + batch.step)
-    return normalise(degrade(frames.pixels, generator)), frames
+    return normalise(degrade(to_unit(frames.pixels), generator)), targets(scene, ticks, frames)

@@ -40,12 +40,12 @@ def corpus(scenes: int = _CORPUS_SCENES) -> Iterator[str]:
     """The text the merges are learnt on: questions and answers of `scenes` scenes, and the words of a chat."""
     import torch
 
-    from dycoke.nano.generator import FRAMES, clip_questions, image_questions, sample_scenes, stories
+    from dycoke.nano.generator import TICKS, clip_questions, image_questions, sample_scenes, stories
 
     yield from _FRAME_TEXT * 50
     rng = random.Random(0)
     for story in stories(sample_scenes(torch.arange(scenes))):
-        for question in clip_questions(story, rng) + image_questions(story, rng.random() * FRAMES, rng):
+        for question in clip_questions(story, rng) + image_questions(story, rng.randrange(TICKS), rng):
             yield question.text
             yield question.answer
 

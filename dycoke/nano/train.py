@@ -76,7 +76,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, output: Path, accelerator: Accelerator):
         self.recipe, self.output, self.accelerator = recipe, output, accelerator
         self.tokenizer = nano_tokenizer.load(MODEL_PATH)
-        self.data = TrainingData(self.tokenizer, recipe.seed, recipe.batch, recipe.steps * accelerator.num_processes)
+        processes = accelerator.num_processes
+        self.data = TrainingData(self.tokenizer, recipe.seed, recipe.batch, recipe.steps, processes)
         model = build_model(self.tokenizer, SHAPES[recipe.shape], recipe.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -118,8 +119,8 @@ class Trainer:
         device = self.accelerator.device
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.rate_at(self.step)
-        pixels, frames = draw(batch, self.recipe.seed, device)
-        answers, dense = self.module(pixels, frames, batch.view, batch.rows.to(device))
+        pixels, wanted = draw(batch, self.recipe.seed, device)
+        answers, dense = self.module(pixels, wanted, batch.view, batch.rows.to(device))
         self.optimiser.zero_grad(set_to_none=True)
         self.accelerator.backward(answers + self.recipe.dense_at(self.step) * dense)
         self.accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.clip)

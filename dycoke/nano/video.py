@@ -8,29 +8,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dycoke.nano.generator import FRAMES, Scene, render
+from dycoke.nano.generator import TICKS, Scene, render
 
-SIDE = 256
 RATE = 8
-SECONDS = 8
+"""Frames a second of a video with a frame for each tick."""
+SHORTEST = 8
+_AT_ONCE = 16
 
 
-def moments() -> Tensor:
-    """Time of each frame of a video file, float [RATE * SECONDS], even over the scene."""
-    frames = RATE * SECONDS
-    return torch.arange(frames) * (FRAMES / frames)
+def ticks_of(frames: int) -> Tensor:
+    """The tick that each frame of a video shows, int64 [frames]. Raises ValueError unless SHORTEST to TICKS frames."""
+    if not SHORTEST <= frames <= TICKS:
+        raise ValueError(f"frames={frames}: expected {SHORTEST} to {TICKS}")
+    return torch.arange(frames) * TICKS // frames
 
 
-def frames_of(scene: Scene) -> Tensor:
-    """The frames of one scene as a video, uint8 [RATE * SECONDS, SIDE, SIDE, 3]. Raises ValueError for several."""
+def frames_of(scene: Scene, frames: int = TICKS) -> Tensor:
+    """One scene as a video of SHORTEST to TICKS frames, uint8 [frames, SIDE, SIDE, 3].
+
+    Raises ValueError for another number of frames, and for several scenes.
+    """
     if len(scene) != 1:
         raise ValueError(f"a video shows one scene, not {len(scene)}")
-    # a second of frames at a time: all at once would take a gigabyte
-    drawn = [render(scene, times[None], SIDE).pixels[0] for times in moments().split(RATE)]
-    return (torch.cat(drawn) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    # some frames at a time: all at once would take a gigabyte
+    drawn = [render(scene, part[None]).pixels[0] for part in ticks_of(frames).split(_AT_ONCE)]
+    return torch.cat(drawn).permute(0, 2, 3, 1).contiguous()
 
 
-def write_mp4(path: Path, frames: Tensor, rate: int = RATE, quality: int = 26) -> None:
+def write_mp4(path: Path, frames: Tensor, rate: int | Fraction = RATE, quality: int = 26) -> None:
     """Encode frames [T, H, W, 3] uint8 with libx264, yuv420p; `quality` is its constant rate factor.
 
     Raises ValueError for frames of another shape or type, or of odd height or width, which yuv420p cannot hold.

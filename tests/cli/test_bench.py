@@ -13,7 +13,7 @@ from dycoke.bench import compress_methods
 from dycoke.bench.check import check_merge_output
 from dycoke.bench.compress import STREAM, STREAM_BYTES, Setting, _results
 from dycoke.bench.compress_methods import check_output, inputs, measure, square_grid
-from dycoke.bench.record import circumstances
+from dycoke.bench.record import circumstances, write_record
 from dycoke.bench.timing import Times, time_eager, time_on_host
 from dycoke.ops.temporal_merge import temporal_merge_torch
 from dycoke.registry import available, build, entry
@@ -255,3 +255,12 @@ def test_the_commit_of_a_copied_tree_is_the_one_named(monkeypatch):
     assert (circumstances()["commit"], circumstances()["modified"]) == ("1234abc", None)
     monkeypatch.delenv("DYCOKE_COMMIT")
     assert circumstances()["commit"] != "1234abc"
+
+
+def test_a_record_has_a_list_of_numbers_on_a_line_and_reads_back(tmp_path):
+    record = {"numbers": [1, -2.5e-07, None, True], "texts": ["[", "1,\n2", "]"], "rows": [[1, 2], [3]], "none": []}
+    write_record(tmp_path / "record.json", record)
+    text = (tmp_path / "record.json").read_text()
+    assert json.loads(text) == record
+    assert '  "numbers": [1, -2.5e-07, null, true],\n' in text and "    [1, 2],\n    [3]\n" in text
+    assert not list(tmp_path.glob("*.partial"))

@@ -22,6 +22,15 @@ methods:
   - {name: dycoke, k: [0.3, 0.7], l: 3, p: 0.7, label: "K={k}", paper: "dycoke_k{k}_l{l}_p{p}"}
   - {name: random_drop, label: Random}
 """
+SECTIONED = SMALL.replace(
+    """  - {name: fastv, k: 2, r: 0.5, label: FastV, paper: fastv}
+""",
+    """  - section: Half
+    methods:
+      - {name: fastv, k: 2, r: 0.5, label: FastV, paper: fastv}
+      - {name: visionzip, label: VisionZip}
+""",
+)
 SCORES = {
     label: {
         "gpt_eval_accuracy": accuracy,
@@ -37,6 +46,7 @@ SCORES = {
         ("K=0.3", 55.0, 2.501, 0.7),
         ("K=0.7", 55.001, 2.4, 0.8),
         ("Random", 10.0, 1.0, 0.1),
+        ("VisionZip", 20.0, 1.5, 0.2),
     ]
 }
 

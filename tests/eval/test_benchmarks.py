@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from dycoke.eval.benchmarks import BENCHMARKS, Column, columns_of, value
@@ -27,16 +29,53 @@ PUBLISHED = [  # score columns of table 1, in its order
     "videomme",
     "videomme_w_subtitle",
 ]
+LONG = {"nanovideo_events": "word_f1", "nanovideo_transcript": "word_f1"}
+FAMILY_TASKS = [
+    "nanovideo_direction",
+    "nanovideo_moving_count",
+    "nanovideo_existence",
+    "nanovideo_order",
+    "nanovideo_state",
+    "nanovideo_position",
+    "nanovideo_occlusion",
+    "nanovideo_speed",
+    "nanovideo_digits",
+    "nanovideo_flash_count",
+    *LONG,
+]
 
 
 def test_every_task_of_the_paper_has_columns_in_the_order_of_its_table():
-    assert sorted(BENCHMARKS) == sorted([*TASKS, "nano_samples_short", "nano_samples_long"])
+    own = {name for name, benchmark in BENCHMARKS.items() if not benchmark.published}
+    assert own == {"nano_samples_short", "nano_samples_long", "nanovideo", *FAMILY_TASKS}
+    assert sorted(BENCHMARKS) == sorted([*TASKS, *own])
     assert all(name == benchmark.task and benchmark.columns for name, benchmark in BENCHMARKS.items())
-    keys = [column.key for benchmark in BENCHMARKS.values() for column in benchmark.columns]
+    columns = [column for benchmark in BENCHMARKS.values() for column in benchmark.columns]
+    keys = [column.key for column in columns]
     assert keys[: len(PUBLISHED)] == PUBLISHED
-    assert len(set(keys)) == len(keys)
-    labels = [column.label for benchmark in BENCHMARKS.values() for column in benchmark.columns]
-    assert len(set(labels)) == len(labels)
+    different = {replace(column, part=False) for column in columns}  # a family of NanoVideoBench is a task as well
+    assert len(different) == len(columns) - len(FAMILY_TASKS)
+    assert len({column.key for column in different}) == len({column.label for column in different}) == len(different)
+
+
+def test_nanovideo_is_the_mean_of_its_families_and_shows_each():
+    columns = {column.key: column for column in columns_of("nanovideo", {})}
+    assert list(columns) == ["nanovideo", "nanovideo_short", *FAMILY_TASKS]
+    assert [key for key, column in columns.items() if column.averaged] == ["nanovideo"]
+    scores = {
+        task: {"score": number / 100, LONG.get(task, "exact_match"): number / 100}
+        for number, task in enumerate(FAMILY_TASKS)
+    }
+    assert {key: value(column, scores) for key, column in columns.items()} == pytest.approx(
+        {"nanovideo": 5.5, "nanovideo_short": 4.5} | {task: number for number, task in enumerate(FAMILY_TASKS)}
+    )
+    for task in FAMILY_TASKS:
+        (alone,) = columns_of(task, {})
+        assert alone == replace(columns[task], part=False) and alone.averaged
+        assert value(alone, {task: scores[task]}) == value(columns[task], scores)
+    del scores["nanovideo_order"]
+    with pytest.raises(ValueError, match="nanovideo_short: nothing of nanovideo_order; has nanovideo_direction, "):
+        value(columns["nanovideo_short"], scores)
 
 
 def test_open_answers_are_judged():

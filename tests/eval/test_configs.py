@@ -7,7 +7,7 @@ import pytest
 from dycoke.eval.benchmarks import BENCHMARKS
 from dycoke.eval.cost import SHAPES
 from dycoke.eval.experiment import Experiment, load_experiment
-from tests.eval.configs import FILES, plan_of, runs_of, size_of
+from tests.eval.configs import FILES, NANO, layers_of, plan_of, runs_of
 
 JUDGED = {"activitynetqa", "video_dc499"}
 
@@ -71,7 +71,7 @@ def experiment(request) -> Experiment:
 
 
 def test_the_list_of_runs_is_of_all_files():
-    assert set(FILES) == {*RUNS, "smoke"}
+    assert set(FILES) == {*RUNS, *NANO, "smoke"}
 
 
 def test_runs(experiment):
@@ -82,12 +82,20 @@ def test_runs(experiment):
     assert len(set(ids)) == len(ids)
 
 
-def test_every_method_builds_and_has_the_layers_it_names(experiment):
-    for run in experiment.runs:
-        plan, layers = plan_of(run), SHAPES[size_of(run)].layers
+@pytest.mark.parametrize("name", FILES)
+def test_every_method_builds_and_has_the_layers_it_names(name):
+    for run in runs_of(name):
+        plan, layers = plan_of(run), layers_of(run)
         assert all(pruner.layer < layers for pruner in plan.pruners), run.id
         assert plan.decode is None or plan.decode.first_layer < layers, run.id
         assert getattr(plan.before, "min_frames", 1) <= run.frames, run.id
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rows_that_stand_together_have_labels_of_their_own(name):
+    runs = runs_of(name)
+    rows = {(run.model.name, run.frames, run.method.slug): run.method.label for run in runs}
+    assert len({(model, frames, label) for (model, frames, _), label in rows.items()}) == len(rows)
 
 
 def test_models_are_the_published_checkpoints_and_recipe(experiment):

@@ -123,6 +123,22 @@ def test_a_row_may_be_for_some_of_the_models(content):
     ]
 
 
+def test_rows_of_a_section_are_those_of_its_methods(content):
+    content["methods"] = [
+        "full",
+        {"section": "25 %", "methods": [{"name": "random_drop", "keep": 0.25}, {"plan": {"before": "visionzip"}}]},
+        {"name": "fastv", "r": [0.5, 0.6]},
+    ]
+    runs = parse_experiment("small", content).runs
+    assert [(run.method.section, run.method.slug) for run in runs[::2]] == [
+        ("", "full"),
+        ("25 %", "random_drop-keep0.25"),
+        ("25 %", "before-visionzip"),
+        ("", "fastv-r0.5"),
+        ("", "fastv-r0.6"),
+    ]
+
+
 def test_the_name_is_the_stem(tmp_path):
     (tmp_path / "my_table.yaml").write_text(SMALL)
     experiment = load_experiment(tmp_path / "my_table.yaml")
@@ -158,6 +174,16 @@ WRONG = [
         for names in ("llava-onevision-qwen2-7b-ov", ["7b"], [], [["7b"]])
     ),
     ({"methods": [{"name": "dycoke", "paper": "k{x}"}]}, "methods[0]: 'k{x}': expected {} around names of options"),
+    ({"methods": [{"section": "25 %"}]}, "methods[0]: methods missing"),
+    ({"methods": [{"section": 25, "methods": ["full"]}]}, "methods[0]: section: 25: expected a text"),
+    ({"methods": [{"section": "a", "methods": []}]}, "methods[0]: methods=[]: expected a list"),
+    ({"methods": [{"section": "a", "name": "full"}]}, "methods[0]: unknown key name; accepts: section, methods"),
+    ({"methods": ["full", {"section": "a", "methods": ["x"]}]}, "methods[1]: methods[0]: unknown method 'x'"),
+    (
+        {"methods": [{"section": "a", "methods": [{"section": "b", "methods": ["full"]}]}]},
+        "methods[0]: section 'a' has a section within it; expected methods",
+    ),
+    ({"methods": ["full", {"section": "a", "methods": ["full"]}]}, "_f32_full__videomme: the same run twice"),
     ({"methods": ["full", "full"]}, "_f32_full__videomme: the same run twice"),
     ({"model": {"id": "llava", "pretrained": "x"}}, "model: id 'llava': expected one of llava_onevision, llava_vid"),
     ({"model": {"id": "llava_vid"}}, "model: pretrained missing"),

@@ -29,6 +29,7 @@ def test_rows_are_in_the_order_of_the_file_and_columns_in_that_of_the_tasks(tmp_
     assert texts(table, "Method") == ["full", "FastV", "K=0.3", "K=0.7", "Random"]
     assert [header for header in table.headers if header != "paper"] == [
         "Method",
+        "Retained ratio (mean, %)",
         "Retained ratio (final, %)",
         "FLOPs (T)",
         "FLOPs ratio (%)",
@@ -58,6 +59,7 @@ def test_costs_follow_from_the_tokens_measured(tmp_path):
     full = multiply_adds([1000] * 4, [1000] * 4)
     fastv = multiply_adds([1000, 1000, 500, 500], [1000, 1000, 500, 500])
     dycoke = multiply_adds([300] * 4, [300] * 3 + [90])
+    assert texts(table, "Retained ratio (mean, %)") == ["100.00", "75.00", "70.00", "30.00", "100.00"]
     assert texts(table, "Retained ratio (final, %)") == ["100.00", "50.00", "21.00", "9.00", "100.00"]
     ratios = texts(table, "FLOPs ratio (%)")
     assert [ratios[0], ratios[1], ratios[3]] == ["100.0", f"{100 * fastv / full:.1f}", f"{100 * dycoke / full:.1f}"]
@@ -76,6 +78,7 @@ def test_a_task_without_videos_has_no_retained_ratio(tmp_path):
         return metrics
 
     small(tmp_path, change)
+    assert texts(table_of(tmp_path), "Retained ratio (mean, %)")[:2] == ["100.00", "75.00"]
     assert texts(table_of(tmp_path), "Retained ratio (final, %)")[:2] == ["100.00", "50.00"]
     assert float(texts(table_of(tmp_path), "KV (MiB)")[0]) == pytest.approx(0.488 * 2 / 3, abs=1e-3)
 
@@ -200,6 +203,7 @@ def test_a_cell_leads_to_its_run(tmp_path):
     assert {record["run"] for record in records} == ids
     fastv = {record["column"]: record for record in records if record["run"].endswith("fastv-k2-r0.5__nextqa_mc_test")}
     assert list(fastv) == [
+        "retained_mean",
         "retained_final",
         "flops_t",
         "flops_ratio",
@@ -216,6 +220,8 @@ def test_a_cell_leads_to_its_run(tmp_path):
         "method": "FastV",
         "task": "nextqa_mc_test",
         "column": "nextqa_mc_test",
+        "low": "",
+        "high": "",
         "published": "78.2",
         "samples": "6",
         "state": "complete",

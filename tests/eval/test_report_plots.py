@@ -94,6 +94,16 @@ def test_a_family_is_a_line_over_what_is_retained(tmp_path):
     assert len({line.get_marker() for line in axes.get_lines()}) == 4
 
 
+def test_rows_of_another_kind_are_another_family(tmp_path):
+    text = SMALL + "  - {name: dycoke, k: 0.5, p: 0.7, decode: random, label: Random}\n"
+    (axes,) = plots.score_against_retention(results(tmp_path, text=text)).axes
+    lines = lines_of(axes)
+    assert list(lines) == ["full", "fastv", "dycoke", "random_drop", "dycoke decode=random"]
+    assert lines["dycoke"][0] == pytest.approx([9.0, 21.0]) and lines["dycoke decode=random"][0] == [
+        pytest.approx(15.0)
+    ]
+
+
 def test_a_lone_column_of_another_unit_is_drawn_as_it_is(tmp_path):
     text = SMALL.replace("[activitynetqa, nextqa_mc_test, mvbench]", "[video_dc499]")
     (axes,) = plots.score_against_retention(results(tmp_path, text=text)).axes

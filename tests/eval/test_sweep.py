@@ -42,7 +42,7 @@ def test_every_run_is_complete_and_says_what_it_is(smoke):
     for run, content in found.items():
         config = yaml.safe_load((smoke / "results" / "smoke" / run / "config.yaml").read_text())
         assert config["run"] == content["run"] == run and config["made"] == content["made"]
-        assert content["samples"] == {content["task"]: 18 if content["task"].endswith("short") else 6}
+        assert content["samples"] == {content["task"]: 30 if content["task"].endswith("short") else 6}
         assert content["usage"]["visual_tokens"] == 512
     kept = {run: content["usage"]["visual_kept"] for run, content in found.items() if content["task"].endswith("long")}
     # 32 frames of 16 tokens: one of four frames is left whole, and of the others int(16 * .3) tokens are

@@ -7,10 +7,47 @@ import torch
 
 from dycoke.ask.chat import load_chat, placement
 from dycoke.nano import MODEL_PATH, compare
-from dycoke.nano.batches import Chat
+from dycoke.nano import tokenizer as nano_tokenizer
+from dycoke.nano.architecture import SHAPES, build_model
+from dycoke.nano.batches import Chat, evaluation_scenes
+from dycoke.nano.generator import TICKS, clip_questions, stories
 from dycoke.nano.scoring import _right
 from dycoke.nano.step import NanoStep
+from dycoke.nano.views import spacing
 from dycoke.types import Compressed, VisualTokens
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    tokenizer = nano_tokenizer.load(MODEL_PATH)
+    return NanoStep(build_model(tokenizer, SHAPES["tiny"], seed=0), Chat(tokenizer).prefix).eval()
+
+
+def test_clips_waste_tokens_or_lack_them():
+    ticks = {name: clip() for name, clip in compare.CLIPS.items()}
+    assert {name: len(each) for name, each in ticks.items()} == {"native": 32, "brief": 16, "held": 48, "noisy": 32}
+    assert ticks["brief"].tolist() == ticks["native"][::2].tolist()
+    assert ticks["held"].tolist() == [0] * 8 + ticks["native"].tolist() + [TICKS - 1] * 8
+    assert ticks["noisy"].equal(ticks["native"]) and ticks["native"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("clip", compare.CLIPS)
+def test_a_clip_is_asked_what_its_frames_answer(untrained, clip):
+    found = list(compare.videos(untrained, clip, 2, 6000))
+    (widest,) = spacing(compare.CLIPS[clip]()[None])
+    for (video, questions), story in zip(found, stories(evaluation_scenes(2, 6000)), strict=True):
+        assert video.embeds.shape[:2] == (len(compare.CLIPS[clip]()), 16)
+        assert questions == [q for q in clip_questions(story) if q.spacing >= widest]
+        assert 20 < len(questions) < len(clip_questions(story)) or clip != "brief"
+
+
+def test_noise_is_that_of_a_sensor_and_repeats(untrained):
+    clean, noisy, again = (
+        next(compare.videos(untrained, clip, 1, 6000))[0].embeds for clip in ("native", "noisy", "noisy")
+    )
+    assert torch.equal(noisy, again) and not torch.equal(noisy, clean)
+    first, second = next(compare.videos(untrained, "held", 1, 6000))[0].embeds[[0, 7]]
+    assert torch.equal(first, second)
 
 
 def test_one_pass_gives_the_answers_of_one_pass_a_question():

@@ -1,92 +1,190 @@
-"""Questions and answers of a scene written by hand."""
+"""Questions and answers: of a scene written by hand, and of drawn ones, answered again by watching their pixels."""
 
 import random
+import re
+from collections import Counter
 
 import pytest
 import torch
 
-from dycoke.nano.generator import FRAMES, Scene, clip_questions, image_questions, stories
+from dycoke.nano.generator import (
+    FAMILIES,
+    LEVELS,
+    TICKS,
+    clip_questions,
+    image_questions,
+    render,
+    sample_scenes,
+    stories,
+)
 from dycoke.nano.generator.phrasing import CLIP_TASKS, IMAGE_TASKS, WORDINGS, put
-from dycoke.nano.generator.scene import COLORS, DIRECTIONS, SHAPES
+from dycoke.nano.splits import split_seeds
+from tests.nano.watching import Video
 
-RED, GREEN, BLUE = (COLORS.index(name) for name in ("red", "green", "blue"))
+STORIES = stories(sample_scenes(torch.arange(300)))
 
 
 @pytest.fixture
-def story():
-    """A green circle appears at 2 and moves up, a red square at 12 and stays; the circle turns blue at 20."""
-    scene = Scene(
-        seed=torch.tensor([0]),
-        count=torch.tensor([2]),
-        shape=torch.tensor([[SHAPES.index("square"), SHAPES.index("circle"), SHAPES.index("cross")]]),
-        first_color=torch.tensor([[RED, GREEN, 5]]),
-        last_color=torch.tensor([[RED, BLUE, 5]]),
-        direction=torch.tensor([[DIRECTIONS.index("still"), DIRECTIONS.index("up"), 0]]),
-        changes=torch.tensor([[False, True, False]]),
-        appear=torch.tensor([[12, 2, 20]]),
-        change=torch.tensor([[FRAMES, 20, FRAMES]]),
-        slot=torch.tensor([[0, 1, 2]]),
-        radius=torch.tensor([[6.0, 6.0, 6.0]]),
-        digit_count=torch.tensor([3]),
-        digits=torch.tensor([[7, 0, 7, 1, 1, 1]]),
-        digit_start=torch.tensor([[0, 10, 20, FRAMES, FRAMES, FRAMES]]),
-        digit_column=torch.tensor([20]),
-    )
-    return stories(scene)[0]
+def story(written):
+    return stories(written)[0]
 
 
 def test_answers_about_a_clip(story):
-    answers = {question.text: question.answer for question in clip_questions(story)}
+    answers = {q.text: q.answer for q in clip_questions(story) if q.task != "existence"}
     assert answers == {
-        "What color is the circle at the end?": "blue",
         "What color is the circle when it appears?": "green",
-        "What color is the circle?": "green, then blue",
-        "Does the circle change color?": "yes",
+        "Where does the circle appear?": "bottom middle",
         "Which way does the circle move?": "up",
-        "Which object is blue at the end?": "circle",
-        "What color is the square at the end?": "red",
+        "What color does the circle turn?": "blue",
+        "How does the circle move, fast or slowly?": "fast",
         "What color is the square when it appears?": "red",
-        "What color is the square?": "red",
-        "Does the square change color?": "no",
+        "Where does the square appear?": "bottom left",
         "Which way does the square move?": "It stays still",
-        "Which object is red at the end?": "square",
+        "What color does the square turn?": "none",
+        "What color is the square at the end?": "red",
+        "Where is the square at the end?": "bottom left",
+        "What color is the cross when it appears?": "yellow",
+        "Where does the cross appear?": "top right",
+        "Which way does the cross move?": "left",
+        "What color does the cross turn?": "none",
+        "How does the cross move, fast or slowly?": "slowly",
         "Which object appears first?": "circle",
         "Which object appears second?": "square",
-        "Which object appears third?": "none",
-        "How many objects appear?": "2",
+        "Which object appears third?": "cross",
+        "Which object appears fourth?": "none",
+        "How many objects appear?": "3",
+        "How many objects move?": "2",
+        "Which object does the box cover?": "circle",
+        "What color is the object behind the box?": "blue",
         "Which digits are shown, in order?": "7, 0, 7",
         "What is the first digit?": "7",
         "What is the last digit?": "7",
         "How many digits are shown?": "3",
-        "Describe the events in order.": "A green circle appears and moves up, then a red square appears and "
-        "stays still, then the circle turns blue.",
+        "How many times does the lamp flash?": "2",
+        "Write down all digits and letters in order.": "7 A 0 7 T",
+        "Describe the events in order.": "A green circle appears and moves up, then a red square appears and stays "
+        "still, then the circle turns blue, then a yellow cross appears and moves left, then a box covers the circle, "
+        "then the cross leaves.",
     }
     assert {question.task for question in clip_questions(story)} == set(CLIP_TASKS)
 
 
-@pytest.mark.parametrize(
-    ("time", "answers"),
-    [
-        (1.0, ["7", "0", "The digit 7."]),
-        (13.5, ["green", "circle", "red", "square", "0", "2", "A green circle, a red square, the digit 0."]),
-        (20.0, ["blue", "circle", "red", "square", "7", "2", "A blue circle, a red square, the digit 7."]),
-    ],
-)
-def test_answers_about_a_frame(story, time, answers):
-    questions = image_questions(story, time)
-    assert [question.answer for question in questions] == answers
-    assert {question.task for question in questions} <= set(IMAGE_TASKS)
+def test_spacing_of_a_clip_is_what_its_events_leave(story):
+    spacing = {question.text: question.spacing for question in clip_questions(story)}
+    assert spacing["What color is the circle when it appears?"] == 18
+    assert spacing["What color does the circle turn?"] == 18
+    assert spacing["What color is the square at the end?"] == 52
+    assert spacing["Which way does the circle move?"] == 4
+    assert spacing["Which object does the box cover?"] == 24
+    assert spacing["What color is the object behind the box?"] == 20
+    assert spacing["Which digits are shown, in order?"] == 4
+    assert spacing["How many times does the lamp flash?"] == 2
+    assert spacing["Write down all digits and letters in order."] == 4
+    assert spacing["Describe the events in order."] == 4  # its motions; events of objects are 4 apart and more
+    assert spacing["How many objects appear?"] == 4  # the cross leaves at 60
 
 
-@pytest.mark.parametrize("time", [-0.5, FRAMES])
-def test_a_frame_outside_the_scene_is_refused(story, time):
-    with pytest.raises(ValueError, match="time="):
-        image_questions(story, time)
+@pytest.mark.parametrize("level", LEVELS)
+def test_answers_are_what_one_sees(level):
+    """The same answers, recomputed from pixels by code that knows neither scenes nor stories."""
+    seeds = split_seeds("validation", 0, 8)
+    for seed, story in zip(seeds, stories(sample_scenes(seeds, level)), strict=True):
+        video = Video(sample_scenes(seed[None], level))
+        asked = clip_questions(story)
+        assert [(q.text, video.answer(q)) for q in asked] == [(q.text, q.answer) for q in asked]
+
+
+def test_answers_about_frames_are_what_one_sees():
+    seeds = split_seeds("train", 50, 6)
+    for seed, story in zip(seeds, stories(sample_scenes(seeds)), strict=True):
+        video = Video(sample_scenes(seed[None]))
+        for tick in range(0, TICKS, 7):
+            now = {shape: look for shape, looks in video.looks.items() for look in looks if look.tick == tick}
+            for question in image_questions(story, tick):
+                words = question.text.rstrip("?.").split()
+                if question.task == "image_color":
+                    assert now[words[-1]].color == question.answer
+                elif question.task == "image_which":
+                    assert [shape for shape, look in now.items() if look.color == words[-1]] == [question.answer]
+                elif question.task == "image_position":
+                    assert now[words[-1]].place == question.answer
+                elif question.task == "image_count":
+                    assert question.answer == str(len(now))
+                elif question.task == "existence":
+                    there = any(look.color in words for shape, look in now.items() if shape in words)
+                    assert question.answer == ("yes" if there else "no")
+
+
+def test_frames_show_the_digit_and_letter_that_is_said():
+    seeds = split_seeds("train", 50, 6)
+    for seed, story in zip(seeds, stories(sample_scenes(seeds)), strict=True):
+        frames = render(sample_scenes(seed[None]), torch.arange(TICKS)[None])
+        for tick in range(TICKS):
+            said = {q.task: q.answer for q in image_questions(story, tick)}
+            digit, letter = frames.digit[0, tick].item(), frames.letter[0, tick].item()
+            assert said["image_digit"] == ("none" if digit == 10 else str(digit))
+            assert said["image_letter"] == ("none" if letter == 10 else "ACEFHJLPTU"[letter])
+
+
+def test_as_many_things_exist_as_do_not():
+    for story in STORIES:
+        looks = {f"{color} {actor.shape}" for actor in story.actors for color in (actor.color, actor.turned)}
+        asked = [q for q in clip_questions(story) if q.task == "existence"]
+        assert Counter(q.answer for q in asked) == {"yes": 2, "no": 2}
+        for question in asked:
+            thing = re.fullmatch(r"Is there an? (.+) in the video\?", question.text).group(1)
+            assert (thing in looks) == (question.answer == "yes")
+
+
+def test_things_of_known_shape_are_asked_for_in_a_wrong_color():
+    """Or shapes alone would tell what exists."""
+    for story in STORIES:
+        shapes = {actor.shape for actor in story.actors}
+        wrong = [q.text for q in clip_questions(story) if q.task == "existence" and q.answer == "no"]
+        assert any(shape in text for text in wrong for shape in shapes)
+
+
+def test_an_goes_before_vowels():
+    texts = [t for story in STORIES for q in clip_questions(story) for t in (q.text, q.answer)]
+    found = Counter(re.findall(r"\b(an?) (\w)", " ".join(texts), re.IGNORECASE))
+    assert {vowel for (article, vowel) in found if article.lower() == "an"} == {"o"}
+    assert "o" not in {letter for (article, letter) in found if article.lower() == "a"}
+
+
+def test_no_answer_of_a_family_is_the_rule():
+    """Who always says the same is mostly wrong."""
+    said = {}
+    for story in STORIES:
+        for question in clip_questions(story):
+            said.setdefault(question.task, Counter())[question.answer] += 1
+    for family in FAMILIES.values():
+        for task in family.tasks:
+            commonest = said[task].most_common(1)[0][1] / said[task].total()
+            assert commonest < 0.57, (task, said[task].most_common(3))
+
+
+def test_families_ask_questions_that_exist():
+    assert len(FAMILIES) == 12 and [family.name for family in FAMILIES.values()] == list(FAMILIES)
+    tasks = [task for family in FAMILIES.values() for task in family.tasks]
+    assert len(tasks) == len(set(tasks)) and set(tasks) <= set(CLIP_TASKS)
+    assert [name for name, family in FAMILIES.items() if family.long] == ["events", "transcript"]
+
+
+@pytest.mark.parametrize("tick", [-1, TICKS])
+def test_a_frame_outside_the_scene_is_refused(story, tick):
+    with pytest.raises(ValueError, match=f"tick={tick}"):
+        image_questions(story, tick)
+
+
+def test_a_frame_in_a_motion_is_not_asked_for_places(story):
+    asked = {tick: [q.text for q in image_questions(story, tick) if q.task == "image_position"] for tick in (4, 8, 11)}
+    assert asked == {4: ["Where is the circle?"], 8: [], 11: ["Where is the circle?"]}
+    assert {q.task for tick in range(TICKS) for q in image_questions(story, tick)} == {*IMAGE_TASKS, "existence"}
 
 
 def test_wordings_name_what_they_ask_about():
     rng = random.Random(0)
-    names = {"shape": "circle", "color": "blue", "ordinal": "second"}
+    names = {"shape": "circle", "color": "blue", "ordinal": "second", "thing": "an orange ring"}
     for task, wordings in WORDINGS.items():
         seen = {put(task, rng, **names) for _ in range(300)}
         assert len(seen) > len(wordings)  # some are typed carelessly
@@ -99,5 +197,5 @@ def test_wordings_name_what_they_ask_about():
 def test_wording_does_not_change_answers(story):
     plain = clip_questions(story)
     varied = clip_questions(story, random.Random(3))
-    assert [(q.task, q.answer) for q in plain] == [(q.task, q.answer) for q in varied]
+    assert [(q.task, q.answer, q.spacing) for q in plain] == [(q.task, q.answer, q.spacing) for q in varied]
     assert [q.text for q in plain] != [q.text for q in varied]

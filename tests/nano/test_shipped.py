@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -11,7 +12,8 @@ from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
 from dycoke.nano.architecture import SHAPES, build_model
-from dycoke.nano.samples import INDEX, TASKS, read_samples
+from dycoke.nano.generator import FAMILIES
+from dycoke.nano.samples import INDEX, NUMBERS, TASKS, read_samples, write_samples
 from dycoke.nano.tokenizer import load
 from dycoke.registry import build
 
@@ -33,7 +35,7 @@ def answers(chat):
         for task, question, right in sample.questions:
             request = chat.request(frames, question)
             methods = build("full"), build("dycoke", k=0.7, decode="off")
-            said = [answer(chat, method, request, 80).text for method in methods]
+            said = [answer(chat, method, request, 96).text for method in methods]
             found.append((sample.video.name, task, right, *said))
     return found
 
@@ -73,12 +75,22 @@ def test_checkpoint_loads_with_its_own_configuration(chat):
         assert torch.equal(file.get_tensor("model.image_newline").float(), chat.model.model.image_newline)
 
 
-def test_sample_questions_cover_long_answers():
+def test_sample_questions_are_of_every_family():
     samples = read_samples()
-    assert len(samples) == 3
+    assert [sample.video.stem for sample in samples] == list(NUMBERS)
     for sample in samples:
         assert [task for task, _, _ in sample.questions] == list(TASKS)
         assert max(len(right.split()) for _, _, right in sample.questions) > 20
+        assert not {"none", "It stays still", "no"} & {right for _, _, right in sample.questions}
+    assert all(any(task in family.tasks for task in TASKS) for family in FAMILIES.values())
+
+
+def test_samples_are_what_their_numbers_draw(tmp_path):
+    """The files that are shipped are those that the command writes."""
+    for file in write_samples(tmp_path):
+        shipped, fresh = read_frames(SAMPLES_PATH / file.name, FRAMES), read_frames(file, FRAMES)
+        assert np.abs(shipped.astype(float) - fresh.astype(float)).mean() < 2  # x264 may have another version
+    assert (tmp_path / INDEX).read_text() == (SAMPLES_PATH / INDEX).read_text()
 
 
 def test_a_missing_sample_is_named(tmp_path):
@@ -100,13 +112,14 @@ def test_most_stay_right_under_temporal_merging(answers):
 @pytest.mark.parametrize(
     "question",
     [
-        "what color is the circle at the end",
-        "What is the final color of the circle?",
-        "What colour is the circle at the end of the video?",
+        "what color is the {shape} at the end",
+        "What is the final color of the {shape}?",
+        "What colour is the {shape} at the end of the video?",
     ],
 )
 def test_typed_variants_are_understood(chat, question):
     sample = read_samples()[0]
     frames = read_frames(sample.video, FRAMES)
-    right = {asked: answer for _, asked, answer in sample.questions}["What color is the circle at the end?"]
-    assert answer(chat, build("full"), chat.request(frames, question), 8).text == right
+    ((asked, right),) = [(asked, right) for task, asked, right in sample.questions if task == "color_end"]
+    shape = asked.split("is the ")[1].split()[0]
+    assert answer(chat, build("full"), chat.request(frames, question.format(shape=shape)), 8).text == right

@@ -11,9 +11,11 @@ import torch
 
 from dycoke.ask.video import read_frames
 from dycoke.nano.batches import evaluation_scenes
-from dycoke.nano.evaluate import drawn_frames
-from dycoke.nano.samples import read_samples
-from dycoke.nano.video import RATE, SECONDS, SIDE, frames_of, moments, write_mp4
+from dycoke.nano.evaluate import drawn_frames, filmed_frames
+from dycoke.nano.generator import TICKS, render
+from dycoke.nano.generator.raster import SIDE
+from dycoke.nano.video import SHORTEST, frames_of, ticks_of, write_mp4
+from dycoke.nano.views import NATIVE
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,17 +80,32 @@ def test_frames_of_another_form_are_refused(tmp_path, frames):
     assert not (tmp_path / "x.mp4").exists()
 
 
-def test_a_video_covers_its_scene():
-    assert moments().tolist() == [i / 2 for i in range(64)]
-    with pytest.raises(ValueError, match="one scene"):
+@pytest.mark.parametrize("frames", [SHORTEST, 12, 32, TICKS])
+def test_a_video_covers_its_scene(frames):
+    scene = evaluation_scenes(1)
+    shown = frames_of(scene, frames)
+    assert shown.shape == (frames, SIDE, SIDE, 3) and shown.dtype == torch.uint8
+    ticks = torch.tensor([i * TICKS // frames for i in range(frames)])
+    assert ticks_of(frames).equal(ticks) and ticks[0] == 0 and ticks[-1] > TICKS - TICKS / frames - 1
+    some = torch.tensor([0, frames // 2, frames - 1])
+    assert torch.equal(shown[some].permute(0, 3, 1, 2), render(scene, ticks[some][None]).pixels[0])
+
+
+@pytest.mark.parametrize("frames", [SHORTEST - 1, TICKS + 1])
+def test_videos_too_short_or_too_long_are_refused(frames):
+    with pytest.raises(ValueError, match=f"frames={frames}: expected 8 to 64"):
+        frames_of(evaluation_scenes(1), frames)
+
+
+def test_a_video_shows_one_scene():
+    with pytest.raises(ValueError, match="one scene, not 2"):
         frames_of(evaluation_scenes(2))
 
 
-def test_a_filmed_scene_looks_like_the_drawn_one():
-    first = read_samples()[0]
-    filmed = read_frames(first.video, 32)
-    assert filmed.shape == (32, SIDE, SIDE, 3) and RATE * SECONDS == 64
-    small = filmed.reshape(32, 64, 4, 64, 4, 3).mean((2, 4))
-    drawn = drawn_frames(evaluation_scenes(1, 18)).astype(float)
-    assert np.abs(small[0] - drawn[0]).mean() < 8
-    assert np.abs(small[-1] - drawn[-1]).mean() < 8
+def test_a_filmed_scene_looks_like_the_drawn_one(tmp_path):
+    scene = evaluation_scenes(1, 18)
+    filmed, drawn = filmed_frames(scene, tmp_path).astype(float), drawn_frames(scene).astype(float)
+    assert filmed.shape == drawn.shape == (NATIVE, SIDE, SIDE, 3)
+    off = np.abs(filmed - drawn).mean((1, 2, 3))
+    assert off.max() < 6
+    assert np.abs(filmed[:-1] - drawn[1:]).mean() > off.mean()  # each frame is its own, not a neighbour's

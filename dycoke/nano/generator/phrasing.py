@@ -48,18 +48,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which color does the {shape} have at the beginning?",
         "What colour is the {shape} at the beginning?",
     ),
-    "color_story": (
-        "What color is the {shape}?",
-        "Which color is the {shape}?",
-        "What is the color of the {shape}?",
-        "What colors does the {shape} have?",
-        "What colour is the {shape}?",
-    ),
-    "changes": (
-        "Does the {shape} change color?",
-        "Does the color of the {shape} change?",
-        "Is there a change in the color of the {shape}?",
-        "Does the {shape} change its colour?",
+    "turns": (
+        "What color does the {shape} turn?",
+        "Which color does the {shape} turn?",
+        "What color does the {shape} change to?",
+        "What colour does the {shape} become?",
     ),
     "direction": (
         "Which way does the {shape} move?",
@@ -82,13 +75,59 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "How many objects appear in the video?",
         "How many shapes are there?",
         "How many shapes appear in the video?",
-        "What is the number of objects?",
+        "What is the number of objects in the video?",
     ),
-    "which_end": (
-        "Which object is {color} at the end?",
-        "What object is {color} at the end?",
-        "Which shape is {color} at the end of the video?",
-        "Which object is {color} in the last frame?",
+    "moving_count": (
+        "How many objects move?",
+        "How many of the objects move?",
+        "How many shapes move?",
+        "What is the number of moving objects?",
+    ),
+    "existence": (
+        "Is there {thing} in the video?",
+        "Does {thing} appear?",
+        "Is {thing} shown in the video?",
+        "Can you see {thing}?",
+    ),
+    "position_start": (
+        "Where does the {shape} appear?",
+        "In which part of the picture does the {shape} appear?",
+        "Where is the {shape} at first?",
+        "Where is the {shape} when it appears?",
+    ),
+    "position_end": (
+        "Where is the {shape} at the end?",
+        "In which part of the picture is the {shape} at the end?",
+        "Where is the {shape} in the last frame?",
+    ),
+    "covered": (
+        "Which object does the box cover?",
+        "Which object is covered by the box?",
+        "What is behind the box?",
+        "Which object is hidden at the end?",
+    ),
+    "covered_color": (
+        "What color is the object behind the box?",
+        "What is the color of the covered object?",
+        "Which color does the hidden object have?",
+    ),
+    "speed": (
+        "How does the {shape} move, fast or slowly?",
+        "Does the {shape} move fast or slowly?",
+        "Is the {shape} fast or slow?",
+        "What is the speed of the {shape}?",
+    ),
+    "flash_count": (
+        "How many times does the lamp flash?",
+        "How often does the lamp flash?",
+        "How many flashes of the lamp are there?",
+        "Count the flashes of the lamp.",
+    ),
+    "transcript": (
+        "Write down all digits and letters in order.",
+        "Transcribe the video.",
+        "Read all that is written in the video, in order.",
+        "Which digits and letters are shown, in order?",
     ),
     "events": (
         "Describe the events in order.",
@@ -122,10 +161,15 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which shape is {color}?",
         "What object is {color}?",
     ),
-    "image_describe": (
-        "Describe the image.",
-        "What is shown in the image?",
-        "What do you see?",
+    "image_position": (
+        "Where is the {shape}?",
+        "In which part of the picture is the {shape}?",
+        "Where is the {shape} in the image?",
+    ),
+    "image_letter": (
+        "Which letter is shown?",
+        "What letter is shown?",
+        "Which letter is in the image?",
     ),
 }
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 
 from dycoke.nano.generator.phrasing import put
-from dycoke.nano.generator.scene import COLORS, DIRECTIONS, EVENT_GAP, FRAMES, SHAPES, SHORTEST, Scene
+from dycoke.nano.generator.randomness import pick
+from dycoke.nano.generator.scene import COLORS, SHAPES
+from dycoke.nano.generator.schedule import TICKS, Field
+from dycoke.nano.generator.story import Actor, Shown, Story
 
-ORDINALS = ("first", "second", "third")
-ANY = FRAMES
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
 STILL = "It stays still"
 NOTHING = "none"
+_SEEN_MOVING = 4  # ticks between frames at which a motion can still be told, and a fast one from a slow one
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its right answer, and the widest spacing of frames (time units) that still shows the answer."""
+    """A question, its right answer, and the widest spacing of frames (ticks) that still shows the answer."""
 
     task: str
     text: str
@@ -25,120 +29,183 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """One object of a scene: its words and the times of its events."""
+class Family:
+    """A kind of question that the benchmark scores; long: its answers are scored word by word.
 
-    shape: str
-    first: str
-    last: str
-    direction: str
-    changes: bool
-    appear: int
-    change: int
+    tasks: those of questions it may ask; the others are asked in training only.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """One scene in words: its objects in order of appearance, and its digits with the time each begins."""
-
-    items: tuple[Item, ...]
-    digits: tuple[int, ...]
-    starts: tuple[int, ...]
+    name: str
+    tasks: tuple[str, ...]
+    long: bool = False
 
 
-def stories(scene: Scene) -> list[Story]:
-    """Each scene in words. Reads the tensors once, so hand it a scene on the CPU."""
-    columns = [
-        getattr(scene, name).tolist()
-        for name in ("shape", "first_color", "last_color", "direction", "changes", "appear", "change")
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("direction", ("direction",)),
+        Family("moving_count", ("moving_count",)),
+        Family("existence", ("existence",)),
+        Family("order", ("order",)),
+        Family("state", ("color_start", "color_end")),
+        Family("position", ("position_start", "position_end")),
+        Family("occlusion", ("covered", "covered_color")),
+        Family("speed", ("speed",)),
+        Family("digits", ("digits",)),
+        Family("flash_count", ("flash_count",)),
+        Family("events", ("events",), long=True),
+        Family("transcript", ("transcript",), long=True),
+    )
+}
+LONG_TASKS = tuple(task for family in FAMILIES.values() if family.long for task in family.tasks)
+
+
+def clip_questions(story: Story, rng: random.Random | None = None) -> list[Question]:
+    """Every question about the whole video, worded as evaluation words it, or in any way if `rng` is given."""
+    asked: list[tuple[str, dict[str, str], str, int]] = []
+    for actor in story.actors:
+        asked += [(task, {"shape": actor.shape}, answer, spacing) for task, answer, spacing in _about(actor)]
+    looks = [(color, actor.shape) for actor in story.actors for color in dict.fromkeys((actor.color, actor.turned))]
+    things = _things(looks, story.seed)
+    asked += [("existence", {"thing": thing}, answer, _briefest_look(story)) for thing, answer in things]
+    apart = _closest([actor.appear for actor in story.actors])
+    # one more than there are, for those who would name any object
+    for place, ordinal in enumerate(ORDINALS[: len(story.actors) + 1]):
+        name = story.actors[place].shape if place < len(story.actors) else NOTHING
+        asked.append(("order", {"ordinal": ordinal}, name, min(apart, _briefest_look(story))))
+    asked += [(task, {}, answer, spacing) for task, (answer, spacing) in _about_all(story).items()]
+    return [Question(task, put(task, rng, **names), answer, spacing) for task, names, answer, spacing in asked]
+
+
+def _about(actor: Actor) -> list[tuple[str, str, int]]:
+    """(task, answer, spacing) of what is asked about one object."""
+    stay = min(actor.leave, actor.cover) - actor.appear
+    begins = min(actor.change, actor.leave, actor.cover) - actor.appear
+    found = [
+        ("color_start", actor.color, begins),
+        ("position_start", actor.start, min(_SEEN_MOVING, stay)),
+        ("direction", actor.direction if actor.moves else STILL, min(_SEEN_MOVING, stay)),
+        ("turns", actor.turned if actor.changes else NOTHING, min(begins, stay - begins or stay)),
     ]
-    counts, digit_counts = scene.count.tolist(), scene.digit_count.tolist()
-    digits, starts = scene.digits.tolist(), scene.digit_start.tolist()
-    told = []
-    for b, count in enumerate(counts):
-        items = []
-        for k in range(count):
-            shape, first, last, direction, changes, appear, change = (column[b][k] for column in columns)
-            items.append(
-                Item(SHAPES[shape], COLORS[first], COLORS[last], DIRECTIONS[direction], changes, appear, change)
-            )
-        items.sort(key=lambda item: item.appear)
-        shown = digit_counts[b]
-        told.append(Story(tuple(items), tuple(digits[b][:shown]), tuple(starts[b][:shown])))
-    return told
+    if actor.moves:
+        found.append(("speed", "fast" if actor.fast else "slowly", _SEEN_MOVING))
+    if actor.stays:
+        found.append(("color_end", actor.turned, TICKS - (actor.change if actor.changes else actor.appear)))
+        found.append(("position_end", actor.end, min(_SEEN_MOVING, stay)))
+    return found
 
 
-def _join(parts: list[str]) -> str:
-    return ", ".join(parts)
+def _about_all(story: Story) -> dict[str, tuple[str, int]]:
+    """task -> (answer, spacing) of what is asked once about a video."""
+    digits, covered, look = story.digits, story.covered, _briefest_look(story)
+    hidden = look if covered is None else min(covered.cover - covered.appear, TICKS - covered.cover)
+    last = covered.cover - max(covered.appear, covered.change if covered.changes else 0) if covered else look
+    signs = story.signs
+    return {
+        "count": (str(len(story.actors)), look),
+        "moving_count": (str(sum(actor.moves for actor in story.actors)), min(_SEEN_MOVING, look)),
+        "covered": (covered.shape if covered else NOTHING, hidden),
+        "covered_color": (covered.turned if covered else NOTHING, min(hidden, last)),
+        "digits": (", ".join(shown.sign for shown in digits), _shortest(digits)),
+        "first_digit": (digits[0].sign, _shortest(digits[:1])),
+        "last_digit": (digits[-1].sign, _shortest(digits[-1:])),
+        "digit_count": (str(len(digits)), _shortest(digits)),
+        "flash_count": (str(len(story.flashes)), _shortest(story.flashes)),
+        "events": (
+            describe_events(story),
+            min(_SEEN_MOVING, _closest(sorted(time for time, _ in _events(story)))),
+        ),
+        "transcript": (
+            " ".join(shown.sign for shown in signs),
+            min(_shortest(signs), _closest([shown.begin for shown in signs])),
+        ),
+    }
+
+
+def _closest(ticks: list[int]) -> int:
+    """The shortest distance between neighbours, and to the end of the scene."""
+    return min((later - earlier for earlier, later in pairwise([*ticks, TICKS])), default=TICKS)
+
+
+def _shortest(shown: tuple[Shown, ...] | list[Shown]) -> int:
+    """Ticks that the briefest of the signs is shown, and between one and the next where nothing tells them apart."""
+    lengths = [each.end - each.begin for each in shown]
+    gaps = [later.begin - earlier.end for earlier, later in pairwise(shown) if earlier.sign == later.sign]
+    return min([*lengths, *gaps], default=TICKS)
+
+
+def _briefest_look(story: Story) -> int:
+    """Ticks that the briefest of the objects' looks lasts, from one of its events to the next."""
+    return min(
+        _closest(sorted({actor.appear, actor.change, actor.leave, actor.cover} - {TICKS})) for actor in story.actors
+    )
+
+
+def _things(looks: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
+    """Things to ask for, and whether they are among the looks (color, shape): as many that are as are not, two of each.
+
+    None if there are no looks.
+    """
+    if not looks:
+        return []
+    absent = [(color, shape) for shape in SHAPES for color in COLORS if (color, shape) not in looks]
+    # a thing of a shape that is there can only be told by its colour
+    alike = [thing for thing in absent if thing[1] in {shape for _, shape in looks}]
+    chosen = [
+        (looks[pick(seed, Field.ASKED, len(looks))], "yes"),
+        (alike[pick(seed, Field.ALIKE, len(alike))], "no"),
+        (looks[pick(seed, Field.ASKED_AGAIN, len(looks))], "yes"),
+        (absent[pick(seed, Field.ABSENT, len(absent))], "no"),
+    ]
+    return [(f"{_a(color)} {shape}", answer) for (color, shape), answer in chosen]
+
+
+def _events(story: Story) -> list[tuple[int, str]]:
+    """(tick, clause) of all that happens to objects."""
+    found = []
+    for actor in story.actors:
+        motion = f"moves {actor.direction}" if actor.moves else "stays still"
+        found.append((actor.appear, f"{_a(actor.color)} {actor.shape} appears and {motion}"))
+        found.append((actor.change, f"the {actor.shape} turns {actor.turned}"))
+        found.append((actor.leave, f"the {actor.shape} leaves"))
+        found.append((actor.cover, f"a box covers the {actor.shape}"))
+    return sorted((tick, clause) for tick, clause in found if tick < TICKS)
+
+
+def describe_events(story: Story) -> str:
+    """All that happens to objects as one sentence, in order of time."""
+    return _sentence(", then ".join(clause for _, clause in _events(story)))
+
+
+def _a(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
 
 
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
-def describe_events(story: Story) -> str:
-    """All appearances and colour changes as one sentence, in order of time."""
-    events = []
-    for item in story.items:
-        motion = "stays still" if item.direction == "still" else f"moves {item.direction}"
-        events.append((item.appear, f"a {_noun(item.first, item.shape)} appears and {motion}"))
-        if item.changes:
-            events.append((item.change, f"the {item.shape} turns {item.last}"))
-    return _sentence(", then ".join(text for _, text in sorted(events)))
+def image_questions(story: Story, tick: int, rng: random.Random | None = None) -> list[Question]:
+    """Every question about the single frame at `tick`. Raises ValueError if the tick is outside the scene."""
+    if not 0 <= tick < TICKS:
+        raise ValueError(f"tick={tick}: expected 0 to {TICKS - 1}")
+    visible = [actor for actor in story.actors if actor.appear <= tick < min(actor.leave, actor.cover)]
+    looks = [(actor.turned if tick >= actor.change else actor.color, actor.shape) for actor in visible]
 
+    def sign(shown: tuple[Shown, ...]) -> str:
+        return next((each.sign for each in shown if each.begin <= tick < each.end), NOTHING)
 
-def _noun(color: str, shape: str) -> str:
-    return f"{color} {shape}"
-
-
-def _item_questions(item: Item, rng: random.Random | None) -> list[Question]:
-    names = {"shape": item.shape}
-    story = f"{item.first}, then {item.last}" if item.changes else item.first
-    motion = STILL if item.direction == "still" else item.direction
-    return [
-        Question("color_end", put("color_end", rng, **names), item.last, ANY),
-        Question("color_start", put("color_start", rng, **names), item.first, SHORTEST),
-        Question("color_story", put("color_story", rng, **names), story, SHORTEST),
-        Question("changes", put("changes", rng, **names), "yes" if item.changes else "no", SHORTEST),
-        Question("direction", put("direction", rng, **names), motion, SHORTEST),
-        Question("which_end", put("which_end", rng, color=item.last), item.shape, ANY),
+    asked = [("image_color", {"shape": shape}, color) for color, shape in looks]
+    asked += [("image_which", {"color": color}, shape) for color, shape in looks]
+    for actor in visible:
+        if tick < actor.begin:
+            asked.append(("image_position", {"shape": actor.shape}, actor.start))
+        elif tick >= actor.begin + actor.pace:
+            asked.append(("image_position", {"shape": actor.shape}, actor.end))
+    asked += [("existence", {"thing": thing}, answer) for thing, answer in _things(looks, story.seed + tick)]
+    asked += [
+        ("image_digit", {}, sign(story.digits)),
+        ("image_letter", {}, sign(story.letters)),
+        ("image_count", {}, str(len(looks))),
     ]
-
-
-def clip_questions(story: Story, rng: random.Random | None = None) -> list[Question]:
-    """Every question about the whole video, worded as evaluation words it, or in any way if `rng` is given."""
-    found = [question for item in story.items for question in _item_questions(item, rng)]
-    for place, ordinal in enumerate(ORDINALS):
-        name = story.items[place].shape if place < len(story.items) else NOTHING
-        found.append(Question("order", put("order", rng, ordinal=ordinal), name, SHORTEST))
-    digits = [str(d) for d in story.digits]
-    found += [
-        Question("count", put("count", rng), str(len(story.items)), ANY),
-        Question("digits", put("digits", rng), _join(digits), SHORTEST),
-        Question("first_digit", put("first_digit", rng), digits[0], SHORTEST),
-        Question("last_digit", put("last_digit", rng), digits[-1], ANY),
-        Question("digit_count", put("digit_count", rng), str(len(digits)), SHORTEST),
-        Question("events", put("events", rng), describe_events(story), EVENT_GAP),
-    ]
-    return found
-
-
-def image_questions(story: Story, time: float, rng: random.Random | None = None) -> list[Question]:
-    """Every question about the single frame at `time`. Raises ValueError if the time is outside the scene."""
-    if not 0 <= time < FRAMES:
-        raise ValueError(f"time={time}: expected 0 <= time < {FRAMES}")
-    visible = [
-        (item.shape, item.last if time >= item.change else item.first) for item in story.items if time >= item.appear
-    ]
-    digit = next(d for d, start in zip(reversed(story.digits), reversed(story.starts), strict=True) if time >= start)
-    found = []
-    for shape, color in visible:
-        found.append(Question("image_color", put("image_color", rng, shape=shape), color, ANY))
-        found.append(Question("image_which", put("image_which", rng, color=color), shape, ANY))
-    nouns = [f"a {_noun(color, shape)}" for shape, color in visible]
-    return [
-        *found,
-        Question("image_digit", put("image_digit", rng), str(digit), ANY),
-        Question("image_count", put("image_count", rng), str(len(visible)), ANY),
-        Question("image_describe", put("image_describe", rng), _sentence(_join([*nouns, f"the digit {digit}"])), ANY),
-    ]
+    return [Question(task, put(task, rng, **names), answer, TICKS) for task, names, answer in asked]

@@ -1,7 +1,8 @@
 """Random numbers as a function of integers: the same seed gives the same video on every device, in every batch.
 
-A counter-based generator: each number is the splitmix64 finaliser (Steele, Lea, Flood 2014) of (seed, stream, counter)
-in wrapping 64-bit integers, so nothing depends on the order in which numbers are drawn or on a device's own generator.
+A counter-based generator: each number is the splitmix64 finaliser (Steele, Lea, Flood 2014) of (seed, field, counter)
+in wrapping 64-bit integers. Nothing depends on the order in which numbers are drawn, on a device's own generator, or on
+how a device rounds.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import math
 import torch
 from torch import Tensor
 
-_BITS = 24
+_WORD = 1 << 64
+_RESOLUTION = 24  # bits of a drawn fraction
 
 
 def _signed(x: int) -> int:
     """The int64 with the low 64 bits of x."""
-    return (x + (1 << 63)) % (1 << 64) - (1 << 63)
+    return (x + (1 << 63)) % _WORD - (1 << 63)
 
 
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
@@ -36,29 +38,53 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def bits(seeds: Tensor, stream: int, *shape: int) -> Tensor:
-    """Independent int64 [*seeds.shape, *shape] for each seed; `stream` separates the uses of one seed."""
+def bits(seeds: Tensor, field: int, *shape: int) -> Tensor:
+    """Independent int64 [*seeds.shape, *shape] for each seed; `field` separates the uses of one seed."""
     counter = torch.arange(1, math.prod(shape) + 1, device=seeds.device).view(shape)
-    key = mix(mix(seeds) + _signed((stream + 1) * _FIRST))
+    key = mix(mix(seeds) + _signed((field + 1) * _FIRST))
     return mix(key.reshape(*seeds.shape, *[1] * len(shape)) + counter * _GOLDEN)
 
 
-def uniform(seeds: Tensor, stream: int, *shape: int) -> Tensor:
-    """float32 in [0, 1), [*seeds.shape, *shape]."""
-    return _shift(bits(seeds, stream, *shape), 64 - _BITS).float() / (1 << _BITS)
+def fractions(seeds: Tensor, field: int, *shape: int) -> Tensor:
+    """int64 in [0, 2**24), [*seeds.shape, *shape]: a fraction of one in 24 bits."""
+    return _shift(bits(seeds, field, *shape), 64 - _RESOLUTION)
 
 
-def integers(seeds: Tensor, stream: int, low: int, high: int, *shape: int) -> Tensor:
-    """int64 in [low, high), [*seeds.shape, *shape]."""
-    return low + (uniform(seeds, stream, *shape) * (high - low)).long()
+def share(fraction: Tensor, of: Tensor | int) -> Tensor:
+    """int64 in [0, of): that fraction of a whole number, rounded down."""
+    return (fraction * of) >> _RESOLUTION
 
 
-def permutation(seeds: Tensor, stream: int, size: int) -> Tensor:
+def integers(seeds: Tensor, field: int, low: Tensor | int, high: Tensor | int, *shape: int) -> Tensor:
+    """int64 in [low, high), [*seeds.shape, *shape]; bounds are numbers or tensors that broadcast to that."""
+    return low + share(fractions(seeds, field, *shape), high - low)
+
+
+def chance(seeds: Tensor, field: int, percent: Tensor | int, *shape: int) -> Tensor:
+    """bool [*seeds.shape, *shape], true in `percent` of a hundred cases."""
+    return integers(seeds, field, 0, 100, *shape) < percent
+
+
+def permutation(seeds: Tensor, field: int, size: int) -> Tensor:
     """A permutation of range(size) for each seed, int64 [*seeds.shape, size]."""
-    return uniform(seeds, stream, size).argsort(dim=-1, stable=True)
+    return bits(seeds, field, size).argsort(dim=-1, stable=True)
 
 
-def noise(seeds: Tensor, *shape: int) -> Tensor:
-    """Triangular noise in (-1, 1), variance 1/6, float32 [*seeds.shape, *shape]: two uniform halves of one number."""
-    drawn = bits(seeds, 0, *shape)
-    return (_shift(drawn, 40) + (drawn & ((1 << _BITS) - 1))).float() / (1 << _BITS) - 1
+def subset(seeds: Tensor, field: int, size: int, count: Tensor) -> Tensor:
+    """`count` [B] different numbers of range(size), ascending, before the others: int64 [B, size]."""
+    place = permutation(seeds, field, size).argsort(dim=-1)
+    number = torch.arange(size, device=seeds.device)
+    return torch.where(place < count[:, None], number, number + size).argsort(dim=-1)
+
+
+def pick(seed: int, field: int, count: int) -> int:
+    """One of range(count): `integers` for a single seed, without tensors."""
+    key = _mixed(_mixed(seed) + (field + 1) * _FIRST)
+    return (_mixed(key + _GOLDEN) >> (64 - _RESOLUTION)) * count >> _RESOLUTION
+
+
+def _mixed(x: int) -> int:
+    x %= _WORD
+    x = (x ^ (x >> 30)) * _FIRST % _WORD
+    x = (x ^ (x >> 27)) * _SECOND % _WORD
+    return x ^ (x >> 31)

@@ -1,25 +1,34 @@
-"""Drawing scenes: frames at any moment and size, with the dense annotation of every patch, on the scenes' device.
-
-Coordinates are those of a 64 px frame whatever the size drawn; edges are anti-aliased over one drawn pixel, so a large
-drawing scaled down looks like a small one.
-"""
+"""Drawing scenes: frames at any ticks, with the dense annotation of every patch, on the scenes' device."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dycoke.nano.generator.randomness import noise, uniform
-from dycoke.nano.generator.scene import FRAMES, OBJECTS, Scene
+from dycoke.nano.generator.constants import constant
+from dycoke.nano.generator.raster import (
+    DIGIT_FONT,
+    LETTER_FONT,
+    SIDE,
+    background,
+    glyphs,
+    grain,
+    inside,
+    middles,
+)
+from dycoke.nano.generator.scene import DISTRACTORS, OBJECTS, SHAPES, UNIT, Scene
+from dycoke.nano.generator.schedule import TICKS
 
-SIDE = 64
-PATCH = 8
-NO_DIGIT = 10
-TRAVEL = 16.0
-NOISE = 0.05
+FRAME = 64
+"""px of a frame as the model sees it: a drawn one, halved."""
+PATCHES = 8
+"""Patches in a line of a frame."""
+NONE = 10
+"""The digit or letter where none is shown."""
+BOX = len(SHAPES) + 1
+"""The shape of a box that covers an object, where shapes count from 1."""
 
 _RGB = (
     (230, 40, 40),
@@ -31,137 +40,153 @@ _RGB = (
     (240, 240, 240),
     (240, 140, 30),
 )
-# five rows of three cells a digit
-_GLYPHS = (
-    "111101101101111",
-    "010110010010111",
-    "111001111100111",
-    "111001111001111",
-    "101101111001001",
-    "111100111001111",
-    "111100111101111",
-    "111001001001001",
-    "111101111101111",
-    "111101111001111",
-)
-_CELL, _GLYPH_TOP = 2, 2
-# far enough apart that no object hides another, whichever way they move
-_SLOTS = ((14.0, 32.0), (32.0, 48.0), (50.0, 32.0))
-_STEP = ((-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0), (0.0, 0.0))  # as scene.DIRECTIONS
-_COVERED = 0.15  # share of a patch an object must cover to be its annotation
+_GREYS = ((95, 95, 95), (115, 115, 115), (135, 135, 135), (155, 155, 155))
+_BOX_TONES = ((70, 66, 60), (128, 122, 112))
+_LAMP_OFF, _LAMP_ON, _INK = (70, 60, 40), (255, 255, 190), (255, 255, 255)
+_PALETTE = ((0, 0, 0), *_RGB, *_GREYS, *_BOX_TONES, _LAMP_OFF, _LAMP_ON, _INK)
+_GREY = 1 + len(_RGB)
+_BOXED = _GREY + len(_GREYS)
+_LAMP = _BOXED + len(_BOX_TONES)
+_INKED = _LAMP + 2
+
+_DIGITS_TOP, _LETTERS_TOP, _LAMP_AT, _LAMP_HALF = 2, 52, 7, 2  # px of 64
+_BOX_HALF = 13 * UNIT // 2
+_STRIPES = 4  # px of the canvas
+_SAMPLE = 4  # px of the canvas between the points by which patches are annotated
+_COVERED = 15  # percent of a patch that an object must cover to be its annotation
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """pixels [B, F, 3, S, S] float in [0, 1]; color, shape [B, F, 8, 8] int64, 0 = none, else table index + 1;
-    digit [B, F] int64, NO_DIGIT where none is shown."""
+    """pixels uint8 [B, F, 3, S, S]; owner [B, F, PATCHES, PATCHES] int64: what a patch shows, 0 = nothing, k + 1 =
+    object k, OBJECTS + k + 1 = the box over it; digit, letter [B, F] int64, NONE where none is shown; lamp [B, F]
+    int64, 1 where it is lit."""
 
     pixels: Tensor
-    color: Tensor
-    shape: Tensor
+    owner: Tensor
     digit: Tensor
+    letter: Tensor
+    lamp: Tensor
 
 
-def _centres(scene: Scene, k: int, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre of object k at each moment: x, y [B, F] px. It passes its slot halfway through its stay."""
-    device = times.device
-    appear = scene.appear[:, k, None].float()
-    travelled = ((times - appear).clamp(min=0) / (FRAMES - appear) - 0.5) * TRAVEL
-    step = torch.tensor(_STEP, device=device)[scene.direction[:, k]]
-    slot = torch.tensor(_SLOTS, device=device)[scene.slot[:, k]]
-    return slot[:, :1] + step[:, :1] * travelled, slot[:, 1:] + step[:, 1:] * travelled
+def halved(pixels: Tensor) -> Tensor:
+    """uint8 [..., S, S] -> [..., S / 2, S / 2], the mean of each four, rounded."""
+    rows = pixels[..., ::2, :].to(torch.int16) + pixels[..., 1::2, :]
+    return ((rows[..., ::2] + rows[..., 1::2] + 2) >> 2).to(torch.uint8)
 
 
-def _outside(shape: Tensor, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """How far a point is outside the outline, px, negative inside, [B, F, S, S].
+def render(scene: Scene, ticks: Tensor, side: int = SIDE, *, noise: bool = True) -> Frames:
+    """Draw the scenes at `ticks` int64 [B, F] in [0, TICKS), SIDE or FRAME px wide, on the scenes' device.
 
-    shape, radius [B]; dx [B, F, 1, S], dy [B, F, S, 1] from the centre, px.
+    noise: with the grain that belongs to the seed. Raises ValueError if a shape, a tick or the side is out of range.
     """
-    r = radius[:, None, None, None]
-    box = torch.maximum(dx.abs(), dy.abs())
-    bar, arm = 0.35 * r, r
-    outlines = (
-        (dx.square() + dy.square()).sqrt() - r,
-        box - 0.9 * r,
-        torch.maximum(torch.maximum(dy - 0.9 * r, -r - dy), (dx.abs() - (dy + r) * 0.55) * 0.876),
-        torch.minimum(torch.maximum(dx.abs() - bar, dy.abs() - arm), torch.maximum(dy.abs() - bar, dx.abs() - arm)),
-    )
-    choice = shape[:, None, None, None]
-    return torch.stack([o.expand_as(box) for o in outlines]).gather(0, choice.expand_as(box)[None])[0]
+    if ticks.ndim != 2 or ticks.shape[0] != len(scene) or ticks.dtype != torch.int64:
+        raise ValueError(f"ticks: expected int64 [{len(scene)}, frames], got {ticks.dtype} {tuple(ticks.shape)}")
+    if ticks.numel() and not 0 <= int(ticks.min()) <= int(ticks.max()) < TICKS:
+        raise ValueError(f"ticks: {int(ticks.min())} to {int(ticks.max())}: expected 0 to {TICKS - 1}")
+    if side not in (SIDE, FRAME):
+        raise ValueError(f"side={side}: expected {SIDE} or {FRAME}")
+    return draw_frames(scene, ticks, side, noise)
 
 
-def _background(scene: Scene, times: Tensor, side: int) -> Tensor:
-    """Dim coloured clouds with finer grey clutter, drifting slowly in a third of the scenes: [B, F, 3, S, S]."""
-    batch, frames = times.shape
-    clouds = F.interpolate(uniform(scene.seed, 40, 3, 8, 8) * 0.45, size=(side, side), mode="bilinear")
-    clutter = F.interpolate(uniform(scene.seed, 41, 1, 20, 20) * 0.16 - 0.08, size=(side, side), mode="bilinear")
-    picture = (clouds + clutter).clamp(min=0)
-    drifts = uniform(scene.seed, 42) < 1 / 3
-    speed = torch.where(drifts, uniform(scene.seed, 43) * 1.6 - 0.8, 0.0)  # px a unit of time
-    ahead = torch.arange(side, device=times.device) + (speed[:, None] * times * (side / SIDE)).long()[..., None]
-    span = 2 * side
-    column = ahead % span  # mirrored at the edges, so that the picture has no seam
-    column = torch.where(column < side, column, span - 1 - column)  # [B, F, S]
-    wide = picture[:, None].expand(batch, frames, 3, side, side)
-    return wide.gather(-1, column[:, :, None, None].expand(batch, frames, 3, side, side))
+def draw_frames(scene: Scene, ticks: Tensor, side: int, noise: bool) -> Frames:
+    """`render` for those who know that their ticks are right: looking at them would make a GPU wait for its host."""
+    canvas, owner = _objects(scene, ticks, _distractors(scene, ticks))
+    canvas, lamp = _lamp(scene, ticks, canvas)
+    digit = _sign(scene.digits, scene.digit_on, scene.digit_off, ticks)
+    letter = _sign(scene.letters, scene.letter_on, scene.letter_off, ticks)
+    ink = glyphs(DIGIT_FONT, digit, scene.strips[:, 0], _DIGITS_TOP)
+    ink |= glyphs(LETTER_FONT, letter, scene.strips[:, 1], _LETTERS_TOP)
+    canvas = canvas.masked_fill(ink, _INKED)[..., None]
+    palette = constant(_PALETTE, ticks.device, torch.uint8)
+    picture = torch.where(canvas > 0, palette[canvas[..., 0].int()], background(scene, ticks))
+    if noise:
+        picture = (picture + grain(scene, ticks)).clamp(0, 255).to(torch.uint8)
+    pixels = picture.permute(0, 1, 4, 2, 3)
+    pixels = pixels.contiguous() if side == SIDE else halved(pixels)
+    return Frames(pixels, owner, digit % (NONE + 1), letter % (NONE + 1), lamp)
 
 
-def _digit_index(scene: Scene, times: Tensor) -> Tensor:
-    """The digit shown at each moment, [B, F]."""
-    position = (times[..., None] >= scene.digit_start[:, None]).sum(-1) - 1
-    return scene.digits.gather(1, position.clamp(min=0))
+def _sign(signs: Tensor, on: Tensor, off: Tensor, ticks: Tensor) -> Tensor:
+    """Which sign is shown at each tick, [B, F], -1 for none."""
+    shown = (ticks[..., None] >= on[:, None]) & (ticks[..., None] < off[:, None])
+    return ((signs + 1)[:, None] * shown).sum(-1) - 1
 
 
-def _glyphs(scene: Scene, digit: Tensor, side: int) -> Tensor:
-    """Mask of the digit's strokes, bool [B, F, S, S]."""
-    device = digit.device
-    font = torch.tensor([[float(c) for c in g] for g in _GLYPHS], device=device).view(-1, 5, 3)
-    grid = torch.arange(side, device=device) * SIDE // side
-    row = torch.div(grid - _GLYPH_TOP, _CELL, rounding_mode="floor")
-    column = torch.div(grid - scene.digit_column[:, None], _CELL, rounding_mode="floor")  # [B, S]
-    inside = ((row >= 0) & (row < 5))[None, :, None] & ((column >= 0) & (column < 3))[:, None, :]
-    cell = row.clamp(0, 4)[None, :, None] * 3 + column.clamp(0, 2)[:, None, :]  # [B, S, S]
-    strokes = font.flatten(1)[digit]  # [B, F, 15]
-    drawn = strokes.gather(2, cell.flatten(1)[:, None].expand(-1, digit.shape[1], -1)) > 0
-    return drawn.view(*digit.shape, side, side) & inside[:, None]
+def _between(line: Tensor, centre: Tensor, half: Tensor | int) -> Tensor:
+    return (line - centre).abs() <= half
 
 
-def render(scene: Scene, times: Tensor, side: int = SIDE, *, grain: bool = True) -> Frames:
-    """Draw the scenes at `times` [B, F] float in [0, FRAMES), `side` px a multiple of 64 on the scenes' device.
+def _distractors(scene: Scene, ticks: Tensor) -> Tensor:
+    """The empty canvas with grey things on it, the lighter over the darker."""
+    line = middles(ticks.device)
+    x, y, half, speed, tone = (each[:, None, :, None, None] for each in scene.distractors.int().unbind(-1))
+    across = (x + speed * ticks.int()[..., None, None, None]) % (64 * UNIT)
+    there = torch.arange(DISTRACTORS, device=ticks.device) < scene.distractor_count[:, None]
+    there = there[:, None, :, None, None]
+    columns = _between(line, across, half)  # [B, F, D, 1, SIDE]
+    rows = _between(line[:, None], y, half) & there  # [B, 1, D, SIDE, 1]
+    return ((_GREY + tone).to(torch.uint8) * (columns & rows)).amax(2)
 
-    grain: with the noise that belongs to the seed. Raises ValueError if a shape, a moment or the side is out of range.
-    """
-    if times.ndim != 2 or times.shape[0] != len(scene):
-        raise ValueError(f"times: expected [{len(scene)}, frames], got {tuple(times.shape)}")
-    if side < SIDE or side % SIDE:
-        raise ValueError(f"side={side}: expected a multiple of {SIDE}")
-    device = times.device
-    scale = side / SIDE
-    pixel = (torch.arange(side, device=device) + 0.5) / scale - 0.5
-    picture = _background(scene, times, side)
-    palette = torch.tensor(_RGB, device=device) / 255
-    grid = side // PATCH
-    color = torch.zeros(*times.shape, PATCH, PATCH, dtype=torch.int64, device=device)
-    shape = color.clone()
-    for k in range(OBJECTS):
-        x, y = _centres(scene, k, times)
-        outside = _outside(
-            scene.shape[:, k],
-            pixel - x[..., None, None],
-            pixel[:, None] - y[..., None, None],
-            scene.radius[:, k],
-        )
-        shown = (times >= scene.appear[:, k, None]) & (k < scene.count)[:, None]
-        cover = (0.5 - outside * scale).clamp(0, 1) * shown[..., None, None]
-        changed = times >= scene.change[:, k, None]
-        index = torch.where(changed, scene.last_color[:, k, None], scene.first_color[:, k, None])
-        picture = torch.lerp(picture, palette[index][..., None, None], cover[:, :, None])
-        covered = F.avg_pool2d(cover.flatten(0, 1)[:, None], grid)[:, 0].view_as(color) > _COVERED
-        color = torch.where(covered, index[..., None, None] + 1, color)
-        shape = torch.where(covered, scene.shape[:, k, None, None, None] + 1, shape)
-    digit = _digit_index(scene, times)
-    picture = torch.where(_glyphs(scene, digit, side)[:, :, None], 1.0, picture)
-    if grain:
-        moments = scene.seed[:, None] + (times * 1024).long() * 0x10001
-        picture = (picture + NOISE * noise(moments, 3, side, side)).clamp(0, 1)
-    return Frames(picture, color, shape, digit)
+
+def _objects(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """The canvas with objects and boxes on it, the later over the earlier, and what each patch shows."""
+    line = middles(ticks.device)
+    now = ticks[..., None]
+    there = (now >= scene.appear[:, None]) & (now < scene.leave[:, None])
+    number = torch.arange(OBJECTS, device=ticks.device)
+    there &= (number < scene.count[:, None])[:, None]
+    boxed = there & (now >= scene.cover[:, None])
+    color = torch.where(now >= scene.change[:, None], scene.turned[:, None], scene.color[:, None]) + 1
+    # what is drawn last has the highest number; its low byte says how it looks
+    paint = (torch.where(boxed, _BOXED, color) + ((number + 1) << 8)).to(torch.int16)[..., None, None]
+    seen, box = _masks(scene, ticks, line, there, boxed)
+    top = (paint * (seen | box)).amax(2)
+    stripes = torch.arange(SIDE, device=ticks.device)
+    stripes = ((stripes + stripes[:, None]) // _STRIPES % 2 + _BOXED).to(torch.uint8)
+    look = (top & 0xFF).to(torch.uint8)
+    canvas = torch.where(look == _BOXED, stripes, torch.where(top > 0, look, canvas))
+    seen, box = (_patches(mask) for mask in _masks(scene, ticks, line[_SAMPLE // 2 :: _SAMPLE], there, boxed))
+    shown = torch.where(box, OBJECTS, 0) + (number + 1)[:, None, None]
+    last = ((seen | box) * (number + 1)[:, None, None]).amax(2, keepdim=True)
+    owner = (shown * (last == (number + 1)[:, None, None])).amax(2)
+    return canvas, owner
+
+
+def _masks(scene: Scene, ticks: Tensor, line: Tensor, there: Tensor, boxed: Tensor) -> tuple[Tensor, Tensor]:
+    """Where objects are seen and where their boxes are, bool [B, F, OBJECTS, L, L], at the points of a line [L]."""
+    x, y = (axis.int()[..., None, None] for axis in centres(scene, ticks))
+    dx, dy = line - x, line[:, None] - y
+    seen = inside(scene.shape, scene.radius, dx, dy) & (there & ~boxed)[..., None, None]
+    rows = (dy.abs() <= _BOX_HALF) & boxed[..., None, None]
+    return seen, (dx.abs() <= _BOX_HALF) & rows
+
+
+def centres(scene: Scene, ticks: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre of each object at each tick: x, y [B, F, OBJECTS], units."""
+    pace = scene.pace[:, None]
+    gone = (ticks[..., None] - scene.begin[:, None]).clamp(min=0).minimum(pace)
+
+    def at(ends: Tensor) -> Tensor:
+        start, stop = ends[:, None].unbind(-1)
+        return start + ((stop - start) * gone).div(pace, rounding_mode="floor")
+
+    return at(scene.x), at(scene.y)
+
+
+def _patches(mask: Tensor) -> Tensor:
+    """bool [..., L, L] -> [..., PATCHES, PATCHES]: which patches it covers enough of."""
+    size = mask.shape[-1] // PATCHES
+    covered = mask.unflatten(-1, (PATCHES, size)).unflatten(-3, (PATCHES, size)).sum((-1, -3))
+    return covered * 100 > _COVERED * size**2
+
+
+def _lamp(scene: Scene, ticks: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """The canvas with the lamp on it, and where it is lit, int64 [B, F]."""
+    lit = ((ticks[..., None] >= scene.flash_on[:, None]) & (ticks[..., None] < scene.flash_off[:, None])).any(-1)
+    line = middles(ticks.device)
+    half = _LAMP_HALF * UNIT
+    columns = _between(line, (scene.strips[:, 2] * UNIT).int()[:, None, None, None], half)
+    rows = _between(line, _LAMP_AT * UNIT, half)[:, None]
+    tone = (lit + _LAMP).to(torch.uint8)[..., None, None]
+    return torch.where(rows & columns, tone, canvas), lit.long()

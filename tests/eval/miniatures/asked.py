@@ -40,10 +40,11 @@ class Asked:
 
 
 def ask(number: int, count: int, turn: int = 0) -> Asked:
-    """A question with `count` options about a scene; turns 0 to 5 ask different things."""
-    kind = tuple(_POOLS)[(number + turn) % len(_POOLS)]
-    question = next(question for question in clip_questions(_story(number)) if question.task == kind)
-    options = [option for option in _POOLS[kind] if option != question.answer][: count - 1]
+    """A question with `count` options about a scene; turns 0 to 4 ask different things."""
+    questions = {question.task: question for question in clip_questions(_story(number))}
+    kinds = [kind for kind in _POOLS if kind in questions]  # a scene whose objects all leave has no color_end
+    question = questions[kinds[(number + turn) % len(kinds)]]
+    options = [option for option in _POOLS[question.task] if option != question.answer][: count - 1]
     place = (number + turn) % count
     return Asked(number, question.text, (*options[:place], question.answer, *options[place:]), place)
 

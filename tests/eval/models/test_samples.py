@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,18 @@ def test_rows_of_a_batch_share_what_was_measured_of_it(models: Models, asked):
             assert line["ms"] == batch[0]["ms"]
             assert sum(line["ms"].values()) <= 2 * line["ms"]["total"] + 1e-6
     assert samples.new_tokens() == [len(new) for new in direct.new]
+
+
+def test_time_for_making_or_fetching_a_video_is_not_the_methods(onevision: Models, videos):
+    def made(doc: Doc) -> list[str]:
+        time.sleep(1)
+        return list(doc.visuals)
+
+    model = onevision.ours(method="full", dtype="float32")
+    samples = keeping(model)
+    answer(model, [Doc("What?", (videos[0],))], visual=made)
+    (line,) = samples.lines
+    assert 0 < line["ms"]["load"] < line["ms"]["total"] < 1000
 
 
 def test_lines_are_on_disk_as_they_come(onevision: Models, asked, tmp_path):

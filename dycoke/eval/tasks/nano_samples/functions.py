@@ -8,8 +8,7 @@ from datasets import Dataset
 
 from dycoke.eval.words import ordered_f1
 from dycoke.nano import SAMPLES_PATH
-
-_LONG = ("digits", "events")
+from dycoke.nano.generator import LONG_TASKS
 
 
 def short_answers(videos: Dataset) -> Dataset:
@@ -18,7 +17,7 @@ def short_answers(videos: Dataset) -> Dataset:
 
 
 def long_answers(videos: Dataset) -> Dataset:
-    """Questions whose answer lists what is shown, in order."""
+    """Questions whose answer is an account of the whole video."""
     return _questions(videos, long=True)
 
 
@@ -41,6 +40,6 @@ def _questions(videos: Dataset, long: bool) -> Dataset:
         {"video": video, **question}
         for video in videos.column_names
         for question in videos[0][video]
-        if (question["task"] in _LONG) == long
+        if (question["task"] in LONG_TASKS) == long
     ]
     return Dataset.from_list(rows)

@@ -1,0 +1,134 @@
+"""The entries of an experiment's `methods`, and the rows each of them stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from dycoke.eval.specs import MethodSpec, takes_list
+from dycoke.eval.values import check_keys, list_of, listed, text_of
+from dycoke.options import write_value
+from dycoke.registry import entry
+
+Row = tuple[MethodSpec, list[int], list[str]]
+"""A method, numbers of frames, names of models."""
+
+_FRAMES = "{frames}"
+_ROW = ("label", "paper", "video", "models")  # of a method, beside its own options
+
+
+def method_rows(entries: Sequence[Any], frames: list[int], models: list[str]) -> list[Row]:
+    """The rows of entries, in order; frames and models are the file's. Raises ValueError, naming the entry.
+
+    An entry is a method, or a section of the table: its heading, and entries of its own under `methods`.
+    """
+    found = []
+    for number, each in enumerate(entries):
+        sectioned = isinstance(each, Mapping) and "section" in each
+        try:
+            found += _section(each, frames, models) if sectioned else _rows(each, frames, models)
+        except ValueError as error:
+            raise ValueError(f"methods[{number}]: {error}") from error
+    return found
+
+
+def at_frames(method: MethodSpec, frames: int) -> MethodSpec:
+    """The method with its number of frames in label and published row, where they name it."""
+    texts = {"label": method.label, "paper": method.paper}
+    return replace(method, **{key: text and text.replace(_FRAMES, str(frames)) for key, text in texts.items()})
+
+
+def frame_counts(content: Any, key: str) -> list[int]:
+    """The numbers of frames under a key `video`."""
+    _check_video(content, key)
+    counts = listed(content["frames"])
+    for count in counts:
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{key}: frames={count!r}: expected an integer of at least 1, or a list of such")
+    return counts
+
+
+def _section(content: Mapping[str, Any], frames: list[int], models: list[str]) -> list[Row]:
+    """The rows of a section. Raises ValueError for a section within it too."""
+    check_keys(content, ("section", "methods"), ("section", "methods"))
+    heading, entries = text_of(content["section"], "section"), list_of(content, "methods")
+    rows = method_rows(entries, frames, models)
+    if any(method.section for method, _, _ in rows):
+        raise ValueError(f"section {heading!r} has a section within it; expected methods")
+    return [(replace(method, section=heading), counts, names) for method, counts, names in rows]
+
+
+def _rows(content: Any, frames: list[int], models: list[str]) -> list[Row]:
+    """The rows an entry stands for, one for each combination of its options; frames and models are the file's."""
+    given = {"name": content} if isinstance(content, str) else content
+    if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
+        raise ValueError(f"{content!r}: expected a method's name, or a mapping with either name or plan")
+    frames = frame_counts(given["video"], "video") if "video" in given else frames
+    models = _chosen(given["models"], models) if "models" in given else models
+    label, paper = given.get("label"), given.get("paper")
+    if "plan" in given:
+        check_keys(given, ("plan", *_ROW), ("plan",))
+        found = [MethodSpec(plan=given["plan"], label=label or "", paper=paper)]
+        found = [replace(each, label=each.label or each.slug) for each in found if each.build()]
+    else:
+        found = _variants(given, label, paper)
+    return [(method, frames, models) for method in found]
+
+
+def _chosen(names: Any, models: list[str]) -> list[str]:
+    """The models an entry names, by the last part of their checkpoint's name."""
+    if not isinstance(names, list) or not names or any(name not in models for name in names):
+        raise ValueError(f"models={names!r}: expected a list out of {', '.join(models)}")
+    return names
+
+
+def _variants(given: Mapping[str, Any], label: str | None, paper: str | None) -> list[MethodSpec]:
+    name = given["name"]
+    entry(text_of(name, "name"))
+    options = {key: value for key, value in given.items() if key not in ("name", *_ROW)}
+    choices = [_choices(value, takes_list(name, key)) for key, value in options.items()]
+    found = []
+    for values in product(*choices):
+        chosen = dict(zip(options, values, strict=True))
+        method = MethodSpec(
+            name, chosen, None, _filled(label, chosen) or _described(name, chosen), _filled(paper, chosen)
+        )
+        method.build()
+        found.append(method)
+    return found
+
+
+def _choices(value: Any, takes_list: bool) -> list[Any]:
+    """The values of an option: those of a list, unless a list is what the option takes."""
+    if not isinstance(value, list):
+        return [value]
+    if takes_list and not any(isinstance(each, list) for each in value):
+        return [value]
+    if not value:
+        raise ValueError("an empty list of values")
+    return value
+
+
+def _filled(text: str | None, options: Mapping[str, Any]) -> str | None:
+    """A label or a published row's key, with {k} standing for the option k; {frames} is filled in by `at_frames`."""
+    if text is None:
+        return None
+    try:
+        return text_of(text, "label and paper").format(**{"frames": _FRAMES, **options})
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(
+            f"{text!r}: expected {{}} around names of options given here, or frames: {', '.join(options)}"
+        ) from error
+
+
+def _described(name: str, options: Mapping[str, Any]) -> str:
+    return " ".join([name, *(f"{key}={write_value(value)}" for key, value in options.items())])
+
+
+def _check_video(content: Any, key: str) -> None:
+    try:
+        check_keys(content, ("frames",), ("frames",))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error

@@ -1,0 +1,53 @@
+"""NanoVideoBench as tasks of lmms-eval, one a family: short answers are right or wrong, long ones scored word by word.
+
+`score` is the metric of either kind, so that a mean over all families has a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from datasets import Dataset
+
+from dycoke.eval.words import ordered_f1
+from dycoke.nano.benchmark import cached_video, documents
+
+
+def _family(name: str) -> Callable[[Dataset], Dataset]:
+    """What makes a family's questions of a table with one row: split, videos (how many) and level."""
+
+    def questions(settings: Dataset) -> Dataset:
+        (setting,) = settings
+        return Dataset.from_list(documents(**setting, families=(name,)))
+
+    return questions
+
+
+direction = _family("direction")
+moving_count = _family("moving_count")
+existence = _family("existence")
+order = _family("order")
+state = _family("state")
+position = _family("position")
+occlusion = _family("occlusion")
+speed = _family("speed")
+digits = _family("digits")
+flash_count = _family("flash_count")
+events = _family("events")
+transcript = _family("transcript")
+
+
+def video(doc: dict[str, Any]) -> list[str]:
+    """Path of the video a question is about, which is made if it is not there."""
+    return [str(cached_video(doc["split"], doc["level"], doc["number"]))]
+
+
+def exact_match(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
+    right = float(answers[0] == doc["answer"])
+    return {"exact_match": right, "score": right}
+
+
+def word_f1(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
+    found = ordered_f1(answers[0], doc["answer"])
+    return {"word_f1": found, "score": found}
