@@ -44,9 +44,9 @@ class Recipe:
 
     shape: str = "nano"
     seed: int = 0
-    steps: int = 8000
+    steps: int = 12_000
     batch: int = 96
-    rate: float = 1.2e-3
+    rate: float = 1.5e-3
     floor: float = 0.02
     warm_up: int = 300
     weight_decay: float = 0.05
