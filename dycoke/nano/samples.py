@@ -37,7 +37,7 @@ class Sample:
 
 def _asked(story: Story) -> list[dict[str, str]]:
     """One question of each task, in evaluation's wording: the last to whose answer there is something to see."""
-    last = {each.task: each for each in clip_questions(story) if each.answer not in (NOTHING, STILL, "no")}
+    last = {each.task: each for each in clip_questions(story) if each.answer not in (NOTHING, STILL)}
     return [{"task": task, "question": last[task].text, "answer": last[task].answer} for task in TASKS]
 
 

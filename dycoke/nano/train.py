@@ -1,9 +1,10 @@
 """Train the embedded model.
 
-    accelerate launch -m dycoke.nano.train --output FOLDER [--steps N] [--minutes M] [--resume]
+    accelerate launch -m dycoke.nano.train --output FOLDER [--steps N] [--until STEP] [--minutes M] [--resume]
 
 Every step draws new scenes on the device from (seed, step); nothing is read from disk and no scene comes twice.
 The learning rate is a function of the step alone, so a run cut by --minutes and resumed equals one that was not.
+A run may --start-from the weights of another's model; scripts/train_nano.sh makes the shipped one of two.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,6 +144,13 @@ class Trainer:
         """Write the resumable state."""
         self.accelerator.save_state(str(self.output / STATE))
 
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of the model in `folder`. Raises FileNotFoundError if there is none."""
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"nothing to start from: no {folder / 'config.json'}")
+        loaded = type(self.raw.model).from_pretrained(str(folder), dtype=torch.float32)
+        self.raw.model.load_state_dict(loaded.state_dict())
+
     def resume(self) -> None:
         """Raises FileNotFoundError if there is no saved state."""
         folder = self.output / STATE
@@ -174,9 +183,16 @@ class Trainer:
 
 
 def train(
-    trainer: Trainer, minutes: float, log_every: int, evaluate_every: int, videos: int, ks: list[float], workers: int
+    trainer: Trainer,
+    until: int,
+    minutes: float,
+    log_every: int,
+    evaluate_every: int,
+    videos: int,
+    ks: list[float],
+    workers: int,
 ) -> None:
-    """Run to the recipe's last step or for `minutes`, whichever comes first; then save, evaluate and export."""
+    """Run to the recipe's last step, to step `until` or for `minutes`, whichever is first; save, export, evaluate."""
     begin = time.monotonic()
     trainer.module.train()
     done = trainer.step
@@ -188,7 +204,7 @@ def train(
             trainer.log({"step": trainer.step, "seconds": seconds, **losses})
         if trainer.step % evaluate_every == 0:
             trainer.evaluate(videos)
-        if trainer.past(begin + minutes * 60):
+        if trainer.step >= until or trainer.past(begin + minutes * 60):
             break
     seconds = time.monotonic() - begin
     trainer.log({"step": trainer.step, "ms_per_step": round(1000 * seconds / max(1, trainer.step - done), 2)})
@@ -203,7 +219,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--until", type=int, default=sys.maxsize, help="step to stop at, short of the recipe's last")
     parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--start-from", type=Path, help="folder of a model whose weights to begin with")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--evaluate-every", type=int, default=2000)
@@ -225,9 +243,12 @@ def main(arguments: list[str] | None = None) -> None:
         trainer.raw.compile()
     if options.resume:
         trainer.resume()
+    elif options.start_from is not None:
+        trainer.start_from(options.start_from)
     trainer.log({"step": trainer.step, "recipe": asdict(recipe), "processes": trainer.accelerator.num_processes})
     train(
         trainer,
+        options.until,
         options.minutes,
         options.log_every,
         options.evaluate_every,

@@ -74,7 +74,7 @@ class Frames:
 def shown(question, frames: Frames) -> bool:
     """Whether the frames show what the question's answer needs."""
     story = frames.story
-    words = question.text.rstrip("?.").split()
+    words = question.text.rstrip("?.").replace(",", "").split()
     actor = next((actor for actor in story.actors if actor.shape in words), None)
     events = [t for each in story.actors for t in (each.appear, each.change, each.leave, each.cover) if t < TICKS]
     every = {
@@ -85,10 +85,7 @@ def shown(question, frames: Frames) -> bool:
         "speed": lambda: frames.speed(actor),
         "position_start": lambda: frames.start(actor),
         "position_end": lambda: frames.end(actor),
-        "existence": lambda: (
-            question.answer == "no"
-            or any(frames.look(actor, color) for color in (actor.color, actor.turned) if color in words)
-        ),
+        "existence": lambda: actor is None or frames.look(actor, actor.color),
         "order": lambda: frames.onsets([each.appear for each in story.actors]) and all(map(frames.seen, story.actors)),
         "count": lambda: all(map(frames.seen, story.actors)),
         "moving_count": lambda: all(map(frames.motion, story.actors)),

@@ -153,7 +153,7 @@ class Video:
 
     def answer(self, question: Question) -> str:
         """The answer to a question in its first wording."""
-        words = question.text.rstrip("?.").split()
+        words = question.text.rstrip("?.").replace(",", "").split()
         shape = next((word for word in words if word in SHAPES), "")
         looks = self.looks.get(shape, [])
         covered = self.covered
@@ -174,8 +174,7 @@ class Video:
             case "speed":
                 return self._fast(shape)
             case "existence":
-                color = next(word for word in words if word in COLORS)
-                return "yes" if color in {look.color for look in looks} else "no"
+                return looks[0].color if looks else "none"
             case "order":
                 place = next(place for place, word in enumerate(ORDINALS) if word in words)
                 return self.order[place] if place < len(self.order) else "none"

@@ -84,10 +84,10 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "What is the number of moving objects?",
     ),
     "existence": (
-        "Is there {thing} in the video?",
-        "Does {thing} appear?",
-        "Is {thing} shown in the video?",
-        "Can you see {thing}?",
+        "What color is the {shape} at first, if there is one?",
+        "What is the first color of the {shape}, if there is one?",
+        "Is there a {shape}, and what color is it at first?",
+        "Which color does the {shape} have at first, if it appears?",
     ),
     "position_start": (
         "Where does the {shape} appear?",
@@ -144,6 +144,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Which color is the {shape}?",
         "What color is the {shape} in the image?",
         "What colour is the {shape}?",
+    ),
+    "image_existence": (
+        "What color is the {shape}, if there is one?",
+        "Is there a {shape}, and what color is it?",
+        "Which color is the {shape}, if it appears?",
     ),
     "image_digit": (
         "Which digit is shown?",

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from dycoke.nano.generator.phrasing import put
 from dycoke.nano.generator.randomness import pick
-from dycoke.nano.generator.scene import COLORS, SHAPES
+from dycoke.nano.generator.scene import SHAPES
 from dycoke.nano.generator.schedule import TICKS, Field
 from dycoke.nano.generator.story import Actor, Shown, Story
 
@@ -65,9 +65,8 @@ def clip_questions(story: Story, rng: random.Random | None = None) -> list[Quest
     asked: list[tuple[str, dict[str, str], str, int]] = []
     for actor in story.actors:
         asked += [(task, {"shape": actor.shape}, answer, spacing) for task, answer, spacing in _about(actor)]
-    looks = [(color, actor.shape) for actor in story.actors for color in dict.fromkeys((actor.color, actor.turned))]
-    things = _things(looks, story.seed)
-    asked += [("existence", {"thing": thing}, answer, _briefest_look(story)) for thing, answer in things]
+    things = _things([(actor.color, actor.shape) for actor in story.actors], story.seed)
+    asked += [("existence", {"shape": shape}, answer, _briefest_look(story)) for shape, answer in things]
     apart = _closest([actor.appear for actor in story.actors])
     # one more than there are, for those who would name any object
     for place, ordinal in enumerate(ORDINALS[: len(story.actors) + 1]):
@@ -142,22 +141,19 @@ def _briefest_look(story: Story) -> int:
 
 
 def _things(looks: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
-    """Things to ask for, and whether they are among the looks (color, shape): as many that are as are not, two of each.
+    """(shape, its color or "none") of what to ask for: two that are among the looks (color, shape), one that is not.
 
-    None if there are no looks.
+    With a plain yes or no to say, a model learns nothing: it has to find what it is asked for before a guess is any
+    better than another. None if there are no looks.
     """
     if not looks:
         return []
-    absent = [(color, shape) for shape in SHAPES for color in COLORS if (color, shape) not in looks]
-    # a thing of a shape that is there can only be told by its colour
-    alike = [thing for thing in absent if thing[1] in {shape for _, shape in looks}]
-    chosen = [
-        (looks[pick(seed, Field.ASKED, len(looks))], "yes"),
-        (alike[pick(seed, Field.ALIKE, len(alike))], "no"),
-        (looks[pick(seed, Field.ASKED_AGAIN, len(looks))], "yes"),
-        (absent[pick(seed, Field.ABSENT, len(absent))], "no"),
-    ]
-    return [(f"{_a(color)} {shape}", answer) for (color, shape), answer in chosen]
+    there = {shape for _, shape in looks}
+    absent = [shape for shape in SHAPES if shape not in there]
+    first = pick(seed, Field.ASKED, len(looks))
+    second = (first + 1 + pick(seed, Field.ASKED_AGAIN, len(looks) - 1)) % len(looks) if len(looks) > 1 else first
+    chosen = [(shape, color) for color, shape in (looks[place] for place in dict.fromkeys((first, second)))]
+    return [*chosen, (absent[pick(seed, Field.ABSENT, len(absent))], NOTHING)]
 
 
 def _events(story: Story) -> list[tuple[int, str]]:
@@ -202,7 +198,7 @@ def image_questions(story: Story, tick: int, rng: random.Random | None = None) -
             asked.append(("image_position", {"shape": actor.shape}, actor.start))
         elif tick >= actor.begin + actor.pace:
             asked.append(("image_position", {"shape": actor.shape}, actor.end))
-    asked += [("existence", {"thing": thing}, answer) for thing, answer in _things(looks, story.seed + tick)]
+    asked += [("image_existence", {"shape": shape}, answer) for shape, answer in _things(looks, story.seed + tick)]
     asked += [
         ("image_digit", {}, sign(story.digits)),
         ("image_letter", {}, sign(story.letters)),

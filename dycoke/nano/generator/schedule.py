@@ -64,7 +64,6 @@ class Field(IntEnum):
     DRIFT = 39
     GRAIN = 40
     ABSENT = 41
-    ALIKE = 42
     ASKED = 43
     ASKED_AGAIN = 44
     FAMILY = 45
