@@ -21,7 +21,7 @@ class Arguments:
     """What a model was given: a method (`full` if none was asked for) and the built-in model's own arguments.
 
     ours: whether anything was given that the built-in model does not know; then it is loaded and asked in our way.
-    samples: file that one line for each sample is written to.
+    samples: file that one line for each sample is written to. encoder_cache: videos whose tokens are kept, 0 for none.
     """
 
     chosen: Chosen
@@ -29,6 +29,7 @@ class Arguments:
     batch_size: int
     samples: Path | None
     deepspeed: str | None
+    encoder_cache: int
     builtin: Mapping[str, Any]
     ours: bool
 
@@ -46,7 +47,7 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     """Tell our arguments from those of a built-in class of lmms-eval.
 
     dycoke=True,dycoke_k=... is the published spelling; method=NAME,OPTION=... names any method; plan=FILE.yaml has one
-    for each stage. Further ones of ours are dtype, samples and deepspeed, and batch_size above 1.
+    for each stage. Further ones of ours are dtype, samples, deepspeed and encoder_cache, and batch_size above 1.
     A name that the built-in model or we take is never read as an option of the method; an option of that name can be
     given in a plan. Texts of options are read as their values: layers=[8,16].
     Raises ValueError for an argument that neither the built-in model nor the method has, and what choosing a method
@@ -56,14 +57,18 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     rest = dict(given)
     ways = {name: rest.pop(name) for name in list(rest) if name in _WAYS or name.startswith("dycoke_")}
     dtype, samples, deepspeed = (rest.pop(name, None) for name in ("dtype", "samples", "deepspeed"))
+    encoder_cache = _integer("encoder_cache", rest.pop("encoder_cache", 0), 0)
     options = {name: rest.pop(name) for name in list(rest) if name not in known}
     chosen = _choose(ways, options)
-    batch_size = _batch_size(rest.get("batch_size"))
+    given_size = rest.get("batch_size")
+    batch_size = 1 if given_size is None else _integer("batch_size", given_size, 1)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
-    ours = chosen is not None or batch_size > 1 or any(each is not None for each in (dtype, samples, deepspeed))
+    settings = (dtype, samples, deepspeed, encoder_cache or None)
+    ours = chosen is not None or batch_size > 1 or any(each is not None for each in settings)
     samples = None if samples is None else Path(samples)
-    return Arguments(chosen or Chosen(build("full")), dtype, batch_size, samples, deepspeed, rest, ours)
+    method = chosen or Chosen(build("full"))
+    return Arguments(method, dtype, batch_size, samples, deepspeed, encoder_cache, rest, ours)
 
 
 def builtin_defaults(builtin: type) -> dict[str, Any]:
@@ -97,11 +102,11 @@ def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
         raise ValueError(str(error)) from error
 
 
-def _batch_size(value: Any) -> int:
-    """lmms-eval hands over what its command line was given, a text or a number; None is 1."""
-    size = 1 if value is None else 0
+def _integer(name: str, value: Any, least: int) -> int:
+    """lmms-eval hands over what its command line was given, a text or a number."""
+    number = least - 1
     if type(value) is int or (isinstance(value, str) and value.isdecimal()):
-        size = int(value)
-    if size < 1:
-        raise ValueError(f"batch_size={value!r}: expected an integer of at least 1")
-    return size
+        number = int(value)
+    if number < least:
+        raise ValueError(f"{name}={value!r}: expected an integer of at least {least}")
+    return number

@@ -39,6 +39,8 @@ class LlavaOnevisionHF(Answering, lmms):
     ) -> None:
         super().__init__()
         arguments = split_arguments({**given, "batch_size": batch_size}, LlavaOnevisionHF)
+        if arguments.encoder_cache:
+            raise ValueError(f"encoder_cache={arguments.encoder_cache}: dycoke_hf encodes every video; leave it out")
         dtype = DTYPES.get(arguments.dtype) or placement("cpu" if device == "cpu" else "auto", "auto").dtype
         where = place(device, device_map, arguments.deepspeed, dtype)
         samples = self.take_place(where, arguments)

@@ -10,9 +10,12 @@ from lmms_eval.api.model import lmms
 
 from dycoke.eval.answering import Answering, Asked, Generated
 from dycoke.eval.arguments import Arguments
+from dycoke.eval.encoder_cache import EncoderCache
 from dycoke.eval.generation import ending_ids
 from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_prompt
 from dycoke.eval.placing import place
+from dycoke.eval.samples import Samples
+from dycoke.types import Method, Plan
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path
 from llava.model.builder import load_pretrained_model
@@ -23,6 +26,8 @@ class LlavaModel(Answering):
 
     `generation(settings)`, of each of them, gives arguments of `generate` for a task's generation settings.
     """
+
+    encoded: EncoderCache | None = None
 
     def load(self, arguments: Arguments, settings: Mapping[str, Any], overwrite: Mapping[str, Any]) -> None:
         """Load the checkpoint, place it and put the method on it.
@@ -56,8 +61,15 @@ class LlavaModel(Answering):
         for option in ("truncation", "conv_template", "use_cache", "truncate_context", "video_decode_backend"):
             setattr(self, option, settings[option])
         self._pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+        if arguments.encoder_cache:
+            self.encoded = EncoderCache(self.model, arguments.encoder_cache)
         arguments.chosen.check(self.model)
         self.use(arguments.chosen.method, samples)
+
+    def use(self, method: Method | Plan, samples: Samples) -> None:
+        super().use(method, samples)
+        if self.encoded is not None:
+            self.encoded.follow(self._plan)
 
     def generate(self, clips: list[np.ndarray], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""
