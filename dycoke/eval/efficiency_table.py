@@ -19,6 +19,10 @@ _TOLD = (
     "the same device, over the method's. Tokens: visual tokens made of a video, those that enter the language model, "
     "and those that its last layer reads in a decode step; means."
 )
+_KEPT_TOLD = (
+    "encoder_cache: vision is the mean over the samples whose video was encoded for them. s/example and total are "
+    "without it for all others, and with it for every sample of a method that watches the vision tower."
+)
 _TOTAL = "total_s"
 
 
@@ -66,6 +70,7 @@ def efficiency_table(results: Results, paper: Published) -> Table:
         ),
         foot=(
             _TOLD,
+            *([_KEPT_TOLD] if results.experiment.runs[0].model.args.get("encoder_cache") else []),
             *([f"paper: published in {paper.title}, not measured here; memory in GB."] if beside else []),
             *circumstances(results),
         ),

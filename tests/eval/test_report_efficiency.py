@@ -6,7 +6,7 @@ from dycoke.eval.efficiency_table import efficiency_records, efficiency_table
 from dycoke.eval.numbers import Published
 from dycoke.eval.rows import read_results
 from tests.eval import run_folders
-from tests.eval.report_cases import small, table_of, texts
+from tests.eval.report_cases import SMALL, small, table_of, texts
 
 
 def test_efficiency_is_of_each_task_and_set_against_full(tmp_path):
@@ -37,3 +37,10 @@ def test_efficiency_is_of_each_task_and_set_against_full(tmp_path):
     found = read_results("small", tmp_path)
     record = next(r for r in efficiency_records(found, Published(found)) if r["column"] == "seconds_per_example")
     assert record["run"] == "llava-onevision-qwen2-7b-ov_f32_full__activitynetqa" and record["value"] == 2.0
+
+
+def test_times_with_kept_videos_are_told_apart(tmp_path):
+    kept = SMALL.replace("qwen2-7b-ov}", "qwen2-7b-ov, args: {encoder_cache: 50}}")
+    for text, told in ((SMALL, False), (kept, True)):
+        small(tmp_path / str(told), text=text)
+        assert any("encoder_cache" in line for line in table_of(tmp_path / str(told), efficiency_table).foot) is told

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dycoke.nano import MODEL_PATH
 from dycoke.nano import tokenizer as nano_tokenizer
@@ -61,6 +62,26 @@ def test_resuming_refuses_another_recipe_and_an_empty_folder(tmp_path):
     main(["--output", str(tmp_path), *FAST, "--minutes", "0"])
     with pytest.raises(ValueError, match="recipe"):
         main(["--output", str(tmp_path), *FAST, "--resume", "--rate", "0.1"])
+
+
+def test_a_run_ends_at_the_step_it_is_told(tmp_path):
+    main(["--output", str(tmp_path), *FAST, "--until", "2"])
+    assert list(losses(tmp_path)) == [1, 2]
+
+
+def test_a_run_starts_from_the_weights_of_a_model(tmp_path):
+    main(["--output", str(tmp_path / "first"), *FAST])
+    main(["--output", str(tmp_path / "none"), *FAST, "--seed", "1", "--until", "1"])
+    start = tmp_path / "first" / "model"
+    main(["--output", str(tmp_path / "more"), *FAST, "--seed", "1", "--until", "1", "--start-from", str(start)])
+    # of the same batch, by weights that have learnt a little and by others
+    assert losses(tmp_path / "more")[1] != losses(tmp_path / "none")[1]
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path / "more" / "model"))
+    # a single step at the start of the warm-up
+    moved = [(before[name].float() - after[name].float()).abs().max() for name in before]
+    assert max(moved) < 0.01
+    with pytest.raises(FileNotFoundError, match="nothing to start from"):
+        main(["--output", str(tmp_path), *FAST, "--start-from", str(tmp_path / "nothing")])
 
 
 @pytest.mark.parametrize("wrong", [{"shape": "huge"}, {"steps": 0}, {"batch": 0}, {"seed": -1}])

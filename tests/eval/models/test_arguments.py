@@ -192,6 +192,17 @@ def test_batch_size_refused(value):
     assert f"batch_size={value!r}" in message
 
 
+@pytest.mark.parametrize(("value", "size", "ours"), [(0, 0, False), ("0", 0, False), (1, 1, True), ("50", 50, True)])
+def test_encoder_cache(value, size, ours):
+    found = split("", encoder_cache=value)
+    assert (found.encoder_cache, found.ours, dict(found.builtin)) == (size, ours, {})
+
+
+@pytest.mark.parametrize("value", [-1, "-1", "all", 2.5, True, None])
+def test_encoder_cache_refused(value):
+    assert f"encoder_cache={value!r}: expected an integer of at least 0" in complaint("", encoder_cache=value)
+
+
 @pytest.mark.parametrize("text", ["dtype=float32", "samples=out.jsonl"])
 def test_what_alone_makes_it_ours(text):
     found = split(text)
