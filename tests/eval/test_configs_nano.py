@@ -67,7 +67,7 @@ def test_model_and_launcher(name):
         assert run.launcher.cpu and run.launcher.count == 1
         assert (run.batch_size, run.seed, run.generation) == (1, 0, {})
         assert run.frames == 32 or name == "nano_fig5"
-        assert run.limit == (17 if name == "nano_main" else _VIDEOS)
+        assert run.limit == (17 if name in ("nano_main", "nano_fig5") else _VIDEOS)
 
 
 def test_main_rows_are_those_of_table_1():
