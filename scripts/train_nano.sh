@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the embedded model as it was trained: two runs, the second from the weights of the first.
+# Train the embedded model by the recipe of the shipped one: two runs, the second from the weights of the first.
 #
 #   bash scripts/train_nano.sh FOLDER [PROCESSES [arguments of dycoke.nano.train]]
 #
@@ -17,6 +17,7 @@ if (($# < 1)); then fail "name a folder to train in"; fi
 output=$1 processes=${2:-2}
 shift $(($# > 1 ? 2 : 1))
 more=("$@")
+[[ $processes =~ ^[1-9][0-9]*$ ]] || fail "PROCESSES=$processes: expected an integer of at least 1"
 prepare_environment .venv
 cd "$ROOT"
 export TOKENIZERS_PARALLELISM=false

@@ -61,14 +61,18 @@ def compare(again: Results, before: Results) -> list[Compared]:
     """Every row of `again` in every column that counts in a mean, beside the same of `before`.
 
     Raises ValueError, naming the run, for a row or column that `before` has not, for a run that is not complete or
-    does not say what each sample scored, and for runs that begin with different samples.
+    does not say what each sample scored, for runs that ask about videos in another order, and for runs of equally many
+    samples that asked something else. Of a part it is not known whether the whole asked the same: the share of samples
+    scored alike tells.
     """
     there = {_identity(row): row for _, row in before.rows}
     known = {(column.task, column.column.key) for column in task_columns(before)}
     columns = [column for column in task_columns(again) if column.column.averaged]
     missing = [column.column.key for column in columns if (column.task, column.column.key) not in known]
-    if missing or not columns:
-        raise ValueError(f"{before.experiment.name} has no column {', '.join(missing) or 'of its own'}")
+    if not columns:
+        raise ValueError(f"{again.experiment.name} has no column that counts in a mean")
+    if missing:
+        raise ValueError(f"{before.experiment.name} has no column {', '.join(missing)}")
     found = []
     for group, row in again.rows:
         if _identity(row) not in there:
@@ -141,6 +145,9 @@ def _score(row: Row, column: TaskColumn, results: Results) -> Score:
 def _alike(again: Run, before: Run, column: TaskColumn) -> tuple[int, int]:
     """How many samples have the same score in both runs, and how many both have."""
     alike, samples = 0, 0
+    same_size = again.metrics["samples"] == before.metrics["samples"]
+    if same_size and again.metrics["fingerprint"] != before.metrics["fingerprint"]:
+        raise ValueError(f"{again.id}: the two experiments asked about different videos, or put other questions")
     for one, other in _leaves(again, before, column):
         both = min(len(one["clusters"]), len(other["clusters"]))
         if one["clusters"][:both] != other["clusters"][:both]:

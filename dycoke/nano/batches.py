@@ -61,9 +61,9 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One training step's material: scenes to draw, how to look at them, and the chat about each."""
+    """One process's material of a training step: scenes to draw, how to look at them, and the chat about each."""
 
-    step: int
+    number: int
     scene: Scene
     view: View
     rows: Rows

@@ -31,7 +31,7 @@ NAME = "NanoVideoBench"
 SPLIT = "test"
 VIDEOS = 100
 ANNOTATIONS = "annotations.json"
-_SOURCES = ("generator/*.py", "splits.py", "video.py")  # what a video file depends on
+_SOURCES = ("generator/*.py", "splits.py", "video.py", "benchmark.py")  # what a video file depends on
 _AT_ONCE = 64
 
 

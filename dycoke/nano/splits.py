@@ -26,11 +26,3 @@ def split_seed(numbers: Tensor, split: str) -> Tensor:
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
     top = SPLITS.index(split) << 62
     return (numbers & (SIZE - 1)) | (top - (1 << 64) if top >> 63 else top)
-
-
-def split_of(seed: int) -> str:
-    """The split a seed belongs to. Raises ValueError for one of none."""
-    top = (seed >> 62) & 3
-    if top >= len(SPLITS):
-        raise ValueError(f"seed={seed}: belongs to no split")
-    return SPLITS[top]

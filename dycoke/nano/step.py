@@ -102,9 +102,12 @@ class NanoStep(nn.Module):
 
 @torch.no_grad()
 def draw(batch: Batch, seed: int, device: torch.device) -> tuple[Tensor, Targets]:
-    """Draw a batch on `device`: degraded pixels in [-1, 1] and what heads are to read; a function of (seed, step)."""
+    """Draw a batch on `device`: degraded pixels in [-1, 1] and what heads are to read.
+
+    Both are a function of `seed` and the batch's number.
+    """
     scene, ticks = batch.scene.to(device), batch.view.ticks.to(device, non_blocking=True)
     # `degrade` adds noise of its own, of many strengths, so the scene's is left out
     frames = draw_frames(scene, ticks, FRAME, noise=False)
-    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + batch.step)
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + batch.number)
     return normalise(degrade(to_unit(frames.pixels), generator)), targets(scene, ticks, frames)

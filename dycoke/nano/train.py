@@ -14,7 +14,7 @@ import json
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ from dycoke.nano import MODEL_PATH
 from dycoke.nano import tokenizer as nano_tokenizer
 from dycoke.nano.architecture import SHAPES, build_model, export
 from dycoke.nano.batches import Batch, TrainingData
+from dycoke.nano.recipe import Recipe
 from dycoke.nano.scoring import exact_match, shares
 from dycoke.nano.step import NanoStep, draw
 from dycoke.registry import build
@@ -34,42 +35,6 @@ if TYPE_CHECKING:
 
 STATE, CURVE, MODEL = "state", "curve.jsonl", "model"
 _AGREE_EVERY = 10  # steps between two questions of several processes whether to stop
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything that decides the weights.
-
-    batch: videos a step and process; rate: of learning, risen to over warm_up steps, ending at floor x rate;
-    dense: weight of the auxiliary loss at the start, falling to 0 at dense_until (a share) of the run.
-    """
-
-    shape: str = "nano"
-    seed: int = 0
-    steps: int = 12_000
-    batch: int = 96
-    rate: float = 1.5e-3
-    floor: float = 0.02
-    warm_up: int = 300
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    dense: float = 0.5
-    dense_until: float = 0.8
-
-    def __post_init__(self) -> None:
-        if self.shape not in SHAPES:
-            raise ValueError(f"shape={self.shape!r}: expected one of {', '.join(SHAPES)}")
-        if min(self.steps, self.batch) < 1 or self.seed < 0:
-            raise ValueError(f"steps={self.steps}, batch={self.batch}: at least 1; seed={self.seed}: at least 0")
-
-    def rate_at(self, step: int) -> float:
-        """Linear warm-up, then half a cosine down to the floor."""
-        rise = min(1.0, (step + 1) / self.warm_up)
-        fall = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
-        return self.rate * rise * (self.floor + (1 - self.floor) * fall)
-
-    def dense_at(self, step: int) -> float:
-        return self.dense * max(0.0, 1 - step / (self.dense_until * self.steps))
 
 
 class Trainer:
@@ -96,22 +61,24 @@ class Trainer:
         accelerator.register_for_checkpointing(self)
 
     def state_dict(self) -> dict:
-        return {"step": self.step, "recipe": asdict(self.recipe)}
+        return {"step": self.step, "recipe": asdict(self.recipe), "processes": self.accelerator.num_processes}
 
     def load_state_dict(self, state: dict) -> None:
-        """Raises ValueError if the state belongs to another recipe."""
+        """Raises ValueError if the state belongs to another recipe, or to a run of more or fewer processes."""
         if state["recipe"] != asdict(self.recipe):
             raise ValueError(f"the saved run's recipe is {state['recipe']}, not {asdict(self.recipe)}")
+        if state["processes"] != self.accelerator.num_processes:
+            raise ValueError(f"processes: the saved run has {state['processes']}, not {self.accelerator.num_processes}")
         self.step = state["step"]
 
     @property
     def raw(self) -> NanoStep:
         return self.accelerator.unwrap_model(self.module)
 
-    def batches(self, workers: int) -> DataLoader:
-        """The batches still to come, one stream a process."""
+    def batches(self, until: int, workers: int) -> DataLoader:
+        """The batches still to come up to step `until`, one stream a process."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        numbers = range(self.step * world + rank, self.recipe.steps * world, world)
+        numbers = range(self.step * world + rank, min(until, self.recipe.steps) * world, world)
         return DataLoader(
             self.data, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=8 if workers else None
         )
@@ -196,7 +163,7 @@ def train(
     begin = time.monotonic()
     trainer.module.train()
     done = trainer.step
-    for batch in trainer.batches(workers):
+    for batch in trainer.batches(until, workers):
         answers, dense = trainer.take(batch)
         if trainer.step % log_every == 0:
             seconds = round(time.monotonic() - begin, 1)
@@ -204,7 +171,7 @@ def train(
             trainer.log({"step": trainer.step, "seconds": seconds, **losses})
         if trainer.step % evaluate_every == 0:
             trainer.evaluate(videos)
-        if trainer.step >= until or trainer.past(begin + minutes * 60):
+        if trainer.past(begin + minutes * 60):
             break
     seconds = time.monotonic() - begin
     trainer.log({"step": trainer.step, "ms_per_step": round(1000 * seconds / max(1, trainer.step - done), 2)})
@@ -221,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--until", type=int, default=sys.maxsize, help="step to stop at, short of the recipe's last")
     parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--start-from", type=Path, help="folder of a model whose weights to begin with")
+    parser.add_argument("--start-from", type=Path, help="folder of a model whose weights a new run begins with")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--evaluate-every", type=int, default=2000)
@@ -233,6 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     options = parser.parse_args(arguments)
+    if options.until < 1:
+        parser.error(f"--until {options.until}: expected at least 1")
     recipe = Recipe(**{name: getattr(options, name) for name in asdict(Recipe())})
     options.output.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")

@@ -147,6 +147,11 @@ def shuffled(spec, metrics):
             {"rows": FULL, "change": shuffled},
             f"nano_f32_full__{TASK}: the two experiments asked about different videos",
         ),
+        (
+            {"rows": FULL},
+            {"rows": FULL, "change": lambda spec, metrics: {**metrics, "fingerprint": {"data": "x", "prompts": "y"}}},
+            f"nano_f32_full__{TASK}: the two experiments asked about different videos, or put other questions",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(tmp_path, capsys, again, before, complaint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,26 @@ def test_other_videos_by_a_task_of_ones_own(manager, tmp_path):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"include": str(ours), "task": "my_digits", **settings}))
     (task,) = load_task("my_digits", task_manager("llava_onevision", [str(tmp_path)]))
     assert list(task.eval_docs) == documents("validation", 3, "hard", 9, ("digits",))
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ('[{"vidoes": 3}]', "unknown key vidoes; accepts: split, videos, level, start"),
+        ('[{"videos": "3"}]', "videos='3': expected an integer of at least 1"),
+        ('[{"videos": 3, "start": -1}]', "start=-1: expected an integer of at least 0"),
+        ('[{"videos": 3, "level": ""}]', "level: '': expected a text"),
+        ('[{"videos": 3, "level": "odd"}]', "level='odd': expected one of easy, standard, hard"),
+        ('[{"videos": 3}, {"videos": 4}]', "a table of 2 rows: expected one, with split, videos, level, start"),
+    ],
+)
+def test_a_table_of_other_settings_is_refused(manager, tmp_path, table, complaint):
+    ours = Path(manager.task_index["nanovideo_digits"]["yaml_path"])
+    settings = {"dataset_kwargs": {"data_files": {"test": "mine.json"}}}
+    (tmp_path / "mine.json").write_text(table)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"include": str(ours), "task": "my_digits", **settings}))
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        load_task("my_digits", task_manager("llava_onevision", [str(tmp_path)]))
 
 
 class Scripted(lmms):

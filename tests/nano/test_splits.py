@@ -5,7 +5,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from dycoke.nano.splits import SIZE, SPLITS, split_of, split_seed, split_seeds
+from dycoke.nano.splits import SIZE, SPLITS, split_seed, split_seeds
+from tests.nano.seeds import split_of
 
 
 def test_a_seed_belongs_to_the_split_it_was_made_for():
@@ -40,5 +41,3 @@ def test_numbers_outside_a_split_are_refused(start, count):
 def test_unknown_splits_are_refused():
     with pytest.raises(ValueError, match="split='dev': expected one of train, validation, test"):
         split_seeds("dev", 0, 1)
-    with pytest.raises(ValueError, match="seed=-1: belongs to no split"):
-        split_of(-1)

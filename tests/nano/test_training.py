@@ -15,10 +15,11 @@ from dycoke.nano.architecture import SHAPES, build_model
 from dycoke.nano.augment import normalise, to_unit
 from dycoke.nano.batches import Batch, Chat, TrainingData, make_rows
 from dycoke.nano.generator import FRAME, image_questions, render, sample_scenes, stories
+from dycoke.nano.recipe import Recipe
 from dycoke.nano.scoring import exact_match, shares
 from dycoke.nano.step import NanoStep, draw, place_ids
 from dycoke.nano.targets import targets
-from dycoke.nano.train import Recipe, main
+from dycoke.nano.train import main
 from dycoke.nano.views import View
 from dycoke.registry import build
 
@@ -67,6 +68,11 @@ def test_resuming_refuses_another_recipe_and_an_empty_folder(tmp_path):
 def test_a_run_ends_at_the_step_it_is_told(tmp_path):
     main(["--output", str(tmp_path), *FAST, "--until", "2"])
     assert list(losses(tmp_path)) == [1, 2]
+    main(["--output", str(tmp_path), *FAST, "--until", "2", "--resume"])  # killed before its last evaluation, say
+    assert list(losses(tmp_path)) == [1, 2]
+    with pytest.raises(SystemExit) as ended:
+        main(["--output", str(tmp_path), *FAST, "--until", "0"])
+    assert ended.value.code == 2
 
 
 def test_a_run_starts_from_the_weights_of_a_model(tmp_path):

@@ -60,4 +60,7 @@ def test_a_run_that_was_cut_goes_on(tree):
 def test_a_folder_has_to_be_named(tree):
     done = tree.run("scripts/train_nano.sh")
     assert done.returncode == 1 and "name a folder to train in" in done.stderr
+    for wrong in ("--minutes", "0", "two"):
+        done = tree.run("scripts/train_nano.sh", "out", wrong)
+        assert done.returncode == 1 and f"PROCESSES={wrong}: expected an integer of at least 1" in done.stderr
     assert "FOLDER [PROCESSES" in tree.run("scripts/train_nano.sh", "--help").stdout

@@ -141,10 +141,11 @@ def _briefest_look(story: Story) -> int:
 
 
 def _things(looks: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
-    """(shape, its color or "none") of what to ask for: two that are among the looks (color, shape), one that is not.
+    """(shape, its color or "none") of what to ask for: two that are among the looks (color, shape), or the
+    only one, and one that is not.
 
     With a plain yes or no to say, a model learns nothing: it has to find what it is asked for before a guess is any
-    better than another. None if there are no looks.
+    better than another. Empty if there are no looks.
     """
     if not looks:
         return []

@@ -10,15 +10,29 @@ from typing import Any
 
 from datasets import Dataset
 
+from dycoke.eval.values import check_keys, count_of, text_of
 from dycoke.eval.words import ordered_f1
 from dycoke.nano.benchmark import cached_video, documents
 
+_SETTINGS = ("split", "videos", "level", "start")
+
 
 def _family(name: str) -> Callable[[Dataset], Dataset]:
-    """What makes a family's questions of a table with one row: split, videos (how many) and level."""
+    """What makes a family's questions of a table with one row: split, videos (how many), level and start.
+
+    It raises ValueError for another table, and as `documents` does.
+    """
 
     def questions(settings: Dataset) -> Dataset:
-        (setting,) = settings
+        if len(settings) != 1:
+            raise ValueError(f"data_files: a table of {len(settings)} rows: expected one, with {', '.join(_SETTINGS)}")
+        setting = settings[0]
+        check_keys(setting, _SETTINGS, ())
+        for key in ("split", "level"):
+            if key in setting:
+                text_of(setting[key], key)
+        for key, least in (("videos", 1), ("start", 0)):
+            count_of(setting, key, least, least)
         return Dataset.from_list(documents(**setting, families=(name,)))
 
     return questions

@@ -1,0 +1,10 @@
+"""What seeds tell by themselves."""
+
+from __future__ import annotations
+
+from dycoke.nano.splits import SPLITS
+
+
+def split_of(seed: int) -> str:
+    """The split a seed belongs to, by its two top bits; the fourth value they may have is of none."""
+    return SPLITS[(seed >> 62) & 3]
