@@ -154,7 +154,7 @@ def test_merges_without_their_end(refused, tmp_path):
     shutil.copytree(MODEL_PATH, copied)
     merges = (copied / "merges.txt").read_text().splitlines()
     (copied / "merges.txt").write_text("\n".join(merges[:50]))
-    assert "49 merges cannot make the 593 entries" in refused(model=copied)
+    assert "49 merges cannot make the 693 entries" in refused(model=copied)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"a'])
