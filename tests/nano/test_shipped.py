@@ -1,6 +1,7 @@
 """The model and the videos that ship with the project."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dycoke.registry import build
 
 WEIGHTS = MODEL_PATH / "model.safetensors"
 FRAMES = 32
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,27 @@ def test_typed_variants_are_understood(chat, question):
     ((asked, right),) = [(asked, right) for task, asked, right in sample.questions if task == "color_end"]
     shape = asked.split("is the ")[1].split()[0]
     assert answer(chat, build("full"), chat.request(frames, question.format(shape=shape)), 8).text == right
+
+
+def test_the_cards_figures_are_those_of_the_results():
+    card = (MODEL_PATH / "MODEL_CARD.md").read_text()
+    methods = ["full", *(f"dycoke-k{k}-l1-p0.7" for k in (0.3, 0.5, 0.7))]
+    files = [ROOT / "results" / "nano_table1" / f"nano_f32_{method}__nanovideo" / "metrics.json" for method in methods]
+    runs = [json.loads(file.read_text()) for file in files]
+    of = {
+        "mean of twelve families": FAMILIES,
+        "the ten with short answers": [name for name, family in FAMILIES.items() if not family.long],
+        "events in order": ["events"],
+        "transcript": ["transcript"],
+    }
+    for label, families in of.items():
+        (row,) = (line for line in card.splitlines() if line.startswith("|") and label in line)
+        asked, *told = [cell.strip() for cell in row.split("|")[2:-1]]
+        leaves = [f"nanovideo_{name}" for name in families]
+        means = [sum(run["scores"][leaf]["score"] for leaf in leaves) / len(leaves) for run in runs]
+        assert told == ["100 %" if mean == 1 else f"{100 * mean:.1f} %" for mean in means]
+        assert int(asked) == sum(runs[0]["samples"][leaf] for leaf in leaves)
+    full = runs[0]["scores"]
+    short = [full[f"nanovideo_{name}"]["score"] for name in of["the ten with short answers"]]
+    assert min(short) >= 0.85 and sum(short) / len(short) >= 0.95
+    assert min(full["nanovideo_events"]["score"], full["nanovideo_transcript"]["score"]) >= 0.9
