@@ -1,0 +1,102 @@
+"""Numbers in results/README.md are those of the runs beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dycoke.eval.bootstrap import difference, interval
+from dycoke.eval.cost import measured, retained
+from dycoke.eval.rows import read_results
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+LAYERS, TOKENS = 8, 512
+README = RESULTS / "README.md"
+PROSE = re.sub(r"\s+", " ", README.read_text())
+
+DIFFERENCES = {  # words before the number -> experiment, better run, worse run
+    "K = .7 is": ("table1", "dycoke-k0.7-l1-p0.7", "fastv-k1-r0.65"),
+    "at as many tokens, and": ("table1", "dycoke-k0.7-l1-p0.7", "prumerge-keep0.55"),
+    "random dropping at 50 % 94.4: a difference of": ("table1", "dycoke-k0.65-l1-p0.7", "random_drop-keep0.5"),
+    "one whole frame of four; it is": ("table1", "random_drop-keep0.25", "dycoke-k1.0-l1-p0.7"),
+    "79.1. FastVID is": ("table1", "fastvid-keep0.25", "dycoke_adaptive-keep0.25"),
+    "66.4 (62.8, 69.6):": ("table1", "fastvid-keep0.25", "pdrop-layers1-3-5-keep0.336"),
+    "Original is better for random dropping by": (
+        "table1",
+        "random_drop-keep0.5-positionsoriginal",
+        "random_drop-keep0.5",
+    ),
+    "at 50 %,": ("table1", "random_drop-keep0.25-positionsoriginal", "random_drop-keep0.25"),
+    "at 25 % and": ("table1", "random_drop-keep0.1-positionsoriginal", "random_drop-keep0.1"),
+    "FastVID at 25 % loses": ("table1", "fastvid-keep0.25", "fastvid-keep0.25-positionspacked"),
+    "of what a step reads:": ("table5", "dycoke-k0.7-l1-p0.7", "dycoke-k0.7-l1-p0.7-decodeone_shot"),
+    "at K = .7, P = .7;": ("table5", "dycoke-k0.7-l1-p0.9", "dycoke-k0.7-l1-p0.9-decodeone_shot"),
+    "at P = .9;": ("table5", "dynamic_pruning-layer1-p0.9", "dynamic_pruning-layer1-p0.9-decodeone_shot"),
+    "dynamic is ahead by": ("table5", "dycoke-k0.7-l1-p0.7", "dycoke-k0.7-l1-p0.7-decoderandom"),
+    "P = .7 and by": ("table5", "dycoke-k0.7-l1-p0.9", "dycoke-k0.7-l1-p0.9-decoderandom"),
+    "without merging at P = .9 it is": (
+        "table5",
+        "dynamic_pruning-layer1-p0.9-decoderandom",
+        "dynamic_pruning-layer1-p0.9",
+    ),
+}
+SCORES = {  # words before a score -> experiment and run
+    "K = .65 (48 % of the tokens) scores": ("table1", "dycoke-k0.65-l1-p0.7"),
+    "random dropping at 50 %": ("table1", "random_drop-keep0.5"),
+    "At 25 %: FastVID": ("table1", "fastvid-keep0.25"),
+    "`dycoke_adaptive`": ("table1", "dycoke_adaptive-keep0.25"),
+    "VisionZip": ("table1", "visionzip-keep0.25"),
+    "; random": ("table1", "random_drop-keep0.25"),
+    "(FastV": ("table1", "fastv-k1-r0.857"),
+    "SparseVLM": ("table1", "sparsevlm-keep0.165-layers0-1-3"),
+    "and PyramidDrop,": ("table1", "pdrop-layers1-3-5-keep0.336"),
+    "a late L cost less**:": ("table5", "dycoke-k0.7-l1-p0.5"),
+    "at P = .5 and": ("table5", "dycoke-k0.7-l5-p0.7"),
+    "But L = 3 has": ("table5", "dycoke-k0.7-l3-p0.7"),
+}
+
+
+def scored(experiment: str, run: str) -> dict:
+    file = RESULTS / f"nano_{experiment}" / f"nano_f32_{run}__nanovideo" / "metrics.json"
+    return json.loads(file.read_text())["scored"]
+
+
+def score(leaves: dict) -> float:
+    means = [sum(leaf["values"]["score"]) / len(leaf["values"]["score"]) for leaf in leaves.values()]
+    return 100 * sum(means) / len(means)
+
+
+@pytest.mark.parametrize("words", DIFFERENCES)
+def test_differences_and_their_intervals(words):
+    experiment, better, worse = DIFFERENCES[words]
+    one, other = scored(experiment, better), scored(experiment, worse)
+    low, high = (100 * end for end in difference(one, other, "score"))
+    told = re.escape(f"{words} {score(one) - score(other):.1f} ({low:.1f}, {high:.1f})")
+    assert re.search(told, PROSE), told
+
+
+@pytest.mark.parametrize("words", SCORES)
+def test_scores(words):
+    assert f"{words} {score(scored(*SCORES[words])):.1f}" in PROSE
+
+
+def test_the_rows_of_table_1():
+    names = ["full", "fastv-k1-r0.65", "prumerge-keep0.55", *(f"dycoke-k{k}-l1-p0.7" for k in (0.3, 0.5, 0.7))]
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:-1] for line in README.read_text().splitlines() if "|" in line
+    }
+    assert [float(cell) for cell in rows["score"]] == [round(score(scored("table1", name)), 1) for name in names]
+    runs = {run.spec.method.slug: run for run in read_results("nano_table1", RESULTS).complete}
+    shares = [100 * retained(measured(runs[n].metrics["usage"], LAYERS), TOKENS) for n in names]
+    assert [cell.strip() for cell in rows["tokens"]] == [f"{share:.1f} %".replace("100.0", "100") for share in shares]
+
+
+def test_the_benchmark_tells_methods_apart():
+    """The best and the worst that leave about a quarter of the prompt, further apart than the interval of that."""
+    best, worst = scored("table1", "fastvid-keep0.25"), scored("table1", "pdrop-layers1-3-5-keep0.336")
+    low, high = difference(best, worst, "score")
+    assert 0 < high - low < low
+    assert interval(best, "score")[0] > interval(worst, "score")[1]
