@@ -100,3 +100,27 @@ def test_the_benchmark_tells_methods_apart():
     low, high = difference(best, worst, "score")
     assert 0 < high - low < low
     assert interval(best, "score")[0] > interval(worst, "score")[1]
+
+
+def test_the_rows_of_figure_5():
+    lines = [line.split("|") for line in README.read_text().splitlines() if "|" in line]
+    rows = {line[1].strip(): [float(cell) for cell in line[2:-1]] for line in lines if line[1].endswith(" frames ")}
+    assert list(rows) == ["8 frames", "16 frames", "32 frames", "64 frames"]
+    names = ["full", *(f"dycoke-k{k}-l1-p0.7" for k in (0.3, 0.5, 0.7, 0.9))]
+    runs = tuple(read_results("nano_fig5", RESULTS).complete)
+    found = {(run.spec.frames, run.spec.method.slug): score(run.metrics["scored"]) for run in runs}
+    for told, frames in zip(rows.values(), (8, 16, 32, 64), strict=True):
+        assert told == [round(found[frames, name], 1) for name in names]
+    lost = [found[frames, "full"] - found[frames, names[3]] for frames in (8, 16, 32, 64)]
+    assert (
+        "K = .7 costs {:.1f}, {:.1f} and {:.1f} points at 8, 16 and 32 frames, at 64 frames {:.1f},".format(*lost)
+        in PROSE
+    )
+    for frames, name, words in (
+        (64, names[4], "(304 tokens)"),
+        (32, names[3], "(224 tokens)"),
+        (16, "full", "(256 tokens) score"),
+    ):
+        (run,) = (run for run in runs if (run.spec.frames, run.spec.method.slug) == (frames, name))
+        assert f"({run.metrics['usage']['visual_kept']:.0f} tokens)" in words
+        assert f"{words} {found[frames, name]:.1f}" in PROSE
