@@ -19,7 +19,8 @@ _OF_THE_TOWER = frozenset({"saliency", "keys"})
 class EncoderCache:
     """Stands in for a llava model's `encode_images`, and keeps what it made of the last `videos` inputs.
 
-    An input is known again by its pixels, so answers are the same with and without. A request whose video is found
+    An input is known again by its pixels, so answers are the same with and without. What is kept, the projected tokens
+    before pooling, stays on the device. A request whose video is found
     has no stage "vision", and its time is None in the records. Methods that watch the tower at work, for its saliency
     or keys, have every video encoded.
     """

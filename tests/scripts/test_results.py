@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from dycoke.eval.bootstrap import difference, interval
 from dycoke.eval.cost import measured, retained
 from dycoke.eval.rows import read_results
+from dycoke.nano.generator import FAMILIES
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 LAYERS, TOKENS = 8, 512
@@ -59,6 +61,26 @@ SCORES = {  # words before a score -> experiment and run
 }
 
 
+QUARTER = (  # methods that compress the prompt to about a quarter
+    "random_drop-keep0.25",
+    "uniform_frames-keep0.25",
+    "dycoke-k1.0-l1-p0.7",
+    "dycoke_adaptive-keep0.25",
+    "fastv-k1-r0.857",
+    "fastvid-keep0.25",
+    "flashvid-keep0.25-layer6-inner_keep0.2",
+    "framefusion-cost0.25",
+    "holitom-keep0.29-layer5",
+    "pdrop-layers1-3-5-keep0.336",
+    "prumerge-keep0.25",
+    "prumerge_plus-keep0.25",
+    "prunevid-tau0.75-layer3",
+    "sparsevlm-keep0.165-layers0-1-3",
+    "vidcom2-keep0.25",
+    "visionzip-keep0.25",
+)
+
+
 def scored(experiment: str, run: str) -> dict:
     file = RESULTS / f"nano_{experiment}" / f"nano_f32_{run}__nanovideo" / "metrics.json"
     return json.loads(file.read_text())["scored"]
@@ -83,28 +105,35 @@ def test_scores(words):
     assert f"{words} {score(scored(*SCORES[words])):.1f}" in PROSE
 
 
+def tables() -> dict[str, list[str]]:
+    """The rows of all tables: cells by the label in front."""
+    lines = [line.split("|") for line in README.read_text().splitlines() if "|" in line]
+    return {line[1].strip(): [cell.strip() for cell in line[2:-1]] for line in lines}
+
+
 def test_the_rows_of_table_1():
     names = ["full", "fastv-k1-r0.65", "prumerge-keep0.55", *(f"dycoke-k{k}-l1-p0.7" for k in (0.3, 0.5, 0.7))]
-    rows = {
-        line.split("|")[1].strip(): line.split("|")[2:-1] for line in README.read_text().splitlines() if "|" in line
-    }
+    rows = tables()
     assert [float(cell) for cell in rows["score"]] == [round(score(scored("table1", name)), 1) for name in names]
     runs = {run.spec.method.slug: run for run in read_results("nano_table1", RESULTS).complete}
     shares = [100 * retained(measured(runs[n].metrics["usage"], LAYERS), TOKENS) for n in names]
-    assert [cell.strip() for cell in rows["tokens"]] == [f"{share:.1f} %".replace("100.0", "100") for share in shares]
+    assert rows["tokens"] == [f"{share:.1f} %".replace("100.0", "100") for share in shares]
 
 
 def test_the_benchmark_tells_methods_apart():
     """The best and the worst that leave about a quarter of the prompt, further apart than the interval of that."""
-    best, worst = scored("table1", "fastvid-keep0.25"), scored("table1", "pdrop-layers1-3-5-keep0.336")
+    of = {name: scored("table1", name) for name in QUARTER}
+    ranked = sorted(QUARTER, key=lambda name: score(of[name]), reverse=True)
+    assert (ranked[0], ranked[-1]) == ("fastvid-keep0.25", "pdrop-layers1-3-5-keep0.336")
+    assert (ranked.index("random_drop-keep0.25"), len(ranked)) == (7, 16) and "eighth of sixteen" in PROSE
+    best, worst = of[ranked[0]], of[ranked[-1]]
     low, high = difference(best, worst, "score")
     assert 0 < high - low < low
     assert interval(best, "score")[0] > interval(worst, "score")[1]
 
 
 def test_the_rows_of_figure_5():
-    lines = [line.split("|") for line in README.read_text().splitlines() if "|" in line]
-    rows = {line[1].strip(): [float(cell) for cell in line[2:-1]] for line in lines if line[1].endswith(" frames ")}
+    rows = {label: [float(cell) for cell in cells] for label, cells in tables().items() if label.endswith(" frames")}
     assert list(rows) == ["8 frames", "16 frames", "32 frames", "64 frames"]
     names = ["full", *(f"dycoke-k{k}-l1-p0.7" for k in (0.3, 0.5, 0.7, 0.9))]
     runs = tuple(read_results("nano_fig5", RESULTS).complete)
@@ -113,7 +142,7 @@ def test_the_rows_of_figure_5():
         assert told == [round(found[frames, name], 1) for name in names]
     lost = [found[frames, "full"] - found[frames, names[3]] for frames in (8, 16, 32, 64)]
     assert (
-        "K = .7 costs {:.1f}, {:.1f} and {:.1f} points at 8, 16 and 32 frames, at 64 frames {:.1f},".format(*lost)
+        "K = .7 costs {:.1f}, {:.1f} and {:.1f} points at 8, 16 and 32 frames, at 64 frames {:.1f}.".format(*lost)
         in PROSE
     )
     for frames, name, words in (
@@ -124,3 +153,30 @@ def test_the_rows_of_figure_5():
         (run,) = (run for run in runs if (run.spec.frames, run.spec.method.slug) == (frames, name))
         assert f"({run.metrics['usage']['visual_kept']:.0f} tokens)" in words
         assert f"{words} {found[frames, name]:.1f}" in PROSE
+
+
+def family(run: str, name: str, experiment: str = "table1") -> float:
+    return score({name: scored(experiment, run)[f"nanovideo_{name}"]})
+
+
+def test_what_single_families_lose():
+    least = min(family(run, name) for run in QUARTER for name in ("state", "position", "direction"))
+    assert f"in {least:.0f} % or more by every method" in PROSE
+    digits = [family(run, "digits") for run in ("vidcom2-keep0.25", "fastvid-keep0.25")]
+    assert "digits are read right in {:.0f} % (VidCom2) to {:.0f} % (FastVID)".format(*digits) in PROSE
+    merged = "dycoke-k0.7-l1-p0.7"
+    details = [family(merged, name) for name in ("digits", "flash_count")]
+    others = min(family(merged, n) for n, f in FAMILIES.items() if not f.long and n not in ("digits", "flash_count"))
+    assert "digits {:.0f} %, lamp flashes {:.0f} %, all others {:.0f} % or more".format(*details, others) in PROSE
+    events = [family(f"{merged}{once}", "events", "table5") for once in ("", "-decodeone_shot")]
+    assert "events in order fall from {:.1f} to {:.1f}".format(*events) in PROSE
+    long = fmean(family("dycoke-k0.3-l1-p0.7", name) for name in ("events", "transcript"))
+    assert f"all are lost in the long answers: {long:.1f} there" in PROSE
+
+
+def test_what_pruning_while_decoding_costs():
+    lost = [100 - score(scored("table1", f"dynamic_pruning-layer1-p{p}")) for p in (0.5, 0.75, 0.9)]
+    assert (
+        "reading half of them in a step costs {:.1f} of the score, a quarter {:.1f}, a tenth {:.1f}".format(*lost)
+        in PROSE
+    )

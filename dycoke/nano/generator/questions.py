@@ -144,8 +144,7 @@ def _things(looks: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
     """(shape, its color or "none") of what to ask for: two that are among the looks (color, shape), or the
     only one, and one that is not.
 
-    With a plain yes or no to say, a model learns nothing: it has to find what it is asked for before a guess is any
-    better than another. Empty if there are no looks.
+    The answer is no plain yes or no, which the embedded model did not learn to give. Empty if there are no looks.
     """
     if not looks:
         return []
