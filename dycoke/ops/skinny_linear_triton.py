@@ -1,0 +1,175 @@
+"""Linear layers of a decode step by Triton kernels; `skinny_linear.skinny_linear_torch` is what they compute.
+
+A step is as fast as its weights are read. A single row needs no tensor cores: its norm is worked out anew by every
+program, and the weights stream past it. More rows are padded to a block of the tensor cores, and normalised by a kernel
+of their own. Where a weight has too few rows for every multiprocessor, its sums are split into parts, which the last
+program of a tile to finish adds in their order: no result depends on which program comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from dycoke.ops.skinny_linear import Biases, Norm, check_linear
+from dycoke.ops.skinny_linear_kernels import normalise, one_row, some_rows
+from dycoke.ops.sparse_decode import Scratch
+
+_LEAST_BLOCK = 16  # rows of a block of the tensor cores
+_MOST_FETCHED = 16  # lines of 128 bytes of each weight row that a program fetches early
+_ON_CPU = 4  # stands in for the multiprocessors in Triton's interpreter
+
+
+class Plan(NamedTuple):
+    """How a linear is dealt out to programs.
+
+    block_n: rows of a weight a program takes. block_k: columns a loop turn reads. splits: parts of a sum. depth: of the
+    pipeline. tensor: on the tensor cores; swap: there, weights are the left side of the product. early: launched while
+    the kernel before it ends.
+    """
+
+    block_n: int
+    block_k: int
+    splits: int = 1
+    warps: int = 4
+    depth: int = 3
+    tensor: bool = True
+    swap: bool = True
+    early: bool = False
+
+
+class Launch(NamedTuple):
+    """A plan worked out for its shapes: the grid and the keywords of the kernel."""
+
+    block_r: int
+    tiles: int
+    splits: int
+    grid: tuple[int, int]
+    keywords: dict[str, Any]
+
+
+def skinny_linear_triton(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Biases | None = None,
+    *,
+    norm: Norm | None = None,
+    gate: bool = False,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+    scratch: Scratch | None = None,
+    plan: Plan | None = None,
+) -> Tensor:
+    """Same as `skinny_linear_torch`, up to 32 bits, for contiguous weights, residual and out. Not differentiable."""
+    check_linear(x, weights, biases, norm, gate, residual, out)
+    rows, k = x.shape
+    sizes = tuple(weight.shape[0] for weight in weights)
+    columns = sizes[0] if gate else sum(sizes)
+    biases = (None,) * len(weights) if biases is None else tuple(biases)
+    biased = sum((bias is not None) << place for place, bias in enumerate(biases))
+    plan = chosen_plan(x.device, x.dtype, rows, k, sizes, gate) if plan is None else plan
+    options = norm is not None, residual is not None
+    launch = plan_launch(plan, x.device.type == "cuda", x.dtype, rows, k, sizes, gate, biased, *options)
+
+    scratch = Scratch() if scratch is None else scratch
+    x = x.contiguous()
+    out = torch.empty(rows, columns, dtype=x.dtype, device=x.device) if out is None else out
+    split, shape = launch.splits > 1, ((2 if gate else 1) * launch.splits, columns, launch.block_r)
+    part = scratch.empty("skinny_part", shape, x.device) if split else x
+    done = scratch.zeros("skinny_done", (launch.tiles,), x.device) if split else x
+    weight, bias = (_three(each, x) for each in (weights, biases))
+    ends = (x if residual is None else residual, out, part, done)
+    with torch.cuda.device_of(x):
+        if not plan.tensor:
+            factor, eps = (x, 0.0) if norm is None else norm
+            one_row[launch.grid](x, *weight, *bias, factor, *ends, eps, **launch.keywords)
+            return out
+        if norm is not None:
+            x = _normalise(x, *norm, plan.early)
+        some_rows[launch.grid](x, *weight, *bias, *ends, rows, **launch.keywords)
+    return out
+
+
+@lru_cache(maxsize=1024)
+def plan_launch(
+    plan: Plan,
+    cuda: bool,
+    dtype: torch.dtype,
+    rows: int,
+    k: int,
+    sizes: tuple[int, ...],
+    gate: bool,
+    biased: int,
+    has_norm: bool,
+    has_residual: bool,
+) -> Launch:
+    """What a plan comes to for [rows, k] by weights of `sizes` rows. Raises ValueError for a plan that cannot be."""
+    if not plan.tensor and rows != 1:
+        raise ValueError(f"{rows} rows: expected 1 without tensor cores")
+    n = (*sizes, 0, 0)[:3]
+    tiles = triton.cdiv(n[0], plan.block_n) if gate else sum(triton.cdiv(size, plan.block_n) for size in sizes)
+    turns = triton.cdiv(k, plan.block_k)
+    chunk = triton.cdiv(turns, plan.splits) * plan.block_k
+    splits = triton.cdiv(k, chunk)  # none without columns
+    block_r = max(_LEAST_BLOCK, triton.next_power_of_2(rows)) if plan.tensor else 1
+    line = 128 // dtype.itemsize
+    keywords = {
+        **{"k": k, "n_0": n[0], "n_1": n[1], "n_2": n[2], "count": len(sizes), "biased": biased, "gate": gate},
+        **{"has_residual": has_residual, "block_n": plan.block_n, "block_k": plan.block_k, "splits": splits},
+        **{"depth": plan.depth, "chunk": chunk, "early": plan.early and cuda, "num_warps": plan.warps},
+        "fetched": min(_MOST_FETCHED, triton.next_power_of_2(triton.cdiv(min(chunk, k), line))),
+    }
+    if plan.tensor:
+        keywords |= {"block_r": block_r, "swap": plan.swap, "upcast": not cuda}
+    else:
+        keywords |= {"has_norm": has_norm, "norm_block": min(1024, triton.next_power_of_2(k))}
+    if plan.early and cuda:
+        keywords["launch_pdl"] = True
+    return Launch(block_r, tiles, splits, (tiles, splits), keywords)
+
+
+def kernel_of(plan: Plan) -> triton.JITFunction:
+    """The kernel a plan is for."""
+    return some_rows if plan.tensor else one_row
+
+
+def _three(given: Sequence[Tensor | None], blank: Tensor) -> tuple[Tensor, ...]:
+    """Three tensors, as the kernels take them: a blank where there is none, which nothing reads."""
+    return tuple(blank if each is None else each for each in (*given, None, None)[:3])
+
+
+def _normalise(x: Tensor, weight: Tensor, eps: float, early: bool) -> Tensor:
+    rows, k = x.shape
+    out, block, early = torch.empty_like(x), triton.next_power_of_2(k), early and x.is_cuda
+    warps = max(1, min(16, block // 256))
+    options = {"launch_pdl": True} if early else {}
+    normalise[(rows,)](x, weight, out, eps, k=k, block=block, early=early, num_warps=warps, **options)
+    return out
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else _ON_CPU
+
+
+@lru_cache(maxsize=1024)
+def chosen_plan(
+    device: torch.device, dtype: torch.dtype, rows: int, k: int, sizes: tuple[int, ...], gate: bool
+) -> Plan:
+    """Plan for [rows, k] by weights of `sizes` rows."""
+    processors, outputs = _processors(device), sizes[0] if gate else sum(sizes)
+    if rows == 1:
+        block_n = 4 if gate or outputs < 32 * processors else 8
+        block_k = 1024 if dtype.itemsize == 2 else 512
+        wanted = triton.cdiv(2 * processors * block_n, outputs)
+        return Plan(block_n, block_k, splits=max(1, min(wanted, k // (4 * block_k))), depth=3, tensor=False)
+    if dtype == torch.float32:  # without tensor cores: a larger block spills registers
+        return Plan(32, 32, splits=max(1, min(4, 2 * 32 * processors // outputs)), depth=2)
+    block_n = 64
+    wanted = (2 * processors * block_n) // outputs
+    return Plan(block_n, 128 if rows <= 32 else 64, splits=max(1, min(wanted, 8)), depth=4)
