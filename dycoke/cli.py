@@ -213,5 +213,27 @@ def decode(
     run(Setting.chosen(**sizes, k=k, l=l, p=p, rounds=rounds, repeat=repeat, **parts), json, Console())
 
 
+@bench.command()
+def kernels(
+    shape: Annotated[str | None, typer.Option(help="7b, 0.5b, 72b or tiny. [default: 7b; tiny without a GPU]")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Rows; repeatable. [default: 1, 16 and 64; 1 and 2 without a GPU]")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32. [default: bfloat16; float32 without a GPU]")
+    ] = None,
+    repeat: Annotated[int, typer.Option(help="Timed runs of each version.")] = 30,
+    tune: Annotated[bool, typer.Option("--tune", help="Time candidate plans; print the best five.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
+) -> None:
+    """Time the linear layers of a decode step against torch's, one by one and in turn."""
+    from dycoke.bench.kernels import run
+    from dycoke.bench.kernels_setting import Setting
+
+    batches = tuple(batch) if batch else None
+    setting = Setting.chosen(shape=shape, batches=batches, dtype=dtype, repeat=repeat, tune=tune)
+    run(setting, json, Console())
+
+
 if __name__ == "__main__":
     sys.exit(main())
