@@ -10,11 +10,13 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dycoke.adapters import adapter_for
+from dycoke.engine.put_on import put_on
 from dycoke.registry import name_of
 from dycoke.report import Recorder, Report
 from dycoke.types import Method, Plan
@@ -42,19 +44,31 @@ class Run:
 _runs: weakref.WeakKeyDictionary[nn.Module, Run] = weakref.WeakKeyDictionary()
 
 
+ENGINES = ("auto", "on", "off")
 # Where transformers' generate and nn.Module.compile keep what they compiled.
 _COMPILED = ("_compiled_call", "_compiled_call_impl")
 
 
-def apply(model: nn.Module, method: Method | Plan, *, visual: Tensor | None = None, trace: bool = False) -> Run:
+def apply(
+    model: nn.Module,
+    method: Method | Plan,
+    *,
+    visual: Tensor | None = None,
+    trace: bool = False,
+    engine: Literal["auto", "on", "off"] = "auto",
+) -> Run:
     """Put a method (or a plan) on a model until `remove(model)`. Until then its `generate` runs uncompiled.
 
     visual [B, S] bool: the visual slots of the prompts of a bare language model, for it alone. trace: note which
-    columns every decode step reads, for `run.report.keeps`; it costs memory and time.
+    columns every decode step reads, for `run.report.keeps`; it costs memory and time. engine: whether `generate`
+    decodes in our engine: "auto" on CUDA where it can, "on" anywhere or not at all, "off" in the stock loop;
+    `run.report.loop` says which it was.
     Raises TypeError if `method` is neither, ValueError if the model's family has no adapter (naming those that have),
-    the model carries a method already, or the adapter lacks something the plan needs.
+    the model carries a method already, the adapter lacks something the plan needs, or engine="on" cannot be had.
     """
     name, plan = _resolve(method)
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}")
     if model in _runs:
         raise ValueError(f"{type(model).__name__} carries the method {_runs[model].name!r} already; remove it first")
     adapter = adapter_for(model)
@@ -63,6 +77,7 @@ def apply(model: nn.Module, method: Method | Plan, *, visual: Tensor | None = No
     with ExitStack() as undo:
         _run_uncompiled(model, undo)
         adapter.install(plan, recorder, undo, visual, trace)
+        put_on(model, adapter, plan, recorder, undo, engine, trace)
         run = Run(name, recorder, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)
@@ -104,10 +119,15 @@ def remove(model: nn.Module) -> None:
 
 @contextmanager
 def attach(
-    model: nn.Module, method: Method | Plan, *, visual: Tensor | None = None, trace: bool = False
+    model: nn.Module,
+    method: Method | Plan,
+    *,
+    visual: Tensor | None = None,
+    trace: bool = False,
+    engine: Literal["auto", "on", "off"] = "auto",
 ) -> Iterator[Run]:
     """`apply` for the length of a block; the model is given back at its end, also by an exception."""
-    run = apply(model, method, visual=visual, trace=trace)
+    run = apply(model, method, visual=visual, trace=trace, engine=engine)
     try:
         yield run
     finally:

@@ -7,6 +7,8 @@ a column that is not read now can be read at any later step. The whole store is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,26 +59,26 @@ class DecodeRequest:
         self.use = CacheUse(layers, self.first, self.batch, trace and policy is not None)
         self.use.start(device)
         self._device = device
-        self.sections = [Section.start(real)]
+        self.sections, self.visual = [Section.start(real)], [visual]  # of the prompt's columns, as prefill left them
         self._number = [0] * layers  # of each layer's section
-        self._columns: dict[tuple[torch.device, int], Columns] = {}
+        self.shared: dict[tuple[torch.device, int], Columns] = {}
         self.columns(device)
         self._host, self.slots = host, None
         self._listed: dict[int, Reads] = {}
         if self.policy is not None:
-            self._start(visual, 0)
+            self.begin(visual, 0)
 
-    def _start(self, visual: Tensor, section: int) -> None:
-        """Let the policy begin with the visual columns [B, C] of the section its observer is in."""
-        self._observed = section
+    def begin(self, visual: Tensor, section: int) -> None:
+        """Let the policy begin with the visual columns [B, C] of the section its observer is in. Reads the device."""
+        self.observed_section = section
         self.state = self.policy.start(visual)
         check_state(self.state, self.batch)
-        self._kept = self.state.keep.shape
+        self.kept = self.state.keep.shape
         self.use.selections = getattr(self.state, "selections", None)
         text = self.sections[section].real & ~visual
-        self._width = min(visual.shape[1], int(text.sum(1).max()) + self.state.keep.shape[1])
+        self.width = min(visual.shape[1], int(text.sum(1).max()) + self.state.keep.shape[1])
         # One column more than there are: what is padded in `keep` marks that one.
-        self._text = torch.nn.functional.pad(text, (0, 1))
+        self.text = torch.nn.functional.pad(text, (0, 1))
         if self._host:
             budget = [self.policy.budget(count) for count in visual.sum(1).tolist()]
             self.slots = Slots(text, torch.tensor(budget, device=visual.device))
@@ -92,12 +94,13 @@ class DecodeRequest:
         index, real, visual = (part.to(self._device) for part in (index, real, visual))
         shift = None if shift is None else shift.to(self._device)
         self.sections.append(self.sections[-1].narrowed(index, real, shift))
+        self.visual.append(visual)
         first = 0 if evict else layer
         for earlier in range(first, layer):
             self._evict(earlier)
         self._number[first:] = [len(self.sections) - 1] * (len(self._number) - first)
         if self.policy is not None and (layer < self.first or evict):
-            self._start(visual, len(self.sections) - 1)
+            self.begin(visual, len(self.sections) - 1)
 
     def _evict(self, layer: int) -> None:
         """Leave a layer that is filled no columns but those of the last section."""
@@ -110,21 +113,34 @@ class DecodeRequest:
         self._stores[layer] = None
         self.columns(entry.keys.device, len(self.sections) - 1)
 
+    def assign(self, numbers: Sequence[int]) -> None:
+        """Say which section each layer belongs to."""
+        self._number = list(numbers)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Which section each layer belongs to."""
+        return tuple(self._number)
+
+    def position(self, layer: int) -> Tensor:
+        """Column [1] int64 of the tail that a layer's new token is written to."""
+        return self.shared[self.entries[layer].keys.device, self._number[layer]].position
+
     def section(self, layer: int) -> Section:
         """The section a layer belongs to."""
         return self.sections[self._number[layer]]
 
     def columns(self, device: torch.device, section: int = 0) -> Columns:
         """What the layers of a section share on `device`; made when the first of them is filled."""
-        if (device, section) not in self._columns:
+        if (device, section) not in self.shared:
             whole = self.sections[section].whole
-            self._columns[device, section] = Columns(
+            self.shared[device, section] = Columns(
                 rows=torch.arange(self.batch, dtype=torch.int32, device=device),
                 filled=torch.full((self.batch,), self.steps, dtype=torch.int32, device=device),
                 position=torch.full((1,), self.steps - 1, device=device),
                 whole=moved(whole, device),
             )
-        return self._columns[device, section]
+        return self.shared[device, section]
 
     def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Take a layer's prompt, [B, H, S, D] each, and reserve its tail.
@@ -168,20 +184,20 @@ class DecodeRequest:
 
     def tick(self) -> None:
         """The part of `advance` that happens on the device, and so in every replay of a CUDA graph."""
-        for columns in self._columns.values():
+        for columns in self.shared.values():
             columns.filled.add_(1)
             columns.position.add_(1)
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the new token's keys and values [B, H, 1, D] of a layer."""
-        position = self._columns[keys.device, self._number[layer]].position
+        position = self.shared[keys.device, self._number[layer]].position
         tail_keys, tail_values = self.tails[layer]
         tail_keys.index_copy_(2, position, keys)
         tail_values.index_copy_(2, position, values)
 
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
-        columns, query, store = self._columns[query.device, self._number[layer]], query.squeeze(2), self.store(layer)
+        columns, query, store = self.shared[query.device, self._number[layer]], query.squeeze(2), self.store(layer)
         if layer >= self.pruned_from:
             out = sparse_decode(query, store, columns.pruned, scale, columns.scratch)
         elif layer == self.pruned_from - 1 and self.policy is not None:
@@ -197,7 +213,7 @@ class DecodeRequest:
         if isinstance(entry, HostEntries):
             entry.wait()
         if store is None:
-            columns = self._columns[entry.keys.device, self._number[layer]]
+            columns = self.shared[entry.keys.device, self._number[layer]]
             rows = entry.own_rows if isinstance(entry, HostEntries) else columns.rows
             store = Store(entry.keys, entry.values, *self.tails[layer], rows, columns.filled)
             self._stores[layer] = store
@@ -206,7 +222,7 @@ class DecodeRequest:
     def end_step(self) -> None:
         """Count what the step read."""
         self.stepping = False
-        filled = self._columns[self._device, 0].filled
+        filled = self.shared[self._device, 0].filled
         below, above = [], []
         for number, section in enumerate(self.sections):
             below.append((section.whole.count, self._number[: self.first].count(number)))
@@ -233,10 +249,10 @@ class DecodeRequest:
         if self.policy is not None:
             reorder_state(self.state, rows)
             self.use.selections = getattr(self.state, "selections", None)
-            self._text = self._text.index_select(0, rows.to(self._text.device))
+            self.text = self.text.index_select(0, rows.to(self.text.device))
         for section in self.sections:
             section.reorder(rows)
-        for (device, _), columns in self._columns.items():
+        for (device, _), columns in self.shared.items():
             columns.rows = columns.rows.index_select(0, rows.to(device))
             columns.whole = reordered(columns.whole, rows)
         if self.slots is not None:
@@ -253,17 +269,17 @@ class DecodeRequest:
         """Let the policy choose, and tell every later layer what to read; attn [B, S] of the observer."""
         self.policy.step(self.state, attn.to(self._device))
         keep = self.state.keep
-        if keep.shape != self._kept:
+        if keep.shape != self.kept:
             raise ValueError(
-                f"state.keep of shape {tuple(keep.shape)}: expected {tuple(self._kept)}, as start() made it"
+                f"state.keep of shape {tuple(keep.shape)}: expected {tuple(self.kept)}, as start() made it"
             )
-        width = self._text.shape[1] - 1
-        read = self._text.scatter(1, torch.where(keep < 0, width, keep), True)[:, :width]
-        for number in range(self._observed, len(self.sections)):
+        width = self.text.shape[1] - 1
+        read = self.text.scatter(1, torch.where(keep < 0, width, keep), True)[:, :width]
+        for number in range(self.observed_section, len(self.sections)):
             section = self.sections[number]
-            if number > self._observed:
+            if number > self.observed_section:
                 read = read.gather(1, section.index) & section.real
-            index, count = list_columns(read, min(section.columns, self._width))
+            index, count = list_columns(read, min(section.columns, self.width))
             self._listed[number] = Reads(count, index)
             if self.slots is None:
                 self._announce(number, self._listed[number])
@@ -272,17 +288,17 @@ class DecodeRequest:
 
     def _announce(self, number: int, reads: Reads) -> None:
         """Tell the layers of a section on every device what to read."""
-        for (device, section), columns in self._columns.items():
+        for (device, section), columns in self.shared.items():
             if section == number:
                 columns.pruned = moved(reads, device)
 
     def _fetch(self, keep: Tensor) -> None:
         """Bring the chosen columns keep [B, W] to the device, and tell the layers where they are."""
-        wanted, listed = self.slots.assign(keep), self._listed[self._observed]
+        wanted, listed = self.slots.assign(keep), self._listed[self.observed_section]
         self.use.fetched.add_((wanted >= 0).sum())
-        self._announce(self._observed, Reads(listed.count, self.slots.place(listed.index)))
-        for (device, section), columns in self._columns.items():
-            if section == self._observed:
+        self._announce(self.observed_section, Reads(listed.count, self.slots.place(listed.index)))
+        for (device, section), columns in self.shared.items():
+            if section == self.observed_section:
                 here = [e for e in self.entries[self.first :] if e.keys.device == device]
                 columns.wanted = wanted.to(device, non_blocking=True)
                 HostEntries.fetch_all(here, columns.rows, columns.wanted)

@@ -49,7 +49,8 @@ class Report:
 
     videos: each in the order of the prompts, rows of a batch one after the other. cache: what the KV cache cost, where
     a method prunes it. keeps: with trace=True, the columns the pruned layers read, ascending, as keeps[step][row];
-    step 0 is the first after prefill. inside: what went on into each layer at which visual tokens were dropped.
+    step 0 is the first after prefill. inside: what went on into each layer at which visual tokens were dropped. loop:
+    who decoded, "engine", or "stock: " and why not the engine.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Report:
     keeps: list[list[list[int]]] | None = None
     inside: tuple[InsideReport, ...] = ()
     videos: tuple[VideoTokens, ...] = ()
+    loop: str = "stock"
 
     @property
     def visual_kept(self) -> float | None:
@@ -141,7 +143,7 @@ class Recorder:
     """
 
     def __init__(self, method: str, devices: list[torch.device]) -> None:
-        self.method = method
+        self.method, self.loop = method, "stock"
         self._cuda = [d for d in devices if d.type == "cuda"]
         self._request: _Request | None = None
         self._open: dict[str, object] = {}
@@ -179,17 +181,21 @@ class Recorder:
         """The counters of the request's cache, None where nothing prunes it, and what its prefill will note inside."""
         self._request.cache, self._request.inside = use, inside
 
+    def counted(self, use: CacheUse | None) -> None:
+        """Counters that take the place of those the prefill began with."""
+        self._request.cache = use
+
     def prefilled(self, sequence: int | Tensor, rows: int) -> None:
         """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows."""
         self.stop("prefill")
         self._request.sequence, self._request.rows = sequence, rows
         self._reset_peak()
 
-    def decoded(self) -> None:
-        """A decode step has been queued; of no account where a later request has taken this one's place, and failed."""
+    def decoded(self, steps: int = 1) -> None:
+        """Decode steps have been queued; of no account where a later request has taken this one's place, and failed."""
         if self._request is None:
             return
-        self._request.steps += 1
+        self._request.steps += steps
         if not (self._cuda and torch.cuda.is_current_stream_capturing()):  # a captured event tells no time
             self._request.last = self._mark()
 
@@ -218,6 +224,7 @@ class Recorder:
             None if request.cache is None else request.cache.keeps,
             tuple(entered.report() for entered in request.inside),
             tuple(request.videos),
+            self.loop,
         )
 
     def _mark(self) -> object:

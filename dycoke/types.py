@@ -146,6 +146,8 @@ class DecodePolicy(Protocol):
     budget: how many of a row's visual columns a step reads at most.
     start: visual [B, S] bool -> state, once, behind the prefill; W, the width of its `keep`, never changes.
     step: attn [B, S] fp32 of the observer (head mean, over the columns of the prompt) updates the state in place.
+    An attribute padded_keep = True, where there is one, says that `step` takes a state whose `keep`, and every tensor
+    of its shape, was made wider and filled up with -1, so that prompts of about one length can share a CUDA graph.
     An attribute dp_cache = "host", where there is one, asks for the entries that are not read to live in host memory.
     """
 

@@ -15,11 +15,12 @@ from torch import Tensor
 class CacheReport:
     """The KV cache of one request whose method prunes while decoding.
 
-    layers: of the model; those below first_layer read everything. steps: decode steps. read_below, read_from: columns
-    a layer of either group read in a step, mean over layers, steps and rows (prompt, answer and the token itself);
-    None before the first step and for a group without layers. selections: how often the columns were chosen anew,
-    summed over rows; None if no policy counts it. device_bytes, host_bytes: keys and values, the columns reserved for
-    the answer with them. fetched_bytes: brought back from the host.
+    layers: of the model; those below first_layer read everything. steps: decode steps, in the engine on CUDA also the
+    one that had begun when the answer ended. read_below, read_from: columns a layer of either group read in a step,
+    mean over layers, steps and rows (prompt, answer and the token itself); None before the first step and for a group
+    without layers. selections: how often the columns were chosen anew, summed over rows; None if no policy counts it.
+    device_bytes, host_bytes: keys and values, all columns that were reserved for them. fetched_bytes: brought back from
+    the host.
     """
 
     layers: int
@@ -66,12 +67,17 @@ class Entered:
 
 @dataclass
 class CacheUse:
-    """Collects what `CacheReport` tells. rows: batch rows; column_bytes: keys and values of a column in one layer."""
+    """Collects what `CacheReport` tells.
+
+    rows: batch rows; idle: those of them that stand for no prompt and read nothing but what they decode; column_bytes:
+    keys and values of a column in one layer.
+    """
 
     layers: int
     first_layer: int
     rows: int
     trace: bool = False
+    idle: int = 0
     device_bytes: int = 0
     host_bytes: int = 0
     column_bytes: int = 0
@@ -120,14 +126,15 @@ class CacheUse:
     def report(self) -> CacheReport:
         """The counts so far. Waits for the device."""
         steps = int(self.steps)
-        total = steps * self.rows
+        total = steps * (self.rows - self.idle)
+        idly = self.idle * steps * (steps + 1) // 2  # columns that idle rows read, in each layer
         fetched = int(self.fetched) * self.column_bytes * self.host_layers
         return CacheReport(
             layers=self.layers,
             first_layer=self.first_layer,
             steps=steps,
-            read_below=_mean(self.read_below, total * self.first_layer),
-            read_from=_mean(self.read_from, total * (self.layers - self.first_layer)),
+            read_below=_mean(self.read_below, idly, total, self.first_layer),
+            read_from=_mean(self.read_from, idly, total, self.layers - self.first_layer),
             selections=None if self.selections is None else int(self.selections.sum()),
             device_bytes=self.device_bytes,
             host_bytes=self.host_bytes,
@@ -135,5 +142,5 @@ class CacheUse:
         )
 
 
-def _mean(total: Tensor, count: int) -> float | None:
-    return int(total) / count if count else None
+def _mean(total: Tensor, idly: int, steps: int, layers: int) -> float | None:
+    return (int(total) - idly * layers) / (steps * layers) if steps * layers else None

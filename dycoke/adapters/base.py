@@ -19,6 +19,7 @@ from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 if TYPE_CHECKING:
     from dycoke.adapters.decoding import DecodeStage
     from dycoke.adapters.inside_stage import InsideStage
+    from dycoke.engine.engine import Engine
 
 
 class Adapter(Protocol):
@@ -45,6 +46,8 @@ class FamilyAdapter:
         self._cache: weakref.ref | None = None
         self._decoding = False
         self._stage: DecodeStage | None = None
+        self._engine: Engine | None = None
+        self._engine_stage: DecodeStage | None = None
         self._inside: InsideStage | None = None
         self._read: int | Tensor = 0
         self._probe: TowerProbe | None = None
@@ -70,6 +73,16 @@ class FamilyAdapter:
             self._inside.install(undo)
             undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
         self.hook(model, undo)
+
+    def serve(self, engine: Engine, plan: Plan) -> None:
+        """Fill the engine's store, while it is active, instead of a cache that grows.
+
+        Raises ValueError if the language model's attention is none that a stage while decoding knows.
+        """
+        from dycoke.adapters.decoding import DecodeStage
+
+        stage = self._stage or DecodeStage(self.language_model(self._model()), plan.decode)
+        self._engine, self._engine_stage, stage.engine = engine, stage, engine
 
     def check(self, compressor: Compressor, visual: Tensor | None) -> None:
         """Raises ValueError for a compressor this adapter cannot run, or a mask it finds by itself."""
@@ -192,12 +205,13 @@ class FamilyAdapter:
         use, entered, shape = None, [], shape_of(kwargs)
         real = real_tokens(kwargs.get("attention_mask"), shape[1])
         self._read = shape[0] * shape[1] if real is None else real
-        cached = self._stage is not None and self._stage.has_cache(kwargs)
+        stage = self._engine_stage if self._engine is not None and self._engine.active else self._stage
+        cached = stage is not None and stage.has_cache(kwargs)
         if cached or self._inside is not None:
             visual, request = self.visual(kwargs, shape), None
             if cached:
-                kwargs, request = self._stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual)
-                use = request.use
+                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual)
+                use = request.use if self._stage is not None else None
             if self._inside is not None and visual is not None:
                 kwargs, entered = self._inside.prefill(kwargs, visual, real, self._known_places(visual), request)
         elif self._stage is not None:

@@ -6,7 +6,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,17 @@ from dycoke.cache_layer import PrunedLayer
 from dycoke.host_cache import host_cache_works
 from dycoke.types import DecodePolicy, LayerPruner
 
+if TYPE_CHECKING:
+    from dycoke.engine.engine import Engine, Intake
+
 _stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are installed
 
 
 class DecodeStage:
     """Serves a decode policy on a language model of transformers (the module whose layers fill a cache).
 
-    policy None reads everything, through the same cache and attention. pruners: what drops columns in prefill. Raises
+    policy None reads everything, through the same cache and attention. pruners: what drops columns in prefill. engine:
+    takes over, while it is active, what a prefill leaves; a stage that only serves it need not be installed. Raises
     ValueError if the model's attention cannot be observed, or the policy's first layer is not one of its later layers.
     """
 
@@ -55,6 +59,7 @@ class DecodeStage:
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=4)
             self._host = False
         self._warned = False
+        self.engine: Engine | None = None
         self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
 
     def install(self, undo: ExitStack) -> None:
@@ -99,7 +104,7 @@ class DecodeStage:
         device: torch.device,
         real: Tensor | None,
         visual: Tensor | None,
-    ) -> tuple[dict[str, Any], DecodeRequest]:
+    ) -> tuple[dict[str, Any], DecodeRequest | Intake]:
         """Arguments of a prefill [B, S] with the cache taken over, and its request.
 
         real [B, S] bool: no padding. visual [B, S] bool. Raises ValueError for what `check` refuses.
@@ -112,11 +117,7 @@ class DecodeStage:
                 f"attention_mask for {tuple(real.shape)} where the prompt is {shape}: leave out "
                 "prompt_lookup_num_tokens and assistant_model, whose first step some releases hand no mask"
             )
-        lengths = [layer.max_cache_len for layer in cache.layers if isinstance(layer, StaticLayer)]
-        tail = max([TAIL, *(length - shape[1] for length in lengths)])  # what a static cache has room for
-        request = DecodeRequest(
-            self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
-        )
+        request = self._request(kwargs, cache, shape, device, real, visual)
         self._live.add(request)
         cache.layers, cache.layer_class_to_replicate = [PrunedLayer(request, i) for i in range(self._layers)], None
         kwargs = {**kwargs, "past_key_values": cache}
@@ -125,6 +126,23 @@ class DecodeStage:
             # Made for a static cache, as wide as that would have become.
             kwargs["attention_mask"] = None if real is None else real.long()
         return kwargs, request
+
+    def _request(
+        self,
+        kwargs: dict[str, Any],
+        cache: Cache,
+        shape: tuple[int, int],
+        device: torch.device,
+        real: Tensor | None,
+        visual: Tensor | None,
+    ) -> DecodeRequest | Intake:
+        if self.engine is not None and self.engine.active:
+            return self.engine.request(kwargs, shape, device, real, visual)
+        lengths = [layer.max_cache_len for layer in cache.layers if isinstance(layer, StaticLayer)]
+        tail = max([TAIL, *(length - shape[1] for length in lengths)])  # what a static cache has room for
+        return DecodeRequest(
+            self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
+        )
 
     @staticmethod
     def is_fresh(cache: Cache) -> bool:
@@ -151,7 +169,7 @@ class DecodeStage:
 
     def check(self, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for output_attentions, and where somebody has changed the model's attention meanwhile."""
-        if self.config._attn_implementation != pruned_name(self._base):
+        if self in _stages and self.config._attn_implementation != pruned_name(self._base):
             raise ValueError(
                 f"attn_implementation={self.config._attn_implementation!r} was set while a method is attached; remove "
                 "the method first"

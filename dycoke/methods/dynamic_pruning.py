@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -72,6 +72,8 @@ class DynamicPruning:
     fall, and a row's last visual token is never pruned. Source: DyCoke, section 3.3.
     Raises TypeError or ValueError for options out of range.
     """
+
+    padded_keep: ClassVar[bool] = True
 
     layer: int = field(default=3, metadata={"help": "L, first layer that reads less, from 1 to the last layer"})
     p: float = field(default=0.7, metadata={"help": "P, share of the visual tokens not read, in [0, 1)"})

@@ -171,7 +171,7 @@ def snapshot(request: DecodeRequest) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Every tensor a step changes in place beside the stores, with what it holds."""
     use, slots = request.use, request.slots
     changed = [use.steps, use.read_below, use.read_from, use.fetched]
-    changed += [part for columns in request._columns.values() for part in (columns.filled, columns.position)]
+    changed += [part for columns in request.shared.values() for part in (columns.filled, columns.position)]
     changed += [t for t in vars(request.state).values() if isinstance(t, torch.Tensor)]
     changed += [slots.held] if slots is not None else []
     return [(tensor, tensor.clone()) for tensor in changed]

@@ -1,0 +1,148 @@
+"""The engine of one model: which bucket serves a request, and how its prompt gets there."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dycoke.cache import DecodeRequest
+from dycoke.engine.bucket import Bucket
+from dycoke.engine.padded import Part, padded_request, row_bucket, tail_bucket
+from dycoke.engine.refill import signature
+from dycoke.engine.weights import Weights
+from dycoke.ops.last_row import last_slot
+from dycoke.types import DecodePolicy
+from dycoke.usage import CacheUse
+
+STORES_SHARE = 0.3  # of a GPU's memory, for the stores of sizes that are not in use
+_ON_CPU = 2**30
+
+
+class Intake:
+    """Takes a prefill's keys and values, layer by layer, into a bucket: the cache of `generate` hands them here."""
+
+    steps, stepping = 0, False
+
+    def __init__(self, bucket: Bucket, prompt: int, order: Tensor | None) -> None:
+        self._bucket, self._order, self.prompt = bucket, order, prompt
+        self.use: CacheUse = bucket.template.use
+
+    def fill(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Keys and values [B, H, S, D] of a layer."""
+        self._bucket.store(layer, keys, values, self._order)
+
+
+class Engine:
+    """Buckets of a language model with a decode policy, made as requests ask for them.
+
+    pruned: layers may drop columns in prefill, so that a prompt's bucket is known behind it only.
+    """
+
+    def __init__(
+        self, language_model: nn.Module, head: nn.Linear, policy: DecodePolicy | None, *, pruned: bool
+    ) -> None:
+        self.weights = Weights.of(language_model, head)
+        self._policy, self._pruned = policy, pruned
+        self.counts = policy is not None or pruned  # whether what it reads is worth a report
+        self._buckets: OrderedDict[Any, Bucket] = OrderedDict()
+        self._addresses = self.weights.addresses()
+        self._pool = torch.cuda.graph_pool_handle() if self.weights.device.type == "cuda" else None
+        self.active, self.tail = False, 0
+        self._bucket: Bucket | None = None
+        self._request: DecodeRequest | None = None
+        self._positions: Tensor | None = None
+
+    def begin(self, tokens: int) -> None:
+        """A request comes, of at most `tokens` new tokens; until `end`, its prefill asks `request` for its cache."""
+        addresses = self.weights.addresses()
+        if addresses != self._addresses:  # the model was moved: graphs would read what is no longer there
+            self._buckets.clear()
+            self._addresses = addresses
+        self.active, self.tail = True, tail_bucket(tokens)
+        self._bucket = self._request = self._positions = None
+
+    def end(self) -> None:
+        """The request is over."""
+        self.active = False
+        self._bucket = self._request = self._positions = None
+
+    def request(
+        self,
+        kwargs: dict[str, Any],
+        shape: tuple[int, int],
+        device: torch.device,
+        real: Tensor | None,
+        visual: Tensor | None,
+    ) -> Intake | DecodeRequest:
+        """What a prefill [B, S] with these arguments of the language model is to fill.
+
+        real, visual [B, S] bool, None for all and for none.
+        """
+        kept = torch.ones(shape, dtype=torch.bool, device=device) if real is None else real.to(device)
+        seen = torch.zeros_like(kept) if visual is None else visual.to(device) & kept
+        self._positions = _next_positions(kwargs.get("position_ids"), kept)
+        if self._pruned:
+            self._request = DecodeRequest(self._policy, len(self.weights.layers), shape, device, kept, seen, tail=1)
+            return self._request
+        part = Part(kept, seen)
+        aligned = real is None or bool((kept.int().diff(dim=1) >= 0).all())
+        self._choose([0] * len(self.weights.layers), [part], shape[0])
+        return Intake(self._bucket, shape[1], None if aligned else part.order)
+
+    def prefilled(self) -> Bucket:
+        """The bucket of the request, filled. Raises RuntimeError if no prefill has asked for one."""
+        if self._request is not None:
+            self._move_in(self._request)
+        if self._bucket is None:
+            raise RuntimeError("the prefill filled no cache")
+        return self._bucket
+
+    def _move_in(self, request: DecodeRequest) -> None:
+        """Take over a request whose layers dropped columns, a layer at a time."""
+        parts = [
+            Part(section.real, visual, section.index, section.shift)
+            for section, visual in zip(request.sections, request.visual, strict=True)
+        ]
+        self._choose(request.numbers, parts, request.batch)
+        for layer, entry in enumerate(request.entries):
+            part = parts[request.numbers[layer]]
+            self._bucket.store(layer, entry.keys, entry.values, part.order)
+            request.entries[layer] = request.tails[layer] = None
+
+    @torch.inference_mode()
+    def _choose(self, numbers: list[int] | tuple[int, ...], parts: list[Part], rows: int) -> None:
+        """Find the bucket for parts of a prompt, or make it, and begin with them."""
+
+        def make() -> DecodeRequest:
+            return padded_request(self._policy, numbers, parts, row_bucket(rows), self.tail)
+
+        request = make()
+        key = signature(request)
+        if key not in self._buckets:
+            self._make_room(request)
+            self._buckets[key] = Bucket(self.weights, make, self._pool)
+        self._buckets.move_to_end(key)
+        self._bucket = self._buckets[key]
+        self._bucket.take(request, self._positions)
+
+    def _make_room(self, request: DecodeRequest) -> None:
+        """Let go of the stores that were used longest ago, where those that stay would take too much."""
+        weights = self.weights
+        column = 2 * weights.kv_heads * weights.head_dim * weights.dtype.itemsize * request.batch
+        wanted = sum((request.section(n).columns + self.tail) * column for n in range(len(weights.layers)))
+        room = _ON_CPU
+        if weights.device.type == "cuda":
+            room = int(torch.cuda.get_device_properties(weights.device).total_memory * STORES_SHARE)
+        while self._buckets and sum(each.nbytes for each in self._buckets.values()) + wanted > room:
+            self._buckets.popitem(last=False)
+
+
+def _next_positions(given: Tensor | None, real: Tensor) -> Tensor:
+    """RoPE positions [B] behind a prompt: given [B or 1, S] or None, as a prefill gets them; real [B, S] bool."""
+    if given is None:  # transformers then counts slots, padding too
+        return torch.full((len(real),), real.shape[1], device=real.device)
+    last = last_slot(real)[:, None]
+    return given.to(real.device).expand(real.shape).gather(1, last)[:, 0] + 1

@@ -1,0 +1,125 @@
+"""The loop over decoded tokens: choosing them on the device, one step ahead of the host that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dycoke.engine.bucket import Bucket
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How tokens are chosen and where answers end.
+
+    processors: transformers' LogitsProcessorList, of any processors; sample: draw instead of taking the best; ends:
+    ids [E] int64 that end an answer, None without; pad: what a row is filled up with behind its end; criteria:
+    transformers' StoppingCriteriaList, asked with ids on the host.
+    """
+
+    processors: Any
+    sample: bool
+    ends: Tensor | None
+    pad: Tensor | None
+    criteria: Any
+
+
+class Chooser:
+    """Chooses the next token of every row from its logits, on the device.
+
+    prompt [B, S] int64: the ids that the processors see in front of the answer; room: new tokens there may be.
+    """
+
+    def __init__(self, rules: Rules, prompt: Tensor, room: int) -> None:
+        self._rules, self._count = rules, prompt.shape[1]
+        self._ids = torch.cat([prompt, prompt.new_zeros(len(prompt), room)], dim=1)
+        self._done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Ids [B] int64 behind logits [B, V]; the pad id in rows that have ended."""
+        rules = self._rules
+        if rules.sample or len(rules.processors):
+            logits = rules.processors(self._ids[:, : self._count], logits.to(torch.float32, copy=True))
+        if rules.sample:
+            chosen = torch.multinomial(logits.softmax(dim=-1), num_samples=1).squeeze(1)
+        else:
+            chosen = logits.argmax(dim=-1)
+        if rules.ends is not None:
+            chosen = torch.where(self._done, rules.pad, chosen)
+            self._done |= (chosen[:, None] == rules.ends).any(dim=1)
+        self._ids[:, self._count] = chosen
+        self._count += 1
+        return chosen
+
+
+class Emitted:
+    """The new ids as the host gets to know them, [B, room] int64, without holding up the device.
+
+    prompt [B, S] int64 on the host, for the criteria. show: called with the ids [B] of each token, in order.
+    """
+
+    def __init__(
+        self, rules: Rules, prompt: Tensor, room: int, cuda: bool, show: Callable[[Tensor], None] | None
+    ) -> None:
+        self._rules, self._show, self._before = rules, show, prompt.shape[1]
+        self._arriving = torch.zeros(room, len(prompt), dtype=torch.int64, pin_memory=cuda)
+        self._events: list[torch.cuda.Event | None] = []
+        self._ids = torch.cat([prompt, prompt.new_zeros(len(prompt), room)], dim=1)
+        self._ended = torch.zeros(len(prompt), dtype=torch.bool)
+        self._pad = None if rules.ends is None else rules.pad.cpu()
+        self.count = 0
+
+    def send(self, chosen: Tensor) -> None:
+        """Let the ids [B] of the next token come to the host."""
+        self._arriving[len(self._events)].copy_(chosen, non_blocking=True)
+        event = None
+        if chosen.is_cuda:
+            event = torch.cuda.Event()
+            event.record()
+        self._events.append(event)
+
+    def read(self) -> bool:
+        """Wait for the oldest ids that have not been read. Returns whether every row has ended."""
+        event = self._events[self.count]
+        if event is not None:
+            event.synchronize()
+        chosen = self._arriving[self.count]
+        if self._pad is not None:  # what a criterion of the host ended goes on on the device
+            chosen = torch.where(self._ended, self._pad, chosen)
+        self._ids[:, self._before + self.count] = chosen
+        self.count += 1
+        if self._show is not None:
+            self._show(chosen)
+        self._ended |= self._rules.criteria(self._ids[:, : self._before + self.count], None).cpu()
+        return bool(self._ended.all())
+
+    @property
+    def ids(self) -> Tensor:
+        """Prompt and new ids [B, S + count] int64 on the host."""
+        return self._ids[:, : self._before + self.count]
+
+
+@torch.inference_mode()
+def decode(bucket: Bucket, logits: Tensor, chooser: Chooser, emitted: Emitted, room: int) -> int:
+    """Decode until every row has ended, at most `room` tokens, the first of logits [B, V].
+
+    Returns the steps it took. On CUDA the next step is queued before the host waits for the token of the one before, so
+    that the device is never idle; what it computes past the end is thrown away.
+    """
+    rows, ahead = len(logits), int(logits.is_cuda)
+    for step in range(room):
+        if step:
+            logits = bucket.step()[:rows]
+        chosen = chooser.choose(logits)
+        bucket.tokens[:rows].copy_(chosen)
+        emitted.send(chosen)
+        if step >= ahead and emitted.read():
+            break
+    else:
+        while emitted.count < room:
+            emitted.read()
+    return emitted.count - 1

@@ -1,0 +1,57 @@
+"""Whether a model that has just got a method decodes in the engine, and putting the engine on it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from dycoke.report import Recorder
+from dycoke.types import Plan
+
+if TYPE_CHECKING:
+    from dycoke.adapters.base import Adapter
+
+
+def put_on(
+    model: nn.Module, adapter: Adapter, plan: Plan, recorder: Recorder, undo: ExitStack, how: str, trace: bool
+) -> None:
+    """Let `model.generate` decode in the engine, as `how` asks: "auto", "on" or "off".
+
+    Raises ValueError for "on" where the engine cannot serve the model or the plan, naming why.
+    """
+    reason = _reason(model, adapter, plan, how, trace)
+    if not reason:
+        from dycoke.engine.engine import Engine  # transformers only where it is needed
+        from dycoke.engine.generate import EngineGenerate
+
+        language_model = adapter.language_model(model)
+        engine = Engine(language_model, model.get_output_embeddings(), plan.decode, pruned=bool(plan.pruners))
+        try:
+            adapter.serve(engine, plan)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            EngineGenerate(model, language_model, engine, recorder).install(undo)
+            return
+    if how == "on":
+        raise ValueError(f"engine='on': {reason}; accepted: engine='auto' or 'off'")
+    recorder.loop = f"stock: {reason}"
+
+
+def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: bool) -> str:
+    """Why the engine is not used, "" where it is."""
+    if how == "off":
+        return "engine='off'"
+    if getattr(model, "generate", None) is None:
+        return f"{type(model).__name__} has no generate"
+    if how == "auto" and not any(weight.is_cuda for weight in model.parameters()):
+        return "the model is on the CPU"
+    if trace:
+        return "trace=True"
+    if getattr(plan.decode, "dp_cache", "device") == "host":
+        return "dp_cache='host'"
+    from dycoke.engine.served import refusal
+
+    return refusal(adapter.language_model(model), model.get_output_embeddings())

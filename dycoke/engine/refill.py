@@ -1,0 +1,77 @@
+"""A request whose tensors a CUDA graph was recorded over: what another must agree in, and taking its values over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+from dycoke.cache import DecodeRequest
+from dycoke.entries import state_names
+from dycoke.types import PolicyState
+
+
+def widen(request: DecodeRequest, multiple: int) -> None:
+    """Round up how much a step reads and keeps at most, so that prompts of about one length share a graph.
+
+    The kept columns of a policy are widened where it declares `padded_keep`.
+    """
+    if request.policy is None:
+        return
+    columns = request.text.shape[1] - 1
+    request.width = min(columns, -(-request.width // multiple) * multiple)
+    if not getattr(request.policy, "padded_keep", False):
+        return
+    before = tuple(request.state.keep.shape)
+    more = min(columns, -(-before[1] // multiple) * multiple) - before[1]
+    if more > 0:
+        for name, value in _tensors(request.state):
+            if tuple(value.shape) == before:
+                object.__setattr__(request.state, name, pad(value, (0, more), value=-1))
+        request.kept = request.state.keep.shape
+
+
+def signature(request: DecodeRequest) -> tuple[Any, ...]:
+    """What two requests agree in that can share a graph: nothing that follows from values."""
+    sections = tuple((each.columns, each.whole.index is None, each.shift is None) for each in request.sections)
+    chosen: tuple[Any, ...] = ()
+    if request.policy is not None:
+        shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in _tensors(request.state))
+        chosen = (request.observed_section, request.width, shapes)
+    return request.batch, sections, request.numbers, request.capacity, chosen
+
+
+def refill(template: DecodeRequest, request: DecodeRequest) -> None:
+    """Give the template what `request`, of the same signature, says of its prompt; its keys and values come apart.
+
+    Raises ValueError for another signature.
+    """
+    if signature(template) != signature(request):
+        raise ValueError(f"a request of signature {signature(request)}: expected {signature(template)}")
+    for to, of in zip(template.sections, request.sections, strict=True):
+        to.real.copy_(of.real)
+        for name in ("index", "shift"):
+            if getattr(to, name) is not None:
+                getattr(to, name).copy_(getattr(of, name))
+        to.whole.count.copy_(of.whole.count)
+        if to.whole.index is not None:
+            to.whole.index.copy_(of.whole.index)
+    for (_, number), columns in template.shared.items():
+        columns.filled.zero_()
+        columns.position.fill_(-1)
+        whole = template.sections[number].whole
+        if columns.whole.count is not whole.count:
+            columns.whole.count.copy_(whole.count)
+    if template.policy is not None:
+        template.text.copy_(request.text)
+        for (_, to), (_, of) in zip(_tensors(template.state), _tensors(request.state), strict=True):
+            to.copy_(of)
+
+
+def _tensors(state: PolicyState) -> Iterator[tuple[str, Tensor]]:
+    for name in sorted(state_names(state)):
+        value = getattr(state, name)
+        if isinstance(value, Tensor):
+            yield name, value

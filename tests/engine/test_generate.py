@@ -1,0 +1,251 @@
+"""`generate` of a model that carries a method: what the engine takes, what it leaves to the stock loop, and says so."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+import dycoke
+from dycoke.engine import padded
+from tests.core.decode_small import PLAN, VISUAL, embeds, qwen
+from tests.core.subjects import PROMPTS, SUBJECTS
+from tests.engine.asking import answers, ask, method
+
+
+def generate(model, **options):
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
+    return model.generate(inputs_embeds=embeds(), **options)
+
+
+def both(model, **options):
+    """Ids of the stock loop and of the engine, and who answered the second time."""
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="off"):
+        stock = generate(model, **options)
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        return stock, generate(model, **options), run.report.loop
+
+
+class Ended(StoppingCriteria):
+    """Ends a row at its n-th new token."""
+
+    def __init__(self, lengths: list[int], prompt: int) -> None:
+        self.lengths, self.prompt = torch.tensor(lengths), prompt
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return (input_ids.shape[1] - self.prompt >= self.lengths).to(input_ids.device)
+
+
+class Heard(BaseStreamer):
+    def __init__(self) -> None:
+        self.put_ids, self.ended = [], False
+
+    def put(self, value):
+        self.put_ids.append(value.tolist())
+
+    def end(self):
+        self.ended = True
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.7},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 5, "eos_token_id": list(range(1, 32))},
+        {"bad_words_ids": [[3], [5]]},
+        {"max_new_tokens": 1},
+        {"max_new_tokens": 70},
+    ],
+    ids=str,
+)
+def test_greedy_settings(options):
+    stock, ours, loop = both(qwen(), **options)
+    assert torch.equal(ours, stock)
+    assert loop == "engine"
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.4, "top_k": 5}, {"top_p": 0.7}, {"min_p": 0.1}], ids=str)
+def test_sampling_draws_as_the_stock_loop_does(options):
+    model, drawn = qwen(), []
+    for engine in ("off", "on"):
+        with dycoke.attach(model, PLAN, visual=VISUAL, engine=engine):
+            torch.manual_seed(5)
+            drawn.append(generate(model, do_sample=True, **options))
+    assert torch.equal(*drawn)
+    torch.manual_seed(6)
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        assert not torch.equal(generate(model, do_sample=True, temperature=3.0), drawn[0])
+
+
+def test_rows_end_apart():
+    """Of a batch, each row at its own end-of-sequence; what follows is padding, and the longest decides."""
+    subject = SUBJECTS["llava"]()
+    free, _ = answers(subject, PROMPTS["batch"], method("dycoke"), "off", eos_token_id=None)
+    ends = sorted({int(free[0, 1]), int(free[1, 4])})
+    options = {"eos_token_id": ends, "pad_token_id": 0}
+    stock, _ = answers(subject, PROMPTS["batch"], method("dycoke"), "off", **options)
+    ours, report = answers(subject, PROMPTS["batch"], method("dycoke"), "on", **options)
+    assert torch.equal(ours, stock)
+    assert report.loop == "engine"
+    assert (ours == 0).any()
+
+
+@pytest.mark.parametrize("lengths", [[2, 5, 3, 4], [1, 1, 1, 1], [8, 8, 2, 8]], ids=str)
+@pytest.mark.parametrize("eos", [None, [63]], ids=str)
+def test_criteria_of_the_user(lengths, eos):
+    subject = SUBJECTS["llava"]()
+    criteria = StoppingCriteriaList([Ended(lengths, prompt=0)])
+    options = {"stopping_criteria": criteria, "eos_token_id": eos, "pad_token_id": 0}
+    stock, _ = answers(subject, PROMPTS["batch"], method("dycoke"), "off", **options)
+    ours, report = answers(subject, PROMPTS["batch"], method("dycoke"), "on", **options)
+    assert torch.equal(ours, stock)
+    assert report.stages["decode"].tokens == 4 * (max(lengths) - 1)
+
+
+def test_tokens_are_streamed():
+    model, heard = qwen(), Heard()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        ids = generate(model, streamer=heard)
+    assert heard.put_ids == [[[]], *([token] for token in ids[0].tolist())]
+    assert heard.ended
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"num_beams": 2}, "num_beams=2"),
+        ({"use_cache": False}, "use_cache=False"),
+        ({"return_dict_in_generate": True}, "return_dict_in_generate=True"),
+        ({"cache_implementation": "static"}, "cache_implementation='static'"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:use_cache=False")
+def test_another_loop_is_said(options, why):
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        generate(model, **options)
+        assert run.report.loop == f"stock: {why}"
+        generate(model)
+        assert run.report.loop == "engine"
+
+
+def test_settings_of_the_model_count():
+    model = qwen()
+    model.generation_config.num_beams = 2
+    assert both(model)[2] == "stock: num_beams=2"
+
+
+def test_the_report_counts_as_in_the_stock_loop():
+    model, reports = qwen(), []
+    for engine in ("off", "on"):
+        with dycoke.attach(model, PLAN, visual=VISUAL, engine=engine) as run:
+            generate(model)
+            reports.append(run.report)
+    stock, ours = reports
+    assert {name: each.tokens for name, each in ours.stages.items()} == {
+        name: each.tokens for name, each in stock.stages.items()
+    }
+    for name in ("steps", "read_below", "read_from", "selections"):
+        assert getattr(ours.cache, name) == getattr(stock.cache, name), name
+    assert ours.cache.device_bytes > stock.cache.device_bytes  # a bucket's columns
+
+
+def test_rows_that_stand_for_nothing_are_not_counted():
+    """Three rows run in a bucket of four."""
+    subject, prompts, read = SUBJECTS["llava"](), PROMPTS["batch"][:3], []
+    for engine in ("off", "on"):
+        cache = answers(subject, prompts, method("dycoke"), engine)[1].cache
+        read.append((cache.read_below, cache.read_from))
+    assert read[0] == read[1]
+
+
+def test_generate_is_given_back():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        assert "generate" in vars(model)
+    assert "generate" not in vars(model)
+    model.generate = mine = lambda *args, **kwargs: None
+    with pytest.raises(RuntimeError, match="stop"), dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        raise RuntimeError("stop")
+    assert model.generate is mine
+
+
+def test_the_model_can_be_dropped():
+    model = qwen()
+    dycoke.apply(model, PLAN, visual=VISUAL, engine="on")
+    generate(model)
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_failed_request_leaves_no_trace():
+    class Stop(Heard):
+        def put(self, value):
+            super().put(value)
+            if len(self.put_ids) == 3:
+                raise RuntimeError("enough")
+
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        want = generate(model)
+        with pytest.raises(RuntimeError, match="enough"):
+            generate(model, streamer=Stop())
+        assert torch.equal(generate(model), want)
+
+
+def test_weights_that_move_are_found():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        generate(model)
+        for weight in model.parameters():
+            weight.data = 1.5 * weight.data
+        ours = generate(model)
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="off"):
+        assert torch.equal(ours, generate(model))
+
+
+def test_hooks_inside_the_layers_are_not_passed_by():
+    model, seen = qwen(), []
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        model.model.layers[1].mlp.register_forward_hook(lambda *_: seen.append(1))
+        generate(model)
+        assert run.report.loop == "stock: Qwen2MLP carries hooks"
+    assert len(seen) == 8
+
+
+def test_on_is_refused_where_it_cannot_be_had():
+    model = qwen()
+    with pytest.raises(ValueError, match=r"engine='on': trace=True; accepted: engine='auto' or 'off'"):
+        dycoke.apply(model, PLAN, visual=VISUAL, engine="on", trace=True)
+    with pytest.raises(ValueError, match=r"engine='fast': expected one of auto, on, off"):
+        dycoke.apply(model, PLAN, visual=VISUAL, engine="fast")
+    with pytest.raises(ValueError, match="training mode"):
+        dycoke.apply(model.train(), PLAN, visual=VISUAL, engine="on")
+
+
+def test_auto_leaves_a_model_on_the_cpu_alone():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL) as run:
+        generate(model)
+        assert run.report.loop == "stock: the model is on the CPU"
+
+
+def test_buckets():
+    assert [padded.row_bucket(n) for n in (1, 3, 64, 65, 130)] == [1, 4, 64, 128, 192]
+    assert [padded.column_bucket(n) for n in (1, 256, 257, 2990, 6302, 9000)] == [256, 256, 512, 3072, 6656, 9216]
+    assert [padded.tail_bucket(n) for n in (1, 64, 65)] == [64, 64, 128]
+
+
+def test_stores_are_shared_by_prompts_of_about_one_length():
+    subject = SUBJECTS["llava"]()
+    with dycoke.attach(subject.model, method("dycoke"), engine="on"):
+        engine = subject.model.generate._engine
+        for kind in ("one_video", "text", "one_video"):
+            ask(subject, PROMPTS[kind])
+        assert len(engine._buckets) == 2  # with something to prune, and without
