@@ -44,6 +44,12 @@ class VisionTower(nn.Module):
         """Turn pixels into the input of the first encoder layer."""
         return self.vision_tower.embeddings(pixels)
 
+    def encode(self, hidden: Tensor) -> Tensor:
+        """Run the layers that are used on the input [N, S, C] of the first."""
+        for layer in self.vision_tower.encoder.layers[: self.depth]:
+            hidden = layer(hidden, None)
+        return hidden
+
     def select(self, hidden: Tensor) -> Tensor:
         """Keep the tokens that go on to the projector."""
         return hidden
@@ -72,9 +78,7 @@ class VisionTower(nn.Module):
         side = self.image_size
         if pixels.shape[1:] != (3, side, side):
             raise ValueError(f"images of shape {tuple(pixels.shape)}: expected [N, 3, {side}, {side}]")
-        hidden = self.embed(pixels.to(device=self.device, dtype=self.dtype))
-        for layer in self.vision_tower.encoder.layers[: self.depth]:
-            hidden = layer(hidden, None)
+        hidden = self.encode(self.embed(pixels.to(device=self.device, dtype=self.dtype)))
         return self.select(hidden).to(pixels.dtype)
 
     @property
