@@ -1,0 +1,54 @@
+"""Which modules can be run from their weights alone, without calling them.
+
+A fast forward reads the weights of a layer and skips the calls of its modules. That is right only where a call would do
+nothing else: no hook would be missed, no other device be moved to, no adapter or quantizer be passed by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+# Hooks that do nothing unless transformers itself asks for hidden states; it installs them once and for all.
+_INERT = "transformers.utils.output_capturing"
+
+
+def hooked(modules: Iterable[nn.Module]) -> str:
+    """What a call of one of the modules would do beside its forward, for the first that would; "" if none would.
+
+    Asked at every call, for hooks come and go.
+    """
+    for module in modules:
+        if "forward" in vars(module):  # how accelerate moves data to the device of a layer
+            return f"a {type(module).__name__} has a forward of its own"
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            return f"a {type(module).__name__} is compiled"
+        # By the names nn.Module gives them: it has no public way to list hooks.
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            if any(getattr(hook, "__module__", "") != _INERT for hook in hooks.values()):
+                return f"a {type(module).__name__} carries hooks"
+    return ""
+
+
+def unlike(parts: Iterable[tuple[nn.Module, tuple[type, ...]]]) -> str:
+    """The first part that is of none of its types, exactly, as a text; "" if there is none.
+
+    Subclasses count as others: quantized and adapted layers are subclasses of what they replace.
+    """
+    for part, types in parts:
+        if type(part) not in types:
+            return f"a {type(part).__name__} where {' or '.join(each.__name__ for each in types)} is served"
+    return ""
+
+
+def scattered(modules: Iterable[nn.Module]) -> str:
+    """Why the weights of the modules do not go together: several devices or dtypes; "" if they do."""
+    weights = [weight for module in modules for weight in module.parameters()]
+    devices, dtypes = {weight.device for weight in weights}, {weight.dtype for weight in weights}
+    if len(devices) > 1:
+        return f"its layers lie on several devices: {', '.join(sorted(map(str, devices)))}"
+    if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float16, torch.bfloat16, torch.float64}:
+        return f"its weights are of {', '.join(sorted(map(str, dtypes)))}"
+    return ""
