@@ -1,0 +1,111 @@
+"""Put the fast forward passes on a model for a while: prefill of its language model, and its vision encoder.
+
+Only what a module computes is replaced, its `forward`; hooks on the module itself run as before. Every call decides
+for itself whether it is one the fast forward computes, and is the stock one otherwise.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
+
+from dycoke.engine import language_prefill, vision
+from dycoke.engine.sdpa import BACKENDS
+
+_OWN = "_forward_of_the_engine"
+
+
+class Fast(Protocol):
+    """A forward pass of a module, for calls that it serves."""
+
+    def unserved(self) -> str: ...
+
+    def serves(self, kwargs: dict[str, Any]) -> bool: ...
+
+    def run(self, kwargs: dict[str, Any]) -> Any: ...
+
+
+class _Encode:
+    """Of our towers, the layers they use; see `VisionTower.encode`."""
+
+    def __init__(self, tower: nn.Module, backends: Sequence[SDPBackend]) -> None:
+        self._layers = vision.EncoderLayers(tower.vision_tower, tower.depth, backends)
+
+    def unserved(self) -> str:
+        return self._layers.unserved()
+
+    def serves(self, kwargs: dict[str, Any]) -> bool:
+        return self._layers.serves(kwargs["hidden"])
+
+    def run(self, kwargs: dict[str, Any]) -> Tensor:
+        *_, last = self._layers.run(kwargs["hidden"])
+        return last
+
+
+@contextmanager
+def sped_up(model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> Iterator[None]:
+    """Within the context, the language model and the vision encoder of `model` use the fast forwards where they can.
+
+    backends: of attention, in order of preference. The model is given back as it was, also by an exception.
+    Raises ValueError for a model that is sped up already.
+    """
+    with ExitStack() as undo:
+        for _, module, name, make in _parts(model):
+            if hasattr(vars(module).get(name), _OWN):
+                raise ValueError(f"{type(model).__name__} is sped up already")
+            if _taken(module, name):
+                continue
+            setattr(module, name, _forward(getattr(module, name), make(backends)))
+            undo.callback(delattr, module, name)
+        yield
+
+
+def reasons(model: nn.Module) -> dict[str, str]:
+    """Why each part of a model, "language model" and "vision", would run as it is now; "" for one that is sped up.
+
+    A part the model does not have is left out. Single calls may run as they are all the same: a decode step, one with
+    gradients, or one that asks for attentions or hidden states.
+    """
+    return {part: _taken(module, name) or make(BACKENDS).unserved() for part, module, name, make in _parts(model)}
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Callable[[Sequence[SDPBackend]], Fast]]]:
+    """Part, module, the name of the method to replace, and what makes its fast forward."""
+    towers = set()
+    for module in list(model.modules()):
+        if isinstance(module, language_prefill.MODELS):
+            yield "language model", module, "forward", lambda b, m=module: language_prefill.LanguagePrefill(m, b)
+        elif hasattr(module, "encode") and isinstance(getattr(module, "vision_tower", None), vision.MODELS):
+            towers.add(module.vision_tower)  # its own forward is not called
+            yield "vision", module, "encode", lambda b, m=module: _Encode(m, b)
+        elif isinstance(module, vision.MODELS) and module not in towers:
+            yield "vision", module, "forward", lambda b, m=module: vision.VisionForward(m, b)
+
+
+def _taken(module: nn.Module, name: str) -> str:
+    """Who replaced the method before, or compiled the module; "" if nobody did or it was us."""
+    own = vars(module).get(name)
+    if own is not None and not hasattr(own, _OWN):
+        return f"a {type(module).__name__} has a {name} of its own"
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return f"a {type(module).__name__} is compiled"
+    return ""
+
+
+def _forward(stock: Callable[..., Any], fast: Fast) -> Callable[..., Any]:
+    """A method in the place of `stock`, of the same signature."""
+    names = list(inspect.signature(stock).parameters)
+
+    @wraps(stock)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return fast.run(given) if fast.serves(given) else stock(*args, **kwargs)
+
+    setattr(forward, _OWN, True)
+    return forward
