@@ -74,6 +74,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._visual: Tensor | None = None
         self._places: tuple[Tensor, Tensor, int] | None = None
         self._ids: Tensor | None = None
+        self._on_host: tuple[Tensor | None, Tensor | None] | None = None
         self._state: _Shortened | None = None
         undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
         self._keeps_tower = False
@@ -101,6 +102,10 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
 
     def _note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         self._ids = args[0] if args else kwargs.get("input_ids")
+        self._on_host = None
+        if any(kwargs.get(name) is not None for name in ("pixel_values_videos", "pixel_values")):
+            # Before the tower is under way: a copy behind it would wait for it, and the language model for the copy.
+            self._on_host = self._copied(self._ids, kwargs.get("attention_mask"))
         # Where `generate` has encoded the videos beforehand and fills no cache, every step reads them anew.
         self._keeps_tower = self._probe is not None and self._probe.frames > 0 and kwargs.get("use_cache") is False
 
@@ -116,6 +121,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         whole number of videos, or where the compressor needs of the tower what it has not seen of them.
         """
         ids, self._ids = self._ids, None
+        on_host, self._on_host = self._on_host, None
         if ids is None:
             raise ValueError("inputs_embeds=: a method needs input_ids to find the video tokens")
         cache = kwargs.get("past_key_values")
@@ -123,14 +129,17 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
             raise ValueError("past_key_values= of another request: pass the whole prompt and a fresh cache")
         embeds = kwargs["inputs_embeds"]
         count, before = embeds.shape[:2]
+        is_video, seen = on_host or self._copied(ids, kwargs.get("attention_mask"))
         real = real_tokens(kwargs.get("attention_mask"), before)
+        if cache is not None and seen is not None and bool(seen.all()):
+            real = None  # a mask would be read again by the language model; without a cache it speaks of positions
         given = kwargs.get("position_ids")
         given = torch.arange(before, device=embeds.device)[None] if given is None else given
         given = given.expand(count, -1)
 
-        spans = _content(real, count, before)
+        spans = _content(seen, count, before)
         is_visual = (ids == self._video_id) | (ids == self._image_id)
-        videos = self._find_videos((ids == self._video_id).cpu())
+        videos = self._find_videos(is_video)
         texts = self._texts(embeds, is_visual, real)
         rows = [self._compress_row(embeds[r], given[r], videos[r], texts[r], *spans[r]) for r in range(count)]
         if self._probe is not None and not self._keeps_tower:
@@ -158,9 +167,10 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._places = (number, slots, self._grid[0] * self._grid[1]) if any(videos) else None
         # A mask also where positions have gaps: without one transformers takes a gap for the border of a packed sample.
         padded = real is not None or not consecutive or any(len(row.tokens) < width for row in rows)
-        self._state = _Shortened(
-            before, width, mask if padded else None, torch.tensor(shifts, device=embeds.device)[:, None]
-        )
+        shift = given.new_zeros(count, 1)
+        for r, moved in enumerate(shifts):
+            shift[r] = moved  # filled in on the device: a copy from the host would wait for it
+        self._state = _Shortened(before, width, mask if padded else None, shift)
         return {
             **kwargs,
             "inputs_embeds": out,
@@ -202,6 +212,15 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
             # Fewer than none are decoded where guesses were read along with the prompt and then taken back.
             mask = torch.cat([state.mask, made], dim=1)[:, : state.after + state.decoded]
         return {**kwargs, "attention_mask": mask, "position_ids": given - state.shift}
+
+    def _copied(
+        self, ids: Tensor | None, mask: Tensor | dict[str, Tensor] | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """On the CPU: which of the ids [B, S] stand for videos, and which slots are no padding, None where none is."""
+        if ids is None:
+            return None, None
+        real = real_tokens(mask, ids.shape[1])
+        return (ids == self._video_id).cpu(), None if real is None else real.cpu()
 
     def _texts(self, embeds: Tensor, is_visual: Tensor, real: Tensor | None) -> list[Tensor | None]:
         """The embedded text [Q, D] of each row, None where it is not needed."""
@@ -259,10 +278,13 @@ def _depth(config: Any) -> int:
 
 
 def _content(real: Tensor | None, count: int, length: int) -> list[tuple[int, int]]:
-    """First slot and end of each row's content, without its padding: on the right if any row ends in it, else left."""
+    """First slot and end of each row's content, without its padding: on the right if any row ends in it, else left.
+
+    real [B, S] bool on the CPU, or None for no padding.
+    """
     if real is None:
         return [(0, length)] * count
-    where = [row.nonzero().flatten().tolist() or [0, length - 1] for row in real.cpu()]
+    where = [row.nonzero().flatten().tolist() or [0, length - 1] for row in real]
     if any(slots[-1] + 1 < length for slots in where):
         return [(0, slots[-1] + 1) for slots in where]
     return [(slots[0], length) for slots in where]

@@ -29,6 +29,7 @@ class LlavaAdapter(FamilyAdapter):
         self._visual: Tensor | None = None
         self._places: tuple[Tensor, Tensor, int] | None = None
         self._per_frame = 0
+        self._whole = False
         self._shape: tuple[int, int] | None = None
         model.video_seam = self
         undo.callback(_leave, weakref.ref(model))
@@ -60,16 +61,21 @@ class LlavaAdapter(FamilyAdapter):
 
     def packed(self, packed: Packed) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
-        self._visual = packed.visual
+        self._visual, self._whole = packed.visual, not packed.padded
         per_frame, self._per_frame = self._per_frame, 0
         self._places = (packed.video, packed.slots, per_frame) if per_frame else None
         return packed.positions if self.compressor.positions == "original" else None
 
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments as they are."""
+        """The arguments, without the mask where it says that nothing is padding: it would have to be read for that."""
         embeds = kwargs.get("inputs_embeds")
+        whole, self._whole = self._whole, False
         self._shape = None if embeds is None else tuple(embeds.shape[:2])
-        return kwargs
+        # Without a cache, and where positions have gaps, a mask also says that they are those of one sample.
+        spoken = self.compressor.positions == "original" or kwargs.get("past_key_values") is None
+        if not whole or spoken or self._shape is None:
+            return kwargs
+        return {**kwargs, "attention_mask": None}
 
     def places(self) -> tuple[Tensor, Tensor, int] | None:
         places, self._places = self._places, None

@@ -28,7 +28,7 @@ class Packed(NamedTuple):
 
     positions count in the uncompressed, unpadded sequence; 0 at padding. video [B, S] int64 is the number of the video
     a token belongs to, counted from 0 in its row, and slots [B, S] int64 its slot t * N + n in that video; both are -1
-    at text, newlines, images and padding.
+    at text, newlines, images and padding. padded: whether any row is shorter than the longest.
     """
 
     embeds: Tensor
@@ -38,6 +38,7 @@ class Packed(NamedTuple):
     labels: Tensor | None
     video: Tensor
     slots: Tensor
+    padded: bool
 
     def consecutive(self) -> Tensor:
         """Return position ids [B, S] that count the real tokens of each row; 0 at padding."""
@@ -108,6 +109,7 @@ def splice(
         labels=None if labels[0] is None else _pad(labels, IGNORE_INDEX, padding_side),
         video=_pad(video, -1, padding_side),
         slots=_pad(slots, -1, padding_side),
+        padded=len({len(row) for row in visual}) > 1,
     )
 
 

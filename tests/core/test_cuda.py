@@ -4,10 +4,15 @@ import pytest
 import torch
 
 import dycoke
+from dycoke.adapters.hf_llava_onevision import HFLlavaOnevisionAdapter
+from dycoke.adapters.llava import LlavaAdapter
 from dycoke.ops.temporal_merge import temporal_merge, temporal_merge_torch
 from tests.core.subjects import PROMPTS, SUBJECTS, greedy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+ADAPTERS = {"llava": LlavaAdapter, "hf": HFLlavaOnevisionAdapter}
 
 
 class OnGPU:
@@ -38,6 +43,41 @@ def test_merging_never_waits_for_the_device(merge, frames):
         merge(x, 58)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["llava", "hf"])
+@pytest.mark.parametrize("prompts", ["one_video", "batch"])
+def test_between_the_projector_and_the_language_model_nothing_waits_for_the_device(name, prompts, monkeypatch):
+    """What the adapters do there: compressing, packing and placing of tokens, without decode pruning's bookkeeping."""
+    subject, adapter = OnGPU(name), ADAPTERS[name]
+    for method in ("video", "packed", "prefill_inputs") if name == "llava" else ("prefill_inputs",):
+        monkeypatch.setattr(adapter, method, _guarded(getattr(adapter, method)))
+    with dycoke.attach(subject.model, dycoke.build("dycoke", decode="off")) as run, torch.no_grad():
+        subject.model(**subject.inputs(PROMPTS[prompts]))  # compiles the kernels
+        guard["on"] = True
+        try:
+            subject.model(**subject.inputs(PROMPTS[prompts]))
+        finally:
+            guard["on"] = False
+        assert run.report.videos
+
+
+guard = {"on": False}
+
+
+def _guarded(function):
+    """The function, in which to wait for the device is an error while the guard is on."""
+
+    def call(*args, **kwargs):
+        if not guard["on"]:
+            return function(*args, **kwargs)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return call
 
 
 def test_merging_in_a_graph_equals_the_reference():
