@@ -12,6 +12,7 @@ from transformers import GenerationMixin
 
 from dycoke.adapters.arguments import CACHE_NAMES
 from dycoke.engine.engine import Engine
+from dycoke.engine.forwards import sped_up
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
 from dycoke.engine.served import hooked, refusal
 from dycoke.report import Recorder
@@ -107,7 +108,8 @@ class EngineGenerate:
         engine = self._engine
         engine.begin(room)
         try:
-            outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
+            with sped_up(model):
+                outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
             bucket = engine.prefilled()
             logits = outputs.logits[:, -1]
             del outputs
