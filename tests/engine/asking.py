@@ -1,5 +1,9 @@
 """Asking a tiny model with a method, in the engine or in the stock loop."""
 
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
 import dycoke
 from dycoke.report import Report
 from tests.core.subjects import HF_IMAGE, HF_VIDEO
@@ -34,3 +38,26 @@ def answers(subject, prompts: list[list], plan, engine: str, **options) -> tuple
         out = ask(subject, prompts, **options)
         report: Report = run.report
         return out, report
+
+
+class Forced(LogitsProcessor):
+    """Notes the logits of every step, and lets nothing but the given ids [n] follow, in every row."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids, self.logits = ids, []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self.ids[len(self.logits)]] = 0.0
+        self.logits.append(scores.clone())
+        return forced
+
+
+def forced_logits(model, ids: Tensor, plan, engine: str, visual: Tensor | None = None, **inputs) -> Tensor:
+    """Logits [n, B, V] in front of each of the ids [n], which a model with a method is made to answer."""
+    forced = Forced(ids)
+    with dycoke.attach(model, plan, engine=engine, visual=visual) as run:
+        options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": len(ids)}
+        model.generate(**inputs, **options, logits_processor=LogitsProcessorList([forced]))
+        assert run.report.loop.startswith("engine" if engine == "on" else "stock")
+    return torch.stack(forced.logits)

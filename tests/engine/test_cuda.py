@@ -1,0 +1,104 @@
+"""The engine on a GPU: graphs, and logits next to those of the stock loop."""
+
+import pytest
+import torch
+from transformers import Qwen2Config
+
+import dycoke
+from dycoke.bench.decode_model import build_model, make_prompt
+from dycoke.bench.decode_setting import Setting
+from dycoke.methods import DynamicPruning
+from tests.core.decode_small import qwen
+from tests.core.subjects import PROMPTS
+from tests.core.test_cuda import OnGPU
+from tests.engine.asking import ask, forced_logits, method
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+ORDER = ("one_video", "batch", "text", "two_videos", "one_video", "batch")
+STEPS = 24
+# Logits are of about unit variance; bf16 keeps eight bits, and sums come in another order in 24 layers.
+APART = {torch.bfloat16: 0.25, torch.float16: 0.04, torch.float32: 1e-3}
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+@pytest.mark.parametrize("name", ["full", "dycoke", "dynamic_pruning", "fastv", "holitom", "framefusion", "visionzip"])
+def test_greedy_ids_in_fp32(kind, name):
+    """Requests of several sizes in turn, through graphs that are recorded once and filled anew."""
+    subject = OnGPU(kind)
+    with dycoke.attach(subject.model, method(name)) as run:
+        ours = [ask(subject, PROMPTS[prompts]) for prompts in ORDER]
+        assert run.report.loop == "engine"
+    with dycoke.attach(subject.model, method(name), engine="off"):
+        for prompts, ids in zip(ORDER, ours, strict=True):
+            assert torch.equal(ids, ask(subject, PROMPTS[prompts])), prompts
+
+
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16, torch.float32], ids=str)
+def half_billion(request):
+    """A language model of 0.5B shapes with random weights, and a prompt behind merging."""
+    dtype = str(request.param).removeprefix("torch.")
+    setting = Setting.chosen(shape="0.5b", dtype=dtype)
+    model = build_model(setting, "cuda")
+    return model, make_prompt(model, setting.visual), APART[request.param]
+
+
+@pytest.mark.parametrize("plan", ["full", "dycoke"])
+def test_forced_logits(half_billion, plan):
+    model, prompt, apart = half_billion
+    decode = DynamicPruning(3, 0.7, refresh=1.0) if plan == "dycoke" else None
+    plan = dycoke.Plan(decode=decode) if decode else dycoke.Plan(before=dycoke.build("full").plan().before)
+    ids = torch.randint(0, 1000, (STEPS,), generator=torch.Generator().manual_seed(0)).cuda()
+    logits = [
+        forced_logits(model, ids, plan, engine, prompt.visual, inputs_embeds=prompt.embeds) for engine in ("on", "off")
+    ]
+    ours, stock = logits
+    assert ours.isfinite().all()
+    difference = (ours - stock).abs()
+    assert difference.max() < apart, difference.amax(dim=(1, 2))
+    assert difference[0].max() < apart  # of prefill
+
+
+def test_a_step_never_waits(half_billion):
+    """Between its first and its last token the loop reads nothing of the device but what has arrived."""
+    model, prompt, _ = half_billion
+    plan = dycoke.Plan(decode=DynamicPruning(3, 0.7))
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 16}
+    with dycoke.attach(model, plan, visual=prompt.visual):
+        model.generate(inputs_embeds=prompt.embeds, **options)
+        loop = pytest.importorskip("dycoke.engine.generate")
+        inner, seen = loop.decode, []
+
+        def watched(*args):
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                seen.append(inner(*args))
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            return seen[-1]
+
+        loop.decode = watched
+        try:
+            model.generate(inputs_embeds=prompt.embeds, **options)
+        finally:
+            loop.decode = inner
+    assert seen == [15]
+
+
+def test_sampling_on_the_device():
+    """Draws follow the model's distribution: the share of each first token, over many rows."""
+    config = Qwen2Config(
+        vocab_size=16, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, eos_token_id=None,
+    )  # fmt: skip
+    model = qwen(config).cuda()
+    embeds = torch.randn(1, 12, 32, device="cuda")
+    visual = torch.zeros(1, 12, dtype=torch.bool, device="cuda")
+    plan = dycoke.Plan(before=dycoke.build("full").plan().before)
+    options = {"max_new_tokens": 3, "do_sample": True, "num_return_sequences": 4096, "top_k": 0, "pad_token_id": 0}
+    with dycoke.attach(model, plan, visual=visual) as run:
+        torch.manual_seed(0)
+        ids = model.generate(inputs_embeds=embeds, **options)
+        assert run.report.loop == "engine"
+    wanted = model(inputs_embeds=embeds).logits[0, -1].float().softmax(-1)
+    share = torch.bincount(ids[:, 0], minlength=16) / len(ids)
+    assert (share - wanted).abs().max() < 0.03
