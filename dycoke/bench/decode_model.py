@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 from transformers.cache_utils import Cache, DynamicCache
 
 import dycoke
@@ -26,7 +27,7 @@ SHARPNESS = 3.0
 
 
 def build_model(setting: Setting, device: str, seed: int = 0) -> nn.Module:
-    """The model, made on its device: normal weights that keep the variance, so that activations stay finite."""
+    """The model with random weights, made on its device."""
     shape = setting.model
     config = Qwen2Config(
         vocab_size=shape.vocabulary,
@@ -41,19 +42,54 @@ def build_model(setting: Setting, device: str, seed: int = 0) -> nn.Module:
         eos_token_id=None,
         pad_token_id=0,
     )
-    with torch.device("meta"):
-        model = Qwen2ForCausalLM(config).to(setting.torch_dtype)
-    model = model.to_empty(device=device).eval()
-    model.tie_weights()
-    with torch.device(device):  # the frequencies are no weights: computed, not drawn
-        model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    generator = torch.Generator(device).manual_seed(seed)
+    return make_random(Qwen2ForCausalLM, config, setting.torch_dtype, lambda name: torch.device(device), seed)
+
+
+def make_random(
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    place: Callable[[str], torch.device],
+    seed: int = 0,
+) -> nn.Module:
+    """A model of transformers whose weights are drawn where `place(name)` puts each.
+
+    Normal ones that keep the variance, so that activations stay finite. Buffers are what the model computes.
+    """
+    model = skeleton(model_class, config)
+    generators: dict[torch.device, torch.Generator] = {}
     with torch.no_grad():
         for name, weight in sorted(model.named_parameters()):
-            spread = weight.shape[-1] ** -0.5 if weight.ndim == 2 else 0.1
+            device = place(name)
+            generator = generators.setdefault(device, torch.Generator(device).manual_seed(seed))
+            spread = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1
             gain = SHARPNESS if "q_proj" in name else 1.0
-            weight.normal_(mean=float("norm" in name), std=gain * spread, generator=generator)
+            mean = float("norm" in name and name.endswith("weight"))
+            drawn = torch.empty(weight.shape, dtype=dtype, device=device)
+            drawn.normal_(mean=mean, std=gain * spread, generator=generator)
+            set_weight(model, name, drawn)
+    finish(model, place)
     return model
+
+
+def skeleton(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> nn.Module:
+    """A model for inference whose weights are on the meta device; its buffers are real, and on the CPU."""
+    with init_empty_weights(include_buffers=False):
+        return model_class(config).eval()
+
+
+def set_weight(model: nn.Module, name: str, weight: Tensor) -> None:
+    """Let a weight of the model be this tensor, which is not copied."""
+    path, _, last = name.rpartition(".")
+    setattr(model.get_submodule(path), last, nn.Parameter(weight, requires_grad=False))
+
+
+def finish(model: nn.Module, place: Callable[[str], torch.device]) -> None:
+    """Tie what the config ties, and move the buffers, which are no weights, to where `place(name)` puts each."""
+    model.tie_weights()
+    for name, buffer in list(model.named_buffers()):
+        path, _, last = name.rpartition(".")
+        model.get_submodule(path)._buffers[last] = buffer.to(place(name))
 
 
 @dataclass(frozen=True)
@@ -108,17 +144,19 @@ def running(model: nn.Module, method: str | DynamicPruning, prompt: Prompt) -> I
 class Loop:
     """Greedy decoding on one cache: the prefill, then a step at a time. Nothing of a step is read by the host.
 
-    room: steps that will ever run. Make it while the model runs under its method; `step` needs that too, its replay
-    from a graph does not.
+    cache: one that may hold columns already, which the prompt then follows; None for a fresh one that grows. room:
+    steps that will ever run. Make it while the model runs under its method; `step` needs that too, its replay from a
+    graph does not.
     """
 
     def __init__(self, model: nn.Module, prompt: Prompt, cache: Cache | None, room: int) -> None:
         self._model = model
         self.cache = DynamicCache(config=model.config) if cache is None else cache
+        held = int(self.cache.get_seq_length())
         out = model(inputs_embeds=prompt.embeds, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.logits = out.logits[:, -1]
         self.ids = self.logits.argmax(-1, keepdim=True)
-        self.position = torch.full_like(self.ids, prompt.embeds.shape[1] - 1)
+        self.position = torch.full_like(self.ids, held + prompt.embeds.shape[1] - 1)
         if self.request is not None:
             self.request.reserve(room)
 
@@ -128,7 +166,7 @@ class Loop:
         return getattr(self.cache.layers[0], "request", None)
 
     def step(self) -> Tensor:
-        """One token: ids -> logits [1, vocabulary] -> ids."""
+        """One token a row: ids -> logits [B, vocabulary] -> ids."""
         self.position.add_(1)
         out = self._model(input_ids=self.ids, position_ids=self.position, past_key_values=self.cache, use_cache=True)
         logits = out.logits[:, -1]
