@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dycoke.eval.efficiency_table import peak_gib
+from dycoke.eval.figures import MARKERS, PANEL, new_figure, plain
 from dycoke.eval.numbers import TaskColumn, overall, row_cost, task_columns
 from dycoke.eval.rows import Group, Results, Row
 from dycoke.eval.specs import MethodSpec
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
 
 Lines = dict[str, list[tuple[float, float]]]  # by label
 Panels = dict[str, Lines]  # by heading
-
-_PANEL = 4.5, 3.4  # inches
-_MARKERS = "osD^vP*X<>hd"  # one for each line, for those who do not tell the colours apart
-
-
-def check_matplotlib() -> None:
-    """Raise ValueError where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ValueError("plots need matplotlib: pip install 'dycoke[eval]'") from error
 
 
 def bars(results: Results) -> Figure | None:
@@ -44,11 +34,11 @@ def bars(results: Results) -> Figure | None:
     if not groups:
         return None
     tallest = max(len(group.rows) for group in groups)
-    figure = _figure(len(groups), len(panels), height=max(_PANEL[1], 0.8 + 0.32 * tallest))
+    figure = new_figure(len(groups), len(panels), height=max(PANEL[1], 0.8 + 0.32 * tallest))
     for group, line in zip(groups, figure.subplots(len(groups), len(panels), squeeze=False), strict=True):
         for axes, (label, of) in zip(line, panels, strict=True):
             _bar_panel(axes, group, label, of)
-    figure.suptitle(_plain(results.experiment.title))
+    figure.suptitle(plain(results.experiment.title))
     return figure
 
 
@@ -116,16 +106,16 @@ def _add(lines: Lines, label: str, x: float, y: float | None) -> None:
 
 
 def _curves(panels: Panels, across: str, up: str, title: str) -> Figure:
-    figure = _figure(1, len(panels), height=_PANEL[1] + 0.8)
+    figure = new_figure(1, len(panels), height=PANEL[1] + 0.8)
     for axes, (heading, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for place, (label, points) in enumerate(lines.items()):
             across_values, up_values = zip(*sorted(points), strict=True)
-            marker = _MARKERS[place % len(_MARKERS)]
-            axes.plot(across_values, up_values, marker=marker, label=_plain(label))
-        axes.set(title=_plain(heading), xlabel=across, ylabel=_plain(up))
+            marker = MARKERS[place % len(MARKERS)]
+            axes.plot(across_values, up_values, marker=marker, label=plain(label))
+        axes.set(title=plain(heading), xlabel=across, ylabel=plain(up))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.suptitle(_plain(title))
+    figure.suptitle(plain(title))
     return figure
 
 
@@ -139,14 +129,9 @@ def _bar_panel(axes: Axes, group: Group, label: str, of: Callable[[Row], float |
     else:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
         axes.set_xticks([])
-    axes.set_yticks(places, labels=[_plain(row.method.label) for row in group.rows])
+    axes.set_yticks(places, labels=[plain(row.method.label) for row in group.rows])
     axes.set_ylim(len(group.rows) - 0.5, -0.5)  # the first method on top
-    axes.set(title=_plain(group.heading), xlabel=_plain(label))
-
-
-def _plain(text: str) -> str:
-    """A text in which Matplotlib finds no formula."""
-    return text.replace("$", r"\$")
+    axes.set(title=plain(group.heading), xlabel=plain(label))
 
 
 def _score_label(columns: Sequence[TaskColumn]) -> str:
@@ -166,9 +151,3 @@ def _latency(row: Row) -> float | None:
     if len(row.complete) < len(row.runs):
         return None
     return sum(run.metrics["usage"]["seconds"] for run in row.runs) / sum(run.samples for run in row.runs)
-
-
-def _figure(rows: int, columns: int, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(_PANEL[0] * columns + 1.5, height * rows + 0.6), layout="constrained")

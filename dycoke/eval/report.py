@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dycoke.bench.record import write_text
 from dycoke.eval import plots
 from dycoke.eval.differences import difference_table
 from dycoke.eval.efficiency_table import efficiency_records, efficiency_table
+from dycoke.eval.figures import check_matplotlib, write_plot
 from dycoke.eval.main_table import main_records, main_table
 from dycoke.eval.numbers import Published
 from dycoke.eval.rows import read_results
 from dycoke.eval.table_formats import csv_text, latex, markdown
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _PLOTS = {
     "bars": plots.bars,
     "frames": plots.score_against_frames,
     "retention": plots.score_against_retention,
 }
-_UNDATED = {  # Matplotlib writes the date into a PDF and its own version into both
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-}
-_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ def write_report(experiment: str, results: Path, pair: tuple[str, str] | None = 
     pair: labels of two methods to be compared. Raises ValueError as `read_results` and `difference_table` do, where
     matplotlib is missing, and for an unknown published table; nothing is written then.
     """
-    plots.check_matplotlib()
+    check_matplotlib()
     found = read_results(experiment, results)
     difference = None if pair is None else markdown(difference_table(found, *pair))
     paper = Published(found)
@@ -64,7 +55,7 @@ def write_report(experiment: str, results: Path, pair: tuple[str, str] | None = 
         written[name] = markdown(table)
         _write_texts(folder / "tables", name, {"md": written[name], "tex": latex(table), "csv": csv_text(records)})
     for name, figure in figures.items():
-        _write_plot(folder / "plots", name, figure)
+        write_plot(folder / "plots", name, figure)
     return Written(written["main"], written["efficiency"], difference)
 
 
@@ -72,16 +63,3 @@ def _write_texts(folder: Path, name: str, texts: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for ending, text in texts.items():
         write_text(folder / f"{name}.{ending}", text)
-
-
-def _write_plot(folder: Path, name: str, figure: Figure | None) -> None:
-    """Write a plot by rename, or remove that of an earlier report where there is none now."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for ending, metadata in _UNDATED.items():
-        path = folder / f"{name}.{ending}"
-        if figure is None:
-            path.unlink(missing_ok=True)
-            continue
-        partial = path.with_name(path.name + ".partial")
-        figure.savefig(partial, format=ending, dpi=_DPI, metadata=metadata)
-        os.replace(partial, path)
