@@ -235,5 +235,68 @@ def kernels(
     run(setting, json, Console())
 
 
+@bench.command()
+def engine(
+    shape: Annotated[
+        str | None, typer.Option(help="7b, 0.5b, 72b, small or tiny. [default: 7b; tiny without a GPU]")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 4 without a GPU]")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16 or float32. [default: bfloat16; float32 without a GPU]")
+    ] = None,
+    k: Annotated[float, typer.Option("--k", help="K of dycoke, in [0, 1].")] = 0.7,
+    l: Annotated[int, typer.Option("--l", help="L of dycoke, from 1.")] = 3,  # noqa: E741
+    p: Annotated[float, typer.Option("--p", help="P of dycoke, in [0, 1).")] = 0.7,
+    answer: Annotated[
+        int | None, typer.Option(help="Tokens of an answer, and steady ones of decode. [default: 64; 6 without a GPU]")
+    ] = None,
+    versions: Annotated[
+        str | None,
+        typer.Option(
+            help="What to compare. [default: stock_eager,stock_sdpa,stock_static_graph,engine_full,engine_dycoke]"
+        ),
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="More methods in our engine, such as fastv,visionzip.")] = None,
+    batches: Annotated[
+        str | None, typer.Option(help="Rows of the batch part. [default: 1,4,16,64; 1,2 without a GPU]")
+    ] = None,
+    clips: Annotated[
+        str | None, typer.Option(help="Frames of the memory part. [default: 8,16,32,48,64; 4,8 without a GPU]")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds, in turn. [default: 5; 2 without a GPU]")] = None,
+    warm_up: Annotated[float | None, typer.Option(help="Seconds of work ahead. [default: 40; 0 without a GPU]")] = None,
+    device_map: Annotated[str, typer.Option(help="auto spreads the model over all GPUs.")] = "none",
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="decode, first_token, answer, batch, memory or parity; repeatable. [default: all]"),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
+) -> None:
+    """Time whole answers about a video: stock transformers and our engine, side by side and stage by stage."""
+    from dycoke.bench.engine import run
+    from dycoke.bench.engine_setting import Setting, names, numbers
+
+    sizes = {"shape": shape, "frames": frames, "dtype": dtype, "answer": answer, "rounds": rounds, "warm_up": warm_up}
+    lists = {
+        "versions": names(versions),
+        "batches": numbers("batches", batches),
+        "clips": numbers("clips", clips),
+        "parts": tuple(part) if part else None,
+    }
+    run(Setting.chosen(methods, **sizes, **lists, k=k, l=l, p=p, device_map=device_map), json, Console())
+
+
+@bench.command()
+def plot(
+    records: Annotated[list[Path], typer.Argument(help="Records of `dycoke bench engine`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the plots.")] = Path("plots"),
+) -> None:
+    """Draw records of the engine: milliseconds by stage, tokens a second against rows, memory against frames."""
+    from dycoke.bench.plots import draw
+
+    for path in draw(records, out):
+        print(path)
+
+
 if __name__ == "__main__":
     sys.exit(main())

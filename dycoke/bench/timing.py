@@ -103,6 +103,23 @@ def time_graphs(graphs: Mapping[str, Captured], repeat: int, before: Step) -> di
     }
 
 
+def time_run(step: Step, count: int, device: str) -> float:
+    """Milliseconds a step over `count` runs queued one behind the other: by events on a GPU, else by the host clock."""
+    if device == "cpu":
+        begin = time.perf_counter()
+        for _ in range(count):
+            step()
+        return (time.perf_counter() - begin) * 1e3 / count
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(count):
+        step()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / count
+
+
 def time_eager(step: Step, repeat: int) -> Times:
     """Times of a step called anew each time: what the host takes to launch it counts, and so does any wait for it.
 
@@ -136,11 +153,11 @@ def time_on_host(step: Step, repeat: int) -> Times:
     return Times(tuple(samples))
 
 
-def stream_step(nbytes: int) -> Step:
+def stream_step(nbytes: int, device: str = "cuda") -> Step:
     """Read `nbytes` and write as many, in one pass of an element-wise kernel: the memory's speed as kernels see it.
 
     A plain copy_ becomes a memcpy node in a graph, which reaches only 2.7 TB/s on an H200 and so is no ceiling.
     """
-    source = torch.randn(nbytes // 4, device="cuda")
+    source = torch.randn(nbytes // 4, device=device)
     target = torch.empty_like(source)
     return lambda: torch.neg(source, out=target)
