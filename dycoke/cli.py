@@ -88,6 +88,13 @@ def ask(
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 on a GPU, float32 on a CPU), float32, bfloat16 or float16.")
     ] = "auto",
+    preprocess: Annotated[
+        str,
+        typer.Option(
+            help="Who resizes frames: exact (the checkpoint's processor, on the CPU), device (torch, where the model "
+            "is; the same up to rounding), or auto (device on a GPU, exact on a CPU)."
+        ),
+    ] = "auto",
 ) -> None:
     """Answer a question about a video and report what it cost."""
     progress = Console(stderr=True)
@@ -97,7 +104,7 @@ def ask(
 
     short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
     ways = method, compare, plan, short, option or []
-    asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype)
+    asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype, preprocess)
     run(asked, Console(), progress)
 
 

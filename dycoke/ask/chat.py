@@ -78,10 +78,12 @@ def placement(device: str, dtype: str) -> Placement:
     return Placement(device, DTYPES.get(dtype, automatic))
 
 
-def load_chat(name: str, where: Placement) -> Chat:
+def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
     """Load a checkpoint: a local folder or a hub repository, of the architecture its config.json names.
 
-    Raises FileNotFoundError if there is none, ValueError if it is damaged, lacks tensors or is of another family.
+    preprocess: how frames become pixels, "exact", "device" or "auto" (see `dycoke.engine.frames.frames_on`).
+    Raises FileNotFoundError if there is none, ValueError if it is damaged, lacks tensors or is of another family, or
+    for a way to make pixels that there is none of, or not for its image processor.
     """
     config_file = _config_file(name)
     try:
@@ -96,7 +98,7 @@ def load_chat(name: str, where: Placement) -> Chat:
         raise ValueError(f"{name} is a model of architecture {architecture}; supported: {', '.join(_LOADERS)}")
     if config.get("quantization_config"):
         raise ValueError(f"{name} is quantised, which is not supported; use the original checkpoint")
-    return import_module(_LOADERS[architecture]).load(name, where)
+    return import_module(_LOADERS[architecture]).load(name, where, preprocess=preprocess)
 
 
 def _config_file(name: str) -> Path:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
 from dycoke.ask.chat import Placement
+from dycoke.engine.frames import FrameSettings, frames_on
 from llava.model.checkpoint import local_folder, tensor_shapes
 from llava.model.model_config import DAMAGED, check_tokenizer_files
 
@@ -19,10 +22,14 @@ _NAMED = 4  # tensors an error names before it only counts them
 
 @dataclass(frozen=True)
 class OnevisionChat:
-    """LlavaOnevisionForConditionalGeneration and its processor."""
+    """LlavaOnevisionForConditionalGeneration and its processor.
+
+    on_device: how frames become pixels on the model's device; None leaves them to the processor.
+    """
 
     model: nn.Module
     processor: Any
+    on_device: FrameSettings | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -47,15 +54,34 @@ class OnevisionChat:
     def request(self, frames: np.ndarray, question: str) -> dict[str, Any]:
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompt = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = self.processor(text=prompt, videos=[frames], return_tensors="pt")
-        return dict(inputs.to(self.model.device, self.model.dtype))
+        return self.inputs([prompt], [frames])
+
+    def inputs(self, prompts: Sequence[str], videos: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Keyword arguments of `model.generate` for prompts with one placeholder of a video each, as a padded batch.
+
+        videos: frames [T, H, W, 3] uint8 of each, of equal T.
+        """
+        device, dtype = self.model.device, self.model.dtype
+        if self.on_device is None:
+            inputs = self.processor(text=list(prompts), videos=list(videos), padding=True, return_tensors="pt")
+            return dict(inputs.to(device, dtype))
+        placeholder = self.processor.video_token
+        texts = [  # a video ends in one newline, which has a placeholder too
+            prompt.replace(placeholder, placeholder * (len(video) * self.per_frame + 1))
+            for prompt, video in zip(prompts, videos, strict=True)
+        ]
+        pixels = torch.stack([self.on_device(video, device, dtype) for video in videos])
+        return {
+            **self.tokenizer(texts, padding=True, return_tensors="pt").to(device),
+            "pixel_values_videos": pixels,
+        }
 
 
-def load(name: str, where: Placement, attention: str = "sdpa") -> OnevisionChat:
+def load(name: str, where: Placement, attention: str = "sdpa", preprocess: str = "exact") -> OnevisionChat:
     """Load a checkpoint that transformers wrote.
 
     Raises OSError if files are missing, ValueError for missing or misshapen tensors, a damaged file, or a processor
-    without a chat template.
+    without a chat template, and what `frames_on` raises.
     """
     folder = local_folder(name)
     tensor_shapes(folder)  # names a damaged weight file, where transformers fails in many ways
@@ -76,7 +102,8 @@ def load(name: str, where: Placement, attention: str = "sdpa") -> OnevisionChat:
         raise ValueError(f"{name}: its processor has no chat template, which the prompt is made from")
     _check(name, "missing", sorted(loaded["missing_keys"]))
     _check(name, "misshapen", sorted(str(key[0]) for key in loaded["mismatched_keys"]))
-    return OnevisionChat(model.eval(), processor)
+    on_device = frames_on(preprocess, processor.video_processor, model.device)
+    return OnevisionChat(model.eval(), processor, on_device)
 
 
 def _check(name: str, kind: str, tensors: list[str]) -> None:

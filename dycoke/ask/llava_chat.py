@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dycoke.adapters.llava import tokens_per_frame
 from dycoke.ask.chat import Placement
+from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import get_model_name_from_path, tokenizer_image_token
@@ -21,12 +22,16 @@ from llava.model.builder import load_pretrained_model
 
 @dataclass(frozen=True)
 class LlavaChat:
-    """LlavaQwenForCausalLM or LlavaLlamaForCausalLM, with the conversation template its family was trained on."""
+    """LlavaQwenForCausalLM or LlavaLlamaForCausalLM, with the conversation template its family was trained on.
+
+    on_device: how frames become pixels on the model's device; None leaves them to the image processor.
+    """
 
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     image_processor: Any
     template: str
+    on_device: FrameSettings | None = None
 
     placeholders: ClassVar[tuple[str, ...]] = (DEFAULT_IMAGE_TOKEN,)
 
@@ -49,11 +54,11 @@ class LlavaChat:
         conversation.append_message(conversation.roles[1], None)
         ids = tokenizer_image_token(conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX, "pt")
         ids = ids[None].to(self.model.device)
-        pixels = self.image_processor.preprocess(frames, return_tensors="pt")["pixel_values"]
+        pixels = pixels_of(frames, self.image_processor, self.on_device, self.model.device, self.model.dtype)
         return {
             "inputs": ids,
             "attention_mask": torch.ones_like(ids),
-            "images": [pixels.to(self.model.device, self.model.dtype)],
+            "images": [pixels],
             "modalities": ["video"],
             "strict": True,
             "eos_token_id": self._ends(),
@@ -66,8 +71,8 @@ class LlavaChat:
         return sorted({self.tokenizer.eos_token_id, *given} - {None})
 
 
-def load(name: str, where: Placement) -> LlavaChat:
-    """Load a LLaVA-NeXT checkpoint; raises as `load_pretrained_model` does."""
+def load(name: str, where: Placement, preprocess: str = "exact") -> LlavaChat:
+    """Load a LLaVA-NeXT checkpoint; raises as `load_pretrained_model` and `frames_on` do."""
     tokenizer, model, image_processor, _ = load_pretrained_model(
         name,
         None,
@@ -77,4 +82,5 @@ def load(name: str, where: Placement) -> LlavaChat:
         attn_implementation="sdpa",
     )
     template = "qwen_1_5" if isinstance(model, LlavaQwenForCausalLM) else "vicuna_v1"
-    return LlavaChat(model, tokenizer, image_processor, template)
+    on_device = frames_on(preprocess, image_processor, where.device)
+    return LlavaChat(model, tokenizer, image_processor, template, on_device)

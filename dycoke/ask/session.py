@@ -16,6 +16,7 @@ from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.methods import chosen_methods
 from dycoke.ask.tables import comparison_table, report_table
 from dycoke.ask.video import read_frames
+from dycoke.engine.frames import AUTO, ROUTES, check_route
 from dycoke.nano import MODEL_PATH
 from dycoke.types import Method, Plan
 from llava.constants import DEFAULT_IMAGE_TOKEN
@@ -39,6 +40,7 @@ class Asked:
     max_new_tokens: int
     device: str
     dtype: str
+    preprocess: str
 
 
 def ask(asked: Asked, out: Console, progress: Console) -> None:
@@ -49,13 +51,14 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
     methods = chosen_methods(asked.method, asked.compare, asked.short, asked.options, asked.plan)
     where = placement(asked.device, asked.dtype)
+    check_route(asked.preprocess, (AUTO, *ROUTES))
     check_new_tokens(asked.max_new_tokens)
     with _quiet():
         with progress.status(f"reading {asked.frames} frames of {asked.video}"):
             frames = read_frames(asked.video, asked.frames)
         name = str(MODEL_PATH) if asked.model is None else asked.model
         with progress.status(f"loading {name} on {where.device}"):
-            chat = load_chat(name, where)
+            chat = load_chat(name, where, asked.preprocess)
             check_question(asked.question, chat.placeholders)
             request = chat.request(frames, asked.question)
             for method in methods.values():

@@ -135,6 +135,15 @@ def frames_on(asked: str, processor: Any, device: torch.device | str) -> FrameSe
         raise
 
 
+def pixels_of(
+    frames: np.ndarray, processor: Any, settings: FrameSettings | None, device: torch.device | str, dtype: torch.dtype
+) -> Tensor:
+    """Pixels [T, 3, S, S] of frames [T, H, W, 3] uint8, by the settings or, where they are None, the processor."""
+    if settings is not None:
+        return settings(frames, device, dtype)
+    return processor.preprocess(frames, return_tensors="pt")["pixel_values"].to(device, dtype)
+
+
 def check_route(value: Any, accepted: Sequence[str] = ROUTES) -> None:
     """Raise ValueError unless `value` names a way to make pixels."""
     if value not in accepted:

@@ -10,6 +10,7 @@ from typing import Any
 
 from dycoke.adapters.loader import Chosen, choose_method
 from dycoke.ask.chat import DTYPES
+from dycoke.engine.frames import check_route
 from dycoke.options import parse_method, parse_value
 from dycoke.registry import build, entry
 
@@ -22,6 +23,7 @@ class Arguments:
 
     ours: whether anything was given that the built-in model does not know; then it is loaded and asked in our way.
     samples: file that one line for each sample is written to. encoder_cache: videos whose tokens are kept, 0 for none.
+    preprocess: who makes pixels of a video's frames, "exact" or "device".
     """
 
     chosen: Chosen
@@ -30,6 +32,7 @@ class Arguments:
     samples: Path | None
     deepspeed: str | None
     encoder_cache: int
+    preprocess: str
     builtin: Mapping[str, Any]
     ours: bool
 
@@ -47,16 +50,17 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     """Tell our arguments from those of a built-in class of lmms-eval.
 
     dycoke=True,dycoke_k=... is the published spelling; method=NAME,OPTION=... names any method; plan=FILE.yaml has one
-    for each stage. Further ones of ours are dtype, samples, deepspeed and encoder_cache, and batch_size above 1.
-    A name that the built-in model or we take is never read as an option of the method; an option of that name can be
-    given in a plan. Texts of options are read as their values: layers=[8,16].
+    for each stage. Further ones of ours are dtype, samples, deepspeed, encoder_cache and preprocess, and batch_size
+    above 1. A name that the built-in model or we take is never read as an option of the method; an option of that name
+    can be given in a plan. Texts of options are read as their values: layers=[8,16].
     Raises ValueError for an argument that neither the built-in model nor the method has, and what choosing a method
     raises.
     """
     known = set(builtin_defaults(builtin))
     rest = dict(given)
     ways = {name: rest.pop(name) for name in list(rest) if name in _WAYS or name.startswith("dycoke_")}
-    dtype, samples, deepspeed = (rest.pop(name, None) for name in ("dtype", "samples", "deepspeed"))
+    names = ("dtype", "samples", "deepspeed", "preprocess")
+    dtype, samples, deepspeed, preprocess = (rest.pop(name, None) for name in names)
     encoder_cache = _integer("encoder_cache", rest.pop("encoder_cache", 0), 0)
     options = {name: rest.pop(name) for name in list(rest) if name not in known}
     chosen = _choose(ways, options)
@@ -64,11 +68,15 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     batch_size = 1 if given_size is None else _integer("batch_size", given_size, 1)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
-    settings = (dtype, samples, deepspeed, encoder_cache or None)
+    if preprocess is not None:
+        check_route(preprocess)
+    settings = (dtype, samples, deepspeed, preprocess, encoder_cache or None)
     ours = chosen is not None or batch_size > 1 or any(each is not None for each in settings)
     samples = None if samples is None else Path(samples)
     method = chosen or Chosen(build("full"))
-    return Arguments(method, dtype, batch_size, samples, deepspeed, encoder_cache, rest, ours)
+    # exact unless asked for otherwise: scores are not to depend on the machine
+    route = preprocess or "exact"
+    return Arguments(method, dtype, batch_size, samples, deepspeed, encoder_cache, route, rest, ours)
 
 
 def builtin_defaults(builtin: type) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class LlavaOnevisionHF(Answering, lmms):
         where = place(device, device_map, arguments.deepspeed, dtype)
         samples = self.take_place(where, arguments)
         with where.loading():
-            self._chat = load(pretrained, Placement(where.device_map, dtype), attn_implementation)
+            self._chat = load(pretrained, Placement(where.device_map, dtype), attn_implementation, arguments.preprocess)
         where.loaded(self._chat.model)
         self.max_frames_num, self.use_cache = max_frames_num, use_cache
         self.tokenizer.padding_side = "left"  # rows of a batch go on behind their prompts
@@ -82,7 +82,7 @@ class LlavaOnevisionHF(Answering, lmms):
     def generate(self, clips: list[np.ndarray], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""
         prompts = [self._prompt(each.context, "video", 1) for each in asked]
-        return self._generate(asked[0].generation, text=prompts, videos=clips, padding=True)
+        return self._generate(asked[0].generation, self._chat.inputs(prompts, clips))
 
     def answer_alone(self, asked: Asked) -> str:
         """Answer a question about pictures, or without any. Raises TypeError for other visuals."""
@@ -91,7 +91,8 @@ class LlavaOnevisionHF(Answering, lmms):
             raise TypeError(f"visuals of type {type(pictures[0]).__name__}: expected a path of a video, or pictures")
         shown = {"images": pictures} if pictures else {}
         prompt = self._prompt(asked.context, "image", len(pictures))
-        generated = self._generate(asked.generation, text=[prompt], **shown)
+        ready = self._chat.processor(text=[prompt], return_tensors="pt", **shown)
+        generated = self._generate(asked.generation, ready.to(self.device, self.model.dtype))
         return self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)[0].strip()
 
     def _prompt(self, context: str, kind: str, count: int) -> str:
@@ -99,8 +100,7 @@ class LlavaOnevisionHF(Answering, lmms):
         message = [{"role": "user", "content": content}]
         return self._chat.processor.apply_chat_template(message, add_generation_prompt=True)
 
-    def _generate(self, generation: Mapping[str, Any], **inputs: Any) -> Generated:
-        ready = self._chat.processor(**inputs, return_tensors="pt").to(self.device, self.model.dtype)
+    def _generate(self, generation: Mapping[str, Any], ready: Mapping[str, Any]) -> Generated:
         pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
         ids = self.model.generate(
             **ready,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lmms_eval.api.model import lmms
 
+from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
 from dycoke.eval.answering import Answering, Asked, Generated
 from dycoke.eval.arguments import Arguments
 from dycoke.eval.encoder_cache import EncoderCache
@@ -28,12 +29,14 @@ class LlavaModel(Answering):
     """
 
     encoded: EncoderCache | None = None
+    on_device: FrameSettings | None = None  # how frames become pixels; None leaves them to the image processor
 
     def load(self, arguments: Arguments, settings: Mapping[str, Any], overwrite: Mapping[str, Any]) -> None:
         """Load the checkpoint, place it and put the method on it.
 
         settings: arguments of the built-in constructor, all of them; overwrite: keys of the checkpoint's config.
-        Raises what `load_pretrained_model` and `place` raise, and ValueError for a template there is none of.
+        Raises what `load_pretrained_model`, `place` and `frames_on` raise, and ValueError for a template there is none
+        of.
         """
         lmms.__init__(self)
         conversation(settings["conv_template"])
@@ -54,6 +57,7 @@ class LlavaModel(Answering):
                 overwrite_config=dict(overwrite) or None,
             )
         where.loaded(self._model)
+        self.on_device = frames_on(arguments.preprocess, self._image_processor, self.device)
         self._config = self._model.config
         # Rows of a batch go on behind their prompts, so padding stands in front of them.
         self._config.tokenizer_padding_side = "left"
@@ -78,12 +82,8 @@ class LlavaModel(Answering):
             for clip, each in zip(clips, asked, strict=True)
         ]
         ids, mask = (each.to(self.device) for each in batch_ids(prompts, self.tokenizer, self._pad))
-        pixels = [
-            self._image_processor.preprocess(clip, return_tensors="pt")["pixel_values"].to(
-                self.device, self.model.dtype
-            )
-            for clip in clips
-        ]
+        looks = self._image_processor, self.on_device, self.device, self.model.dtype
+        pixels = [pixels_of(clip, *looks) for clip in clips]
         stop = KeywordsStoppingCriteria([stop_text(self.conv_template)], self.tokenizer, ids)
         new = self.model.generate(
             ids,

@@ -12,6 +12,7 @@ import dycoke.ask.session as session
 from dycoke.ask.answer import answer, check_length
 from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
+from dycoke.engine.frames import FrameSettings
 from dycoke.registry import build
 
 SMALL = ("--frames", 8, "--max-new-tokens", 6)
@@ -114,6 +115,28 @@ def test_a_method_without_a_stage_before_is_checked_for_length_too(chats, video,
         for method in (build("full"), build("dynamic_pruning"), build("dynamic_pruning").plan()):
             with nullcontext() if fits else pytest.raises(ValueError, match=f"fills the {context} tokens"):
                 check_length(chat, method, request, 8)
+
+
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_pixels_made_on_the_device(dycoke, video, checkpoint, hf_checkpoint, chats, kind, monkeypatch):
+    """The same request up to rounding, of which the command makes use where it is asked to."""
+    exact, model = chats[kind], {"llava": checkpoint, "hf": hf_checkpoint}[kind]
+    frames = read_frames(video, 8)
+    pixels = {"llava": lambda request: request["images"][0], "hf": lambda request: request["pixel_values_videos"]}[kind]
+    device = load_chat(str(model), placement("cpu", "float32"), "device")
+    assert exact.on_device is None and device.on_device is not None
+    given, made = exact.request(frames, "What is it?"), device.request(frames, "What is it?")
+    assert list(given) == list(made)
+    for name in ("inputs", "input_ids", "attention_mask"):
+        assert name not in given or torch.equal(given[name], made[name])
+    assert pixels(given).shape == pixels(made).shape
+    assert (pixels(given) - pixels(made)).abs().max() < 2.01 * 2 / 255
+    used = []
+    call = FrameSettings.__call__
+    monkeypatch.setattr(FrameSettings, "__call__", lambda *given: used.append(1) or call(*given))
+    for route, count in (("auto", 0), ("exact", 0), ("device", 1)):
+        done = dycoke("ask", video, "What is it?", "--model", model, "--preprocess", route, *SMALL)
+        assert (done.code, done.err, len(used)) == (0, "", count)
 
 
 @pytest.mark.parametrize("kind", ["llava", "hf"])

@@ -72,6 +72,33 @@ def test_frames_is_no_number(refused):
     assert "'--frames'" in refused("--frames", "many")
 
 
+def test_unknown_way_to_make_pixels(refused):
+    """Before the model is loaded."""
+    line = refused("--preprocess", "gpu", model="nowhere")
+    assert line == "dycoke: preprocess='gpu': expected one of auto, exact, device"
+
+
+@pytest.mark.parametrize("which", ["llava", "hf"])
+def test_a_processor_that_torch_cannot_stand_in_for(dycoke, refused, which, checkpoint, hf_checkpoint, tmp_path, video):
+    import json
+    import shutil
+
+    folder = shutil.copytree(
+        {"llava": checkpoint, "hf": hf_checkpoint}[which], tmp_path / f"{which}-llava-onevision-qwen2"
+    )
+    if which == "llava":
+        looks = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 112, "width": 112}, "resample": 1}
+        (folder / "preprocessor_config.json").write_text(json.dumps(looks))
+    else:
+        content = json.loads((folder / "processor_config.json").read_text())
+        content["video_processor"]["resample"] = 1
+        (folder / "processor_config.json").write_text(json.dumps(content))
+    line = refused("--preprocess", "device", model=folder)
+    assert "cannot be reproduced on the device, for it has resample=" in line and "accepted: preprocess='exact'" in line
+    done = dycoke("ask", video, "?", "--model", folder, "--frames", 4, "--max-new-tokens", 2, "--preprocess", "auto")
+    assert (done.code, done.err) == (0, "")
+
+
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_empty_question(refused, question):
     assert "the question is empty" in refused(question=question)

@@ -203,7 +203,19 @@ def test_encoder_cache_refused(value):
     assert f"encoder_cache={value!r}: expected an integer of at least 0" in complaint("", encoder_cache=value)
 
 
-@pytest.mark.parametrize("text", ["dtype=float32", "samples=out.jsonl"])
+@pytest.mark.parametrize(("text", "route", "ours"), [("", "exact", False), ("preprocess=exact", "exact", True)])
+def test_who_makes_pixels(text, route, ours):
+    found = split(text)
+    assert (found.preprocess, found.ours, dict(found.builtin)) == (route, ours, {})
+    assert split("preprocess=device").preprocess == "device"
+
+
+@pytest.mark.parametrize("value", ["auto", "gpu", "", True])
+def test_who_makes_pixels_refused(value):
+    assert f"preprocess={value!r}: expected one of exact, device" in complaint("", preprocess=value)
+
+
+@pytest.mark.parametrize("text", ["dtype=float32", "samples=out.jsonl", "preprocess=device"])
 def test_what_alone_makes_it_ours(text):
     found = split(text)
     assert found.ours

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dycoke.engine.frames import FrameSettings
 from dycoke.eval.answering import Generated
 from llava.conversation import conv_templates
 from tests.cli.files import write_video
@@ -57,6 +58,17 @@ def test_videos_of_different_lengths(vid: Models, tmp_path):
     kept = [{line["doc_id"]: line["visual_kept"] for line in samples.lines} for samples in (alone, together)]
     assert kept[0] == kept[1]
     assert together.lines[0]["batch"] == 3
+
+
+def test_pixels_made_on_the_device(models: Models, asked, monkeypatch):
+    made = []
+    call = FrameSettings.__call__
+    monkeypatch.setattr(FrameSettings, "__call__", lambda *given: made.append(call(*given)) or made[-1])
+    exact = models.ours(method="full", dtype="float32", batch_size=3)
+    expected = answer(exact, asked)
+    assert made == []
+    assert answer(models.ours(method="full", dtype="float32", batch_size=3, preprocess="device"), asked) == expected
+    assert [len(pixels) for pixels in made] == [8] * 5
 
 
 def test_rows_end_where_the_model_ends_them(models: Models, asked):

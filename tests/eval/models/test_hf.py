@@ -88,6 +88,14 @@ def test_answers_are_those_of_generate(checkpoint, videos, frames, name, size):
         assert expected != Direct(checkpoint).answer(docs, METHODS["full"][1])
 
 
+def test_pixels_made_on_the_device(checkpoint, videos):
+    docs = [Doc(question, (video,)) for question, video in zip(("What is shown?", "Hm"), videos, strict=False)]
+    expected = answer(load(checkpoint, batch_size=2), docs)
+    model = load(checkpoint, batch_size=2, preprocess="device")
+    assert model._chat.on_device is not None
+    assert answer(model, docs) == expected
+
+
 def test_full_where_nothing_is_asked_for(checkpoint, videos):
     docs = [Doc("What is shown?", (videos[0],))]
     assert answer(load(checkpoint), docs, generation=LONG) == Direct(checkpoint).answer(docs, METHODS["full"][1])
