@@ -23,10 +23,14 @@ from dycoke.types import Method, Plan
 
 
 class Run:
-    """A method on a model: `report` tells what the latest request cost, `remove` takes the method off."""
+    """A method on a model: `report` tells what the latest request cost, `remove` takes the method off.
 
-    def __init__(self, name: str, recorder: Recorder, undo: ExitStack) -> None:
+    plan: what the method does at each stage.
+    """
+
+    def __init__(self, name: str, plan: Plan, recorder: Recorder, undo: ExitStack) -> None:
         self.name = name
+        self.plan = plan
         self._recorder = recorder
         self._undo = undo
 
@@ -78,7 +82,7 @@ def apply(
         _run_uncompiled(model, undo)
         adapter.install(plan, recorder, undo, visual, trace)
         put_on(model, adapter, plan, recorder, undo, engine, trace)
-        run = Run(name, recorder, undo.pop_all())
+        run = Run(name, plan, recorder, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)
     run._undo.callback(lambda: _runs.pop(weak(), None) if weak() is not None else None)
@@ -110,6 +114,11 @@ def attached(model: nn.Module) -> Run:
     if model not in _runs:
         raise ValueError(f"{type(model).__name__} carries no method")
     return _runs[model]
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan of the method a model carries, None if it carries none."""
+    return _runs[model].plan if model in _runs else None
 
 
 def remove(model: nn.Module) -> None:

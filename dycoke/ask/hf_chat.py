@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration, 
 
 from dycoke.ask.chat import Placement
 from dycoke.engine.frames import FrameSettings, frames_on
+from dycoke.engine.requests import requests_of
 from llava.model.checkpoint import local_folder, tensor_shapes
 from llava.model.model_config import DAMAGED, check_tokenizer_files
 
@@ -41,12 +41,11 @@ class OnevisionChat:
 
     @property
     def context(self) -> int:
-        return self.model.config.text_config.max_position_embeddings
+        return requests_of(self.model).context
 
     @property
     def per_frame(self) -> int:
-        vision = self.model.config.vision_config
-        return math.ceil(vision.image_size // vision.patch_size / 2) ** 2
+        return requests_of(self.model).per_frame
 
     def text_tokens(self, request: dict[str, Any]) -> int:
         return int((request["input_ids"] != self.model.config.video_token_id).sum())

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from dycoke.adapters.llava import tokens_per_frame
 from dycoke.ask.chat import Placement
 from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
+from dycoke.engine.requests import requests_of
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import get_model_name_from_path, tokenizer_image_token
@@ -37,9 +38,7 @@ class LlavaChat:
 
     @property
     def context(self) -> int:
-        config = self.model.config
-        cut = getattr(config, "tokenizer_model_max_length", None)
-        return min(config.max_position_embeddings, cut or config.max_position_embeddings)
+        return requests_of(self.model).context
 
     @property
     def per_frame(self) -> int:
