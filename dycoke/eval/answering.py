@@ -9,14 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from dycoke.attach import apply, attached, remove
+from dycoke.engine.answers import Generated
+from dycoke.engine.batches import Halving, KVBudget, form
+from dycoke.engine.offline import MAX_BATCH
+from dycoke.engine.requests import compressor_of, requests_of
 from dycoke.eval.arguments import Arguments
+from dycoke.eval.generation import MAX_NEW_TOKENS
 from dycoke.eval.placing import Place
 from dycoke.eval.samples import Key, Samples, cost_of, prompt_hash
+from dycoke.eval.specs import AUTO
 from dycoke.types import Method, Plan
 
 
@@ -59,38 +65,17 @@ class Asked:
         return doc_to_visual(data[task][split][doc_id]) or []
 
 
-@dataclass(frozen=True)
-class Generated:
-    """new [B, n] int64: generated ids without the prompts; ends: at which an answer ends.
-
-    A row that ended before the longest one, by such an id or by a text, is filled up with pad.
-    """
-
-    new: Tensor
-    ends: frozenset[int]
-    pad: int
-
-    def lengths(self) -> list[int]:
-        """How many ids of each row were generated, its end among them."""
-        return [self._length(row) for row in self.new.tolist()]
-
-    def _length(self, row: list[int]) -> int:
-        end = next((place + 1 for place, token in enumerate(row) if token in self.ends), None)
-        if end is not None or len(self.new) == 1:
-            return end or len(row)
-        return max((place + 1 for place, token in enumerate(row) if token != self.pad), default=0)
-
-
 class Answering:
     """In front of a model class of lmms-eval: `generate_until` with a method on the model.
 
-    The class it is mixed into has `clip(visuals)`, the frames [T, H, W, 3] uint8 of the paths a task shows or None, and
-    `generate(clips, asked) -> Generated`. What gives no clip, such as pictures, goes to the built-in class one by one,
-    with the method on.
+    The class it is mixed into has `clip(visuals)`, the frames [T, H, W, 3] uint8 of the paths a task shows or None,
+    `generate(clips, asked) -> Generated`, and `shell()`, the text of a prompt around an empty question. What gives no
+    clip, such as pictures, goes to the built-in class one by one, with the method on.
     """
 
     samples: Samples | None = None  # None: nothing of ours was asked for, and the built-in model answers alone
     replicated = False  # whether one model is sharded over all processes, which then answer every sample together
+    fills = False  # whether a batch has as many rows as a share of the GPU's memory allows
     stays = False  # whether the model is kept behind a run, for another one
     _plan: Plan
 
@@ -100,11 +85,17 @@ class Answering:
             super().clean()
 
     def take_place(self, where: Place, arguments: Arguments) -> Samples:
-        """Note where the model goes and how it is asked; what it answers until `use` says otherwise."""
+        """Note where the model goes and how it is asked; what it answers until `use` says otherwise.
+
+        Raises ValueError for batches of no fixed size where several processes answer them together.
+        """
+        self.fills = arguments.batch_size == AUTO
+        if self.fills and where.replicated:
+            raise ValueError("batch_size='auto': processes that share one model need the same number; give one")
         self._device, self.device_map, self.accelerator = where.device, where.device_map, where.accelerator
         self._rank, self._world_size = where.share
         self.replicated = where.replicated
-        self.batch_size_per_gpu = arguments.batch_size
+        self.batch_size_per_gpu = MAX_BATCH if self.fills else arguments.batch_size
         writes = where.accelerator.is_main_process or not where.replicated
         return Samples(arguments.samples_of(*where.share) if writes else None)
 
@@ -118,6 +109,7 @@ class Answering:
         self.leave()
         apply(self.model, method)
         self._plan = method if isinstance(method, Plan) else method.plan()
+        self._halve = Halving(len)  # all videos have as many frames, so that rows tell what a batch needs
         self.samples = samples
 
     def leave(self) -> None:
@@ -148,18 +140,29 @@ class Answering:
         """Requests generated alike, longest first, as many together as the batch size says.
 
         Which ones stand together depends on the requests alone, not on what was answered before, so that a run that
-        was interrupted goes on as it would have.
+        was interrupted goes on as it would have. With batch_size=auto it depends on the method, the number of frames,
+        and the model and the memory of its GPUs besides (`KVBudget.of`), none of which changes within a run; but a
+        batch that runs out of memory is answered in halves, and they are not remembered.
         """
         unique = {each.key: each for each in asked}.values()
         groups: dict[str, list[Asked]] = {}
         for each in unique:
             groups.setdefault(repr(sorted(each.generation.items())), []).append(each)
-        size = self.batch_size
+        budget, around = (KVBudget.of(self.model), self._around()) if self.fills else (None, 0)
         batches = []
         for group in groups.values():
-            group.sort(key=lambda each: (-len(self.tok_encode(each.context)), each.context, each.key))
-            batches += [group[start : start + size] for start in range(0, len(group), size)]
+            texts = {each.key: len(self.tok_encode(each.context)) for each in group}
+            group.sort(key=lambda each: (-texts[each.key], each.context, each.key))
+            new = group[0].generation.get("max_new_tokens", MAX_NEW_TOKENS)
+            beams = group[0].generation.get("num_beams") or 1
+            columns = [(around + texts[each.key] + new) * beams for each in group]
+            batches += [group[part] for part in form(columns, budget, self.batch_size)]
         return batches
+
+    def _around(self) -> int:
+        """Tokens of a prompt beside its question: the video's behind compression, at most, and the template's."""
+        video = requests_of(self.model).video(int(self.max_frames_num), compressor_of(self._plan))
+        return video.most + len(self.tok_encode(self.shell()))
 
     def _answer(self, batch: list[Asked]) -> None:
         shown = []
@@ -177,26 +180,45 @@ class Answering:
             for each in (each for each, clip in zip(batch, clips, strict=True) if clip is None):
                 began = time.perf_counter()
                 with _named([each]):
-                    self._record([each], [self.answer_alone(each)], None, began, began)
+                    self._record([each], [self.answer_alone(each)], None, 0.0, began)
             batch, clips = [each for each, _ in videos], [clip for _, clip in videos]
         if batch:
+            load_ms, began = 1e3 * (loaded - start) / len(shown), time.perf_counter()
             with _named(batch), torch.inference_mode():
-                generated = self.generate(clips, batch)
-                texts = self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)
-                self._record(batch, [text.strip() for text in texts], generated.lengths(), start, loaded)
+                for part, generated in self._generated(list(zip(batch, clips, strict=True))):
+                    texts = self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)
+                    rows = [each for each, _ in part]
+                    self._record(rows, [text.strip() for text in texts], generated.lengths(), load_ms, began)
+                    began = time.perf_counter()
+
+    def _generated(self, batch: list[tuple[Asked, np.ndarray]]) -> Iterator[tuple[list[Any], Generated]]:
+        """The batch, or its halves where it runs out of memory, with what was generated for each."""
+
+        def run(part: list[tuple[Asked, np.ndarray]]) -> Generated:
+            return self.generate([clip for _, clip in part], [each for each, _ in part])
+
+        if self.replicated:  # other processes would not know of halves
+            yield batch, run(batch)
+        else:
+            yield from self._halve(batch, run)
 
     def answer_alone(self, asked: Asked) -> str:
         """What the built-in class answers."""
         return super().generate_until([asked.fresh()])[0]
 
-    def _record(self, batch: list[Asked], texts: list[str], new: list[int] | None, start: float, loaded: float) -> None:
-        """new: generated ids of each; None for one request, which took a step for each but the first of them."""
+    def _record(
+        self, batch: list[Asked], texts: list[str], new: list[int] | None, load_ms: float, began: float
+    ) -> None:
+        """new: generated ids of each; None for one request, which took a step for each but the first of them.
+
+        load_ms: what it took to read the frames of one; began: when the batch was begun with, behind that.
+        """
         report = attached(self.model).report  # waits for the device
         count = len(batch)
         if new is None:
             beams = batch[0].generation.get("num_beams") or 1
             new = [report.stages["decode"].tokens // beams + 1]
-        load_ms, total_ms = (1e3 * (end - start) / count for end in (loaded, time.perf_counter()))
+        total_ms = load_ms + 1e3 * (time.perf_counter() - began) / count
         for row, (asked, text) in enumerate(zip(batch, texts, strict=True)):
             cost = cost_of(report, self._plan, row, count, load_ms, total_ms)
             head = {"task": asked.task, "doc_id": asked.doc_id, "prompt": asked.prompt, "answer": text}

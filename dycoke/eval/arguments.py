@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dycoke.adapters.loader import Chosen, choose_method
 from dycoke.ask.chat import DTYPES
 from dycoke.engine.frames import check_route
+from dycoke.eval.specs import AUTO
 from dycoke.options import parse_method, parse_value
 from dycoke.registry import build, entry
 
@@ -23,12 +24,13 @@ class Arguments:
 
     ours: whether anything was given that the built-in model does not know; then it is loaded and asked in our way.
     samples: file that one line for each sample is written to. encoder_cache: videos whose tokens are kept, 0 for none.
-    preprocess: who makes pixels of a video's frames, "exact" or "device".
+    preprocess: who makes pixels of a video's frames, "exact" or "device". batch_size: rows, or "auto" for as many as a
+    share of the GPU's memory holds the keys and values of.
     """
 
     chosen: Chosen
     dtype: str | None
-    batch_size: int
+    batch_size: int | Literal["auto"]
     samples: Path | None
     deepspeed: str | None
     encoder_cache: int
@@ -51,8 +53,8 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
 
     dycoke=True,dycoke_k=... is the published spelling; method=NAME,OPTION=... names any method; plan=FILE.yaml has one
     for each stage. Further ones of ours are dtype, samples, deepspeed, encoder_cache and preprocess, and batch_size
-    above 1. A name that the built-in model or we take is never read as an option of the method; an option of that name
-    can be given in a plan. Texts of options are read as their values: layers=[8,16].
+    above 1 or "auto". A name that the built-in model or we take is never read as an option of the method; an option of
+    that name can be given in a plan. Texts of options are read as their values: layers=[8,16].
     Raises ValueError for an argument that neither the built-in model nor the method has, and what choosing a method
     raises.
     """
@@ -65,13 +67,13 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     options = {name: rest.pop(name) for name in list(rest) if name not in known}
     chosen = _choose(ways, options)
     given_size = rest.get("batch_size")
-    batch_size = 1 if given_size is None else _integer("batch_size", given_size, 1)
+    batch_size = 1 if given_size is None else _batch_size(given_size)
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     if preprocess is not None:
         check_route(preprocess)
     settings = (dtype, samples, deepspeed, preprocess, encoder_cache or None)
-    ours = chosen is not None or batch_size > 1 or any(each is not None for each in settings)
+    ours = chosen is not None or batch_size != 1 or any(each is not None for each in settings)
     samples = None if samples is None else Path(samples)
     method = chosen or Chosen(build("full"))
     # exact unless asked for otherwise: scores are not to depend on the machine
@@ -108,6 +110,15 @@ def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
         return choose_method(ways)
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def _batch_size(value: Any) -> int | Literal["auto"]:
+    if value == AUTO:
+        return AUTO
+    try:
+        return _integer("batch_size", value, 1)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {AUTO}") from error
 
 
 def _integer(name: str, value: Any, least: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dycoke.eval.method_rows import at_frames, frame_counts, method_rows
-from dycoke.eval.specs import Launcher, ModelSpec, RunSpec, slug
+from dycoke.eval.specs import AUTO, Launcher, ModelSpec, RunSpec, slug
 from dycoke.eval.values import check_keys, count_of, flag_of, list_of, listed, mapping_of, text_of
 from dycoke.options import parse_yaml
 
@@ -60,7 +60,7 @@ def parse_experiment(name: str, content: Any) -> Experiment:
         "experiment": name,
         "limit": count_of(content, "limit", None),
         "seed": count_of(content, "seed", 0, lowest=0),
-        "batch_size": count_of(content, "batch_size", 1),
+        "batch_size": _batch_size(content),
         "generation": mapping_of(content, "generation"),
         "score": flag_of(content, "score", True),
     }
@@ -91,6 +91,15 @@ def _model(content: Any, launcher: Launcher) -> ModelSpec:
         return ModelSpec(content["id"], content["pretrained"], content.get("args") or {}, own)
     except ValueError as error:
         raise ValueError(f"model: {error}") from error
+
+
+def _batch_size(content: Any) -> int | str:
+    if content.get("batch_size") == AUTO:
+        return AUTO
+    try:
+        return count_of(content, "batch_size", 1)
+    except ValueError as error:
+        raise ValueError(f"{error}, or {AUTO}") from error
 
 
 def _launcher(content: Any) -> Launcher:

@@ -26,9 +26,3 @@ def greedy_or_sampled(settings: Mapping[str, Any]) -> dict[str, Any]:
     if (settings.get("temperature") or 0) > 0:
         return {**common, "do_sample": True, "temperature": settings["temperature"], "top_p": settings.get("top_p")}
     return {**common, "do_sample": False}
-
-
-def ending_ids(model: Any) -> frozenset[int]:
-    """Ids at which the model's `generate` ends an answer."""
-    given = model.generation_config.eos_token_id
-    return frozenset({*(given if isinstance(given, list) else [given])} - {None})

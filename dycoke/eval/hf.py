@@ -11,10 +11,11 @@ from PIL import Image
 
 from dycoke.ask.chat import DTYPES, Placement, placement
 from dycoke.ask.hf_chat import load
-from dycoke.eval.answering import Answering, Asked, Generated
+from dycoke.engine.answers import Generated, ending_ids
+from dycoke.eval.answering import Answering, Asked
 from dycoke.eval.arguments import split_arguments
 from dycoke.eval.frame_folder import read_shown
-from dycoke.eval.generation import ending_ids, greedy_or_sampled
+from dycoke.eval.generation import greedy_or_sampled
 from dycoke.eval.placing import place
 
 
@@ -94,6 +95,9 @@ class LlavaOnevisionHF(Answering, lmms):
         ready = self._chat.processor(text=[prompt], return_tensors="pt", **shown)
         generated = self._generate(asked.generation, ready.to(self.device, self.model.dtype))
         return self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)[0].strip()
+
+    def shell(self) -> str:
+        return self._prompt("", "video", 1)
 
     def _prompt(self, context: str, kind: str, count: int) -> str:
         content = [*([{"type": kind}] * count), {"type": "text", "text": context}]

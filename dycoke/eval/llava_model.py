@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from lmms_eval.api.model import lmms
 
+from dycoke.engine.answers import Generated, ending_ids
 from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
-from dycoke.eval.answering import Answering, Asked, Generated
+from dycoke.eval.answering import Answering, Asked
 from dycoke.eval.arguments import Arguments
 from dycoke.eval.encoder_cache import EncoderCache
-from dycoke.eval.generation import ending_ids
 from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_prompt
 from dycoke.eval.placing import place
 from dycoke.eval.samples import Samples
@@ -97,6 +97,9 @@ class LlavaModel(Answering):
             **self.generation(asked[0].generation),
         )
         return Generated(new, ending_ids(self.model), self._pad)
+
+    def shell(self) -> str:
+        return write_prompt(self.conv_template, "")
 
     def question(self, clip: np.ndarray, context: str) -> str:
         """The question with its placeholder in front."""

@@ -13,6 +13,7 @@ from dycoke.registry import build, entry
 from dycoke.types import Method, Plan
 
 MODELS = ("llava_onevision", "llava_vid", "dycoke_hf")
+AUTO = "auto"
 EMBEDDED = "nano"  # stands for the embedded model wherever a checkpoint is named
 _OURS = ("pretrained", "max_frames_num", "batch_size", "method", "method_options", "plan", "dycoke", "samples")
 
@@ -124,7 +125,10 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One model, number of frames, method and task: what one row has in one task's columns."""
+    """One model, number of frames, method and task: what one row has in one task's columns.
+
+    batch_size: rows, or "auto" for as many as the model finds room for.
+    """
 
     experiment: str
     model: ModelSpec
@@ -133,7 +137,7 @@ class RunSpec:
     task: str
     limit: int | None = None
     seed: int = 0
-    batch_size: int = 1
+    batch_size: int | str = 1
     generation: Mapping[str, Any] = field(default_factory=dict)
     score: bool = True
 

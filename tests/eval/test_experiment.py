@@ -77,6 +77,11 @@ def test_a_run_says_all_that_decides_it(content):
     }
 
 
+def test_a_batch_size_that_the_model_finds(content):
+    content["batch_size"] = "auto"
+    assert {run.batch_size for run in parse_experiment("small", content).runs} == {"auto"}
+
+
 def test_an_option_that_is_a_list_is_no_sweep_but_a_list_of_lists_is_one(content):
     content["methods"] = [{"name": "pdrop", "layers": [[4, 6], [2, 3]]}]
     runs = parse_experiment("small", content).runs
@@ -155,7 +160,8 @@ WRONG = [
     ({"video": 32}, "video: expected a mapping with the keys frames"),
     ({"limit": 0}, "limit=0: expected an integer of at least 1"),
     ({"seed": -1}, "seed=-1: expected an integer of at least 0"),
-    ({"batch_size": "auto"}, "batch_size='auto': expected an integer"),
+    ({"batch_size": "all"}, "batch_size='all': expected an integer of at least 1, or auto"),
+    ({"batch_size": 0}, "batch_size=0: expected an integer of at least 1, or auto"),
     ({"score": "no"}, "score='no': expected true or false"),
     ({"generation": [1]}, "generation=[1]: expected a mapping"),
     ({"methods": []}, "methods=[]: expected a list"),

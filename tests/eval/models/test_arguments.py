@@ -178,7 +178,8 @@ def test_the_models_argument_goes_before_an_option_of_the_same_name(monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("value", "size", "ours"), [(None, 1, False), ("1", 1, False), (1, 1, False), ("2", 2, True), (3, 3, True)]
+    ("value", "size", "ours"),
+    [(None, 1, False), ("1", 1, False), (1, 1, False), ("2", 2, True), (3, 3, True), ("auto", "auto", True)],
 )
 def test_batch_size(value, size, ours):
     found = split("", batch_size=value)
@@ -186,10 +187,10 @@ def test_batch_size(value, size, ours):
     assert found.chosen.method == dycoke.build("full")
 
 
-@pytest.mark.parametrize("value", ["auto", "0", 0, -1, "2.5", 2.5, True, "", "-1"])
+@pytest.mark.parametrize("value", ["all", "auto:4", "0", 0, -1, "2.5", 2.5, True, "", "-1"])
 def test_batch_size_refused(value):
     message = complaint("", batch_size=value)
-    assert f"batch_size={value!r}" in message
+    assert message == f"batch_size={value!r}: expected an integer of at least 1, or auto"
 
 
 @pytest.mark.parametrize(("value", "size", "ours"), [(0, 0, False), ("0", 0, False), (1, 1, True), ("50", 50, True)])

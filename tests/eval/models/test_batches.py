@@ -8,12 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+import dycoke.engine.batches as batches_module
+from dycoke.engine.answers import Generated
+from dycoke.engine.batches import KVBudget
 from dycoke.engine.frames import FrameSettings
-from dycoke.eval.answering import Generated
+from dycoke.eval.answering import SampleFailed
+from dycoke.eval.placing import Place
+from dycoke.eval.samples import Samples
 from llava.conversation import conv_templates
 from tests.cli.files import write_video
 from tests.eval.models.asking import GREEDY, Doc, answer, keeping, requests, telling
-from tests.eval.models.conftest import METHODS, Models
+from tests.eval.models.conftest import FRAMES, METHODS, Models
 from tests.eval.models.direct import Direct
 
 LONG = dict(GREEDY, max_new_tokens=24)
@@ -42,6 +47,85 @@ def test_three_at_a_time(models: Models, asked, name):
     assert answer(three, asked, generation=LONG) == one
     assert [[doc for _, doc in batch] for batch in batches] == [[2, 3, 0], [4, 1]]  # the longest questions first
     assert [line["batch"] for line in samples.lines] == [3, 3, 3, 2, 2]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_as_many_as_the_budget_allows(models: Models, asked, name, monkeypatch):
+    """Whatever stood together, the answers are those of one by one; rows are counted behind compression."""
+    given, _ = METHODS[name]
+    one = answer(models.ours(**given, dtype="float32"), asked, generation=LONG)
+    auto = models.ours(**given, dtype="float32", batch_size="auto")
+    batches, samples = batches_of(auto), keeping(auto)
+    assert answer(auto, asked, generation=LONG) == one
+    assert [[doc for _, doc in batch] for batch in batches] == [[2, 3, 0, 4, 1]]  # the longest questions first
+    assert [line["batch"] for line in samples.lines] == [5] * 5
+    text = len(auto.tok_encode(asked[2].question)) + len(auto.tok_encode(auto.shell()))
+    video = 2 * 16 + 6 * 8 if name == "dycoke" else FRAMES * 16  # two windows of four: one whole frame, three halved
+    video += {"llava_onevision": 1, "llava_vid": FRAMES * 4}[models.name]  # newlines
+    column = KVBudget.of(auto.model).column
+    for total, first in ((2 * (video + text + 24) * column, 2), (2 * (video + text + 24) * column - 1, 1), (1, 1)):
+        monkeypatch.setattr(batches_module, "CPU_BYTES", total)
+        batches.clear()
+        keeping(auto)
+        assert answer(auto, asked, generation=LONG) == one
+        assert [doc for batch in batches for _, doc in batch] == [2, 3, 0, 4, 1]
+        assert len(batches[0]) == first
+        assert total > 1 or len(batches) == 5
+
+
+def test_batches_of_a_run_that_goes_on(models: Models, asked, monkeypatch):
+    """They are those of an uninterrupted one, whatever was answered."""
+    auto = models.ours(method="full", dtype="float32", batch_size="auto")
+    monkeypatch.setattr(batches_module, "CPU_BYTES", 2 * 500 * KVBudget.of(auto.model).column)
+    batches, samples = batches_of(auto), keeping(auto)
+    answer(auto, asked)
+    whole = list(batches)
+    assert 1 < len(whole) < 5
+    first = [line for line in samples.lines if line["doc_id"] in {doc for _, doc in whole[0]}]
+    again = models.ours(method="full", dtype="float32", batch_size="auto")
+    batches = batches_of(again)
+    again.samples = Samples(known=first)
+    answer(again, asked)
+    assert batches == whole[1:]
+
+
+@pytest.mark.parametrize("size", [3, "auto"])
+def test_a_batch_out_of_memory_is_answered_in_halves(models: Models, asked, size):
+    given, _ = METHODS["dycoke"]
+    one = answer(models.ours(**given, dtype="float32"), asked, generation=LONG)
+    ours = models.ours(**given, dtype="float32", batch_size=size)
+    samples, tried, generate = keeping(ours), [], ours.generate
+
+    def tight(clips, batch):
+        tried.append(len(batch))
+        if len(batch) > 2:
+            raise torch.cuda.OutOfMemoryError("no room")
+        return generate(clips, batch)
+
+    ours.generate = tight
+    with pytest.warns(UserWarning, match=f"a batch of {5 if size == 'auto' else 3} rows ran out of GPU memory"):
+        assert answer(ours, asked, generation=LONG) == one
+    assert tried == {3: [3, 2, 1, 2], "auto": [5, 3, 2, 1, 2]}[size]
+    assert sorted(line["doc_id"] for line in samples.lines) == [0, 1, 2, 3, 4]
+    assert sorted(line["batch"] for line in samples.lines) == [1, 2, 2, 2, 2]
+    assert all(line["ms"]["total"] > line["ms"]["load"] > 0 for line in samples.lines)
+
+
+def test_one_row_out_of_memory_is_named(onevision: Models, asked):
+    ours = onevision.ours(method="full", dtype="float32", batch_size="auto")
+
+    def full(clips, batch):
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    ours.generate = full
+    with pytest.warns(UserWarning), pytest.raises(SampleFailed, match=r"doc_id 2, .*: OutOfMemoryError: no room"):
+        answer(ours, asked)
+
+
+def test_processes_that_share_a_model_need_a_number(onevision: Models, monkeypatch):
+    monkeypatch.setattr(Place, "replicated", property(lambda self: True))
+    with pytest.raises(ValueError, match="batch_size='auto': processes that share one model need the same number"):
+        onevision.ours(method="full", batch_size="auto")
 
 
 def test_videos_of_different_lengths(vid: Models, tmp_path):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dycoke.eval.generation import MAX_NEW_TOKENS, ending_ids, greedy_or_sampled
+from dycoke.engine.answers import ending_ids
+from dycoke.eval.generation import MAX_NEW_TOKENS, greedy_or_sampled
 from tests.eval.models.asking import Doc, answer
 from tests.eval.models.conftest import Models
 

@@ -76,7 +76,7 @@ def mixed(videos: list[str], frames: str) -> list[Doc]:
     ]
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, "auto"])
 @pytest.mark.parametrize("name", METHODS)
 def test_answers_are_those_of_generate(checkpoint, videos, frames, name, size):
     given, method = METHODS[name]
