@@ -17,6 +17,7 @@ from dycoke.bench.engine_batch import measure_batch
 from dycoke.bench.engine_ceilings import measure_ceilings
 from dycoke.bench.engine_cost import tokens_of_plan
 from dycoke.bench.engine_decode import measure_decode
+from dycoke.bench.engine_frames import measure_frames
 from dycoke.bench.engine_memory import measure_memory
 from dycoke.bench.engine_model import build_llava, make_request
 from dycoke.bench.engine_parity import measure_parity
@@ -86,13 +87,19 @@ class _Parts:
         setting, ceilings = self._setting, self._ceilings
         every = {
             "decode": lambda: measure_decode(*self._warm(), ceilings),
-            "first_token": lambda: measure_answer(*self._warm(), 1, ceilings),
+            "first_token": lambda: (
+                measure_answer(*self._warm(), 1, ceilings) | {"preprocess": measure_frames(setting, self._device)}
+            ),
             "answer": lambda: measure_answer(*self._warm(), setting.answer, ceilings),
             "parity": lambda: measure_parity(*self._warm()),
-            "batch": lambda: measure_batch(self._alone(), setting, ceilings),
+            "batch": self._batch,
             "memory": lambda: measure_memory(self._alone(), setting),
         }
         return {part: measure for part, measure in every.items() if part in setting.parts}
+
+    def _batch(self) -> dict[str, Any]:
+        self._warm()
+        return measure_batch(self._alone(), self._setting, self._ceilings)
 
     def _built(self) -> torch.nn.Module:
         if self._model is None:

@@ -66,6 +66,14 @@ def _print_answer(measured: dict[str, Any], out: Console) -> None:
     for row in measured["results"]:
         out.print(f"{row['version']}: {', '.join(_rates(row['rates']))}", highlight=False)
     _print_ratios(measured, out)
+    if "preprocess" in measured:
+        _print_preprocess(measured["preprocess"], out)
+
+
+def _print_preprocess(told: dict[str, Any], out: Console) -> None:
+    (height, width), (low, high) = told["source"], told["iqr_ms"]
+    said = f"{told['median_ms']:.2f} ms ({low:.2f} to {high:.2f}), not in the totals"
+    out.print(f"ahead of it, frames of {width} x {height} to pixels on the device: {said}", highlight=False)
 
 
 def _stage(row: dict[str, Any], name: str) -> str:

@@ -67,6 +67,13 @@ def test_stages_and_the_rest_make_the_whole(record, part, tokens):
 
 
 @no_gpu
+def test_frames_to_pixels_are_told_beside_the_first_token(record):
+    told = record[0]["first_token"]["preprocess"]
+    assert told["source"] == [360, 640] and told["runs"] == 2 and told["median_ms"] > 0
+    assert "preprocess" not in record[0]["answer"]
+
+
+@no_gpu
 def test_batches_are_told_by_the_tokens_of_all_rows(record):
     (batch,) = record[0]["batch"]["batches"]
     assert batch["rows"] == 2 and not batch["failed"]

@@ -24,12 +24,14 @@ from dycoke.bench.engine_cost import (
     weight_bytes,
 )
 from dycoke.bench.engine_decode import pairs, per_token
+from dycoke.bench.engine_frames import measure_frames
 from dycoke.bench.engine_model import build_llava, make_request, share_llava
 from dycoke.bench.engine_parity import Forcing, compare, forced_by_generate, same_tokens
 from dycoke.bench.engine_setting import ON_CPU, ON_GPU, SO400M, Setting
 from dycoke.bench.engine_static import StaticSteps
 from dycoke.bench.engine_versions import Subject, Subjects, check_loop_kind
 from dycoke.bench.timing import WARM_UPS, Captured
+from dycoke.engine.frames import FrameSettings
 
 SMALL = Setting(**ON_CPU)
 BIG = Setting(**ON_GPU)
@@ -245,6 +247,15 @@ class TestParity:
         monkeypatch.setattr(engine_parity.Subject, "generate", lambda *given: generate(*given).flip(-1))
         with pytest.raises(RuntimeError, match="engine_full: answers"):
             same_tokens(model, SMALL, "engine_full")
+
+
+@pytest.mark.parametrize("fault", ["size", "range"])
+def test_other_pixels_are_seen(monkeypatch, fault):
+    call = FrameSettings.__call__
+    wrong = {"size": lambda *given: call(*given)[..., 1:], "range": lambda *given: call(*given) + 2}
+    monkeypatch.setattr(FrameSettings, "__call__", wrong[fault])
+    with pytest.raises(RuntimeError, match="expected 4 frames of 32"):
+        measure_frames(SMALL, "cpu")
 
 
 def test_a_failed_part_is_recorded_and_the_others_are_measured(monkeypatch, tmp_path):
