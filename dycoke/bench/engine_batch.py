@@ -14,7 +14,7 @@ from dycoke.bench.engine_decode import pairs
 from dycoke.bench.engine_model import make_request, stand_in_features
 from dycoke.bench.engine_setting import SETTLED, STATIC_GRAPH, STOCK, Setting
 from dycoke.bench.engine_static import StaticSteps
-from dycoke.bench.engine_versions import Subject, Subjects, release
+from dycoke.bench.engine_versions import Subject, Subjects, release, unserved
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
 
@@ -25,9 +25,11 @@ def measure_batch(model: nn.Module, setting: Setting, ceilings: dict[str, Any]) 
     One version is at work at a time, for the caches of two would not fit; a version that does not fit by itself is told
     as such. Videos are random features, the same for every row.
     """
-    versions = [name for name in setting.versions if name not in STOCK or name == STATIC_GRAPH]
+    skipped = unserved(setting)
+    wanted = [name for name in setting.versions if name not in STOCK or name == STATIC_GRAPH]
+    versions = [name for name in wanted if name not in skipped]
     measured = [_of_rows(model, setting, rows, versions, ceilings) for rows in setting.batches]
-    return {"steps": setting.answer, "batches": measured}
+    return {"steps": setting.answer, "batches": measured, "skipped": skipped}
 
 
 def _of_rows(

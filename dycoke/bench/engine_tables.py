@@ -31,8 +31,7 @@ def _print_decode(measured: dict[str, Any], out: Console) -> None:
     tokens = measured["tokens"]
     title = f"decode, tokens {tokens['first']} to {tokens['last']} behind {tokens['prompt']}, batch 1, ms a token"
     _print_steps(title, measured, out)
-    for name, reason in measured["skipped"].items():
-        out.print(f"{name}: skipped, {reason}", highlight=False)
+    _print_skipped(measured, out)
 
 
 def _print_batch(measured: dict[str, Any], out: Console) -> None:
@@ -40,6 +39,12 @@ def _print_batch(measured: dict[str, Any], out: Console) -> None:
         _print_steps(f"decode of {each['rows']} rows, ms a step", each, out)
         for name, reason in each["failed"].items():
             out.print(f"{name}: {reason}", highlight=False)
+    _print_skipped(measured, out)
+
+
+def _print_skipped(measured: dict[str, Any], out: Console) -> None:
+    for name, reason in measured["skipped"].items():
+        out.print(f"{name}: skipped, {reason}", highlight=False)
 
 
 def _print_steps(title: str, measured: dict[str, Any], out: Console) -> None:

@@ -97,17 +97,24 @@ def check_loop_kind(name: str, loop: str, setting: Setting) -> None:
         raise RuntimeError(f"{name}: decoded by {loop!r}, and so is no measure of the engine")
 
 
+def unserved(setting: Setting) -> dict[str, str]:
+    """Versions that cannot be had where the model lies, with the reason."""
+    if setting.device_map == "none":
+        return {}
+    return {STATIC_GRAPH: "a CUDA graph of one GPU's work, and the model lies on several"}
+
+
 class Subjects:
     """Versions of one model, opened when first asked for and kept, so that what they captured stays, until `close`.
 
-    skipped: versions that did not fit, with the reason.
+    skipped: versions that cannot be had or did not fit, with the reason.
     """
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:
         self._model, self._setting = model, setting
         self._open: dict[str, Subject] = {}
         self._undo = ExitStack()
-        self.skipped: dict[str, str] = {}
+        self.skipped = unserved(setting)
 
     def __enter__(self) -> Subjects:
         return self

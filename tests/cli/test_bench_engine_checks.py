@@ -29,7 +29,7 @@ from dycoke.bench.engine_model import build_llava, make_request, share_llava
 from dycoke.bench.engine_parity import Forcing, compare, forced_by_generate, same_tokens
 from dycoke.bench.engine_setting import ON_CPU, ON_GPU, SO400M, Setting
 from dycoke.bench.engine_static import StaticSteps
-from dycoke.bench.engine_versions import Subject, Subjects, check_loop_kind
+from dycoke.bench.engine_versions import Subject, Subjects, check_loop_kind, unserved
 from dycoke.bench.timing import WARM_UPS, Captured
 from dycoke.engine.frames import FrameSettings
 
@@ -153,6 +153,9 @@ class TestVersions:
             failing.add("engine_full")
             with pytest.raises(torch.cuda.OutOfMemoryError):
                 subjects.warm_up(request, (1,), 0.0)
+
+    def test_no_graph_of_several_gpus(self):
+        assert unserved(SMALL) == {} and list(unserved(SimpleNamespace(device_map="auto"))) == ["stock_static_graph"]
 
     def test_stages_of_a_stock_version_leave_nothing_behind(self, model):
         subject = Subjects(model, SMALL)["stock_sdpa"]
