@@ -23,6 +23,7 @@ from transformers.models.llama import modeling_llama as llama
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
 from dycoke.adapters.arguments import CACHE_NAMES, renamed
+from dycoke.engine.chunks import by_tokens
 from dycoke.engine.plain import hooked, scattered, unlike
 from dycoke.engine.rows import Rows, rows_of
 from dycoke.engine.sdpa import BACKENDS, preferring
@@ -128,9 +129,13 @@ def _layers(model: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], row
         delta = linear(mixed, attention.o_proj.weight, attention.o_proj.bias)
         norm = layer.post_attention_layernorm
         normed, residual = add_rms_norm(delta, residual, norm.weight, norm.variance_epsilon)
-        gate, up = (linear(normed, each.weight, each.bias) for each in (mlp.gate_proj, mlp.up_proj))
-        delta = linear(silu_mul(gate, up), mlp.down_proj.weight, mlp.down_proj.bias)
+        delta = by_tokens(lambda part, mlp=mlp: _mlp(mlp, part), normed)
     return add_rms_norm(delta, residual, model.norm.weight, model.norm.variance_epsilon)[0]
+
+
+def _mlp(mlp: nn.Module, normed: Tensor) -> Tensor:
+    gate, up = (linear(normed, each.weight, each.bias) for each in (mlp.gate_proj, mlp.up_proj))
+    return linear(silu_mul(gate, up), mlp.down_proj.weight, mlp.down_proj.bias)
 
 
 def _is_fresh(cache: Any) -> bool:

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip import modeling_clip as clip
 from transformers.models.siglip import modeling_siglip as siglip
 
+from dycoke.engine.chunks import by_tokens
 from dycoke.engine.plain import hooked, scattered, unlike
 from dycoke.engine.sdpa import BACKENDS, attend, preferring
 from dycoke.ops.norms import add_layer_norm, layer_norm
@@ -76,7 +77,7 @@ class EncoderLayers:
             with preferring(self._backends):
                 mixed = _attention(layer.self_attn, normed)
             normed, residual = _norm(layer.layer_norm2, residual, mixed)
-            delta = _mlp(layer.mlp, normed)
+            delta = by_tokens(lambda part, mlp=layer.mlp: _mlp(mlp, part), normed)
         yield _settled(residual, delta)
 
 
