@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from dycoke.attach import plan_of
 from dycoke.engine.answers import Generated, ending_ids
 from dycoke.engine.batches import Halving, KVBudget, form
-from dycoke.engine.requests import Length, Request, Requests, compressor_of, requests_of
+from dycoke.engine.requests import Request, Requests, compressor_of, requests_of
+from dycoke.types import Compressor
 
 MAX_BATCH = 64
 _NOT_HERE = ("max_length", "num_return_sequences", "return_dict_in_generate", "streamer", "generation_config")
@@ -101,13 +102,13 @@ def _row(
     number: int,
     request: Request,
     settings: dict[str, Any],
-    before: Any,
+    before: Compressor,
 ) -> _Row:
     _check(1, settings)
     new = settings.get("max_new_tokens") or model.generation_config.max_new_tokens
     if not isinstance(new, int) or new < 1:
         raise ValueError(f"max_new_tokens={new!r}: expected an integer of at least 1")
-    length: Length = family.length(request, before)
+    length = family.length(request, before)
     if length.least >= family.context:
         raise ValueError(f"a prompt of {length.least} tokens fills the {family.context} the model reads")
     columns = (length.most + new) * (settings.get("num_beams") or 1)
