@@ -87,9 +87,9 @@ class HFSubject:
     side, grid = 24, (3, 3)
     returns_prompt = True
 
-    def __init__(self) -> None:
+    def __init__(self, **language) -> None:
         ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-        config = tiny.hf_config(HF_IMAGE, HF_VIDEO, vocab_size=64, **ids)
+        config = tiny.hf_config(HF_IMAGE, HF_VIDEO, vocab_size=64, **ids, **language)
         self.model = LlavaOnevisionForConditionalGeneration(config).eval()
         tiny.fill_randomly(self.model)
 

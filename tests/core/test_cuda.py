@@ -18,8 +18,8 @@ ADAPTERS = {"llava": LlavaAdapter, "hf": HFLlavaOnevisionAdapter}
 class OnGPU:
     """A subject whose model and inputs are on the GPU."""
 
-    def __init__(self, name: str) -> None:
-        self._subject = SUBJECTS[name]()
+    def __init__(self, name: str, **sizes: int) -> None:
+        self._subject = SUBJECTS[name](**sizes)
         self.model = self._subject.model.cuda()
         self.grid, self.returns_prompt = self._subject.grid, self._subject.returns_prompt
 

@@ -104,15 +104,15 @@ def hf_config(image_token_id: int, video_token_id: int, **text: Any) -> LlavaOne
         patch_size=4,
         vision_use_head=False,
     )
-    language = Qwen2Config(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        **text,
-    )
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+    }
+    language = Qwen2Config(**sizes | text)
     return LlavaOnevisionConfig(
         vision_config=vision.to_dict(),
         text_config=language.to_dict(),
