@@ -88,19 +88,14 @@ def _measure_batch(calls: Calls, tuner: Tuner | None, measured: dict[str, Any]) 
         told["results"] = [_row(version, each, told["bytes"], copies) for version, each in times.items()]
         measured["linears"].append(told)
     measured["rotary_write"] = _row("rotary_write", timed({"rotary": calls.rotary()}, setting.repeat)["rotary"], 0, 1)
-    measured["chain"] = _chain(calls, plans, tuner)
+    measured["chain"] = _chain(calls, plans)
 
 
-def _chain(calls: Calls, plans: dict[str, Plan | None], tuner: Tuner | None) -> list[dict[str, Any]]:
+def _chain(calls: Calls, plans: dict[str, Plan | None]) -> list[dict[str, Any]]:
     """All linears of all layers made up and the head, in turn, each on what the one before wrote."""
     setting = calls.layers.setting
     chosen = {name: Plan(**_plan_of(calls, name)) if plan is None else plan for name, plan in plans.items()}
-    steps = {"cublas": calls.chain_cublas()}
-    for early in (False, True) if calls.layers.device == "cuda" else (False,):
-        version, some = "early" if early else "in turn", {n: plan._replace(early=early) for n, plan in chosen.items()}
-        if tuner is not None:
-            tuner.prepare(calls.batch, some)
-        steps[version] = calls.chain(some, early)
+    steps = {"cublas": calls.chain_cublas(), "in turn": calls.chain(chosen)}
     total = sum(_bytes(calls, name) * len(calls.layers.linears[name].weights) for name in LINEARS)
     return [_row(version, each, total, 1) for version, each in timed(steps, setting.repeat).items()]
 

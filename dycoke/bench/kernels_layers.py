@@ -12,7 +12,6 @@ from dycoke.bench.decode_check import apart
 from dycoke.bench.kernels_setting import Setting
 from dycoke.bench.timing import Step
 from dycoke.ops.rotary_write import rotary_write
-from dycoke.ops.rotary_write_triton import rotary_write_triton
 from dycoke.ops.skinny_linear import skinny_linear, skinny_linear_torch
 from dycoke.ops.skinny_linear_triton import Plan
 from dycoke.ops.sparse_decode import Scratch
@@ -118,17 +117,17 @@ class Calls:
             for weight, bias in zip(weights, biases, strict=True)
         ]
 
-    def rotary(self, early: bool = False) -> Step:
+    def rotary(self) -> Step:
         """Rotary and the write to the tails, on the last output of "qkv"."""
         inputs = (self.outputs["qkv"], self.cos, self.sin, *self.tails, self.position)
-        return lambda: rotary_write_triton(*inputs, early=True) if early else rotary_write(*inputs)
+        return lambda: rotary_write(*inputs)
 
-    def chain(self, plans: dict[str, Plan], early: bool = False) -> Step:
+    def chain(self, plans: dict[str, Plan]) -> Step:
         """Every linear and the rotary of every layer, and the head, each fed by the one before: a step's dependences.
 
         The rotated queries stand in for the attention's output.
         """
-        rotary = self.rotary(early)
+        rotary = self.rotary()
 
         def step() -> list[Tensor]:
             hidden = self.inputs["qkv"]

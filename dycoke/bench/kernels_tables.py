@@ -62,4 +62,4 @@ def _plan(plan: dict[str, Any]) -> str:
     """A plan's fields, such as n64 k128 s2 w4 d3."""
     text = f"n{plan['block_n']} k{plan['block_k']} s{plan['splits']} w{plan['warps']} d{plan['depth']}"
     kind = (" tensor swapped" if plan["swap"] else " tensor") if plan["tensor"] else ""
-    return f"{text}{kind}{' early' if plan['early'] else ''}"
+    return text + kind

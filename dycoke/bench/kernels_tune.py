@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import wait
 
 import torch
 from torch import Tensor
 
 from dycoke.bench.kernels_layers import LINEARS, Calls, Layers
-from dycoke.bench.kernels_plans import candidates, compile_ahead, compile_one, job
+from dycoke.bench.kernels_plans import candidates, compile_ahead, job
 from dycoke.bench.timing import Captured, Times, capture, time_graphs
 from dycoke.ops.skinny_linear_triton import Plan
 
@@ -50,13 +49,6 @@ class Tuner:
         best = min(times.median_ms for times in first.values())
         near = {plan: graphs[plan] for plan, times in first.items() if times.median_ms <= _NEAR * best}
         return first | self._time(near, setting.repeat)
-
-    def prepare(self, batch: int, plans: Mapping[str, Plan]) -> None:
-        """Compile a plan of each linear, and wait for it."""
-        jobs = [
-            job(plan, self.layers.linears[name], batch, self.layers.setting.torch_dtype) for name, plan in plans.items()
-        ]
-        wait([self._pool.submit(compile_one, each) for each in jobs])
 
     def close(self) -> None:
         """End the other processes."""

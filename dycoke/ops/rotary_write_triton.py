@@ -6,7 +6,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra import cuda
 
 from dycoke.ops.rotary_write import check_rotary
 
@@ -20,13 +19,10 @@ def _rounded(value, dtype: tl.constexpr):
 def _rotate_and_place(
     qkv, cos, sin, tail_keys, tail_values, position, out,
     row_step, cos_step, sin_step, k_row, k_head, k_column, v_row, v_head, v_column,
-    query_heads: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr, early: tl.constexpr,
+    query_heads: tl.constexpr, heads: tl.constexpr, half: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """One head of one row in each program."""
     head, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    if early:
-        cuda.gdc_launch_dependents()
-        cuda.gdc_wait()
     dtype: tl.constexpr = qkv.dtype.element_ty
     offset = tl.arange(0, block)
     inside = offset < half
@@ -60,22 +56,17 @@ def rotary_write_triton(
     tail_keys: Tensor,
     tail_values: Tensor,
     position: Tensor,
-    early: bool = False,
 ) -> Tensor:
-    """Same as `rotary_write_torch`, up to 32 bits, for contiguous last axes. Not differentiable.
-
-    early: launched while the kernel before it ends, which then has to be over before anything is read.
-    """
+    """Same as `rotary_write_torch`, up to 32 bits, for contiguous last axes. Not differentiable."""
     query_heads = check_rotary(qkv, cos, sin, tail_keys, tail_values, position)
     rows, heads, _, dim = tail_keys.shape
     out = torch.empty(rows, query_heads, dim, dtype=qkv.dtype, device=qkv.device)
     strides = qkv.stride(0), cos.stride(0), sin.stride(0), *tail_keys.stride()[:3], *tail_values.stride()[:3]
-    half, early = dim // 2, early and qkv.is_cuda
-    options = {"launch_pdl": True} if early else {}
+    half = dim // 2
     with torch.cuda.device_of(qkv):
         _rotate_and_place[(query_heads + 2 * heads, rows)](
             *(qkv, cos, sin, tail_keys, tail_values, position, out, *strides),
             **{"query_heads": query_heads, "heads": heads, "half": half, "block": triton.next_power_of_2(half)},
-            **{"early": early, "num_warps": 1, **options},
+            num_warps=1,
         )
     return out

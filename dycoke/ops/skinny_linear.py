@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dycoke.ops.norms import rms_norm_torch
 from dycoke.ops.sparse_decode import Scratch
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _one_after_another(
     out: Tensor | None,
 ) -> Tensor:
     if norm is not None:
-        x = _normalised(x, *norm)
+        x = rms_norm_torch(x, *norm)
     biases = (None,) * len(weights) if biases is None else biases
     products = [functional.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
     if gate:
@@ -134,9 +135,3 @@ def _one_after_another(
     if residual is not None:
         return torch.add(residual, result, out=out) if out is not None else residual + result
     return result if out is None else out.copy_(result)
-
-
-def _normalised(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    exact = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * exact.to(x.dtype)

@@ -1,15 +1,12 @@
 """The kernels of the linear layers of a decode step; `skinny_linear_triton` launches them and says how they differ.
 
-Every program takes `block_n` output columns, which are rows of a weight, or a part of their sums. Where `early`, a
-kernel is launched while the one before it still ends: it fetches weights, which no kernel writes, into the second-level
-cache, and waits before it touches anything else.
+Every program takes `block_n` output columns, which are rows of a weight, or a part of their sums.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra import cuda
 
 
 @triton.jit
@@ -37,19 +34,6 @@ def _find(tile, count: tl.constexpr, n_0: tl.constexpr, n_1: tl.constexpr, n_2: 
         past = (tile >= tiles_0 + tiles_1).to(tl.int32)
         place, skipped, column = place + past, skipped + past * tiles_1, column + past * n_1
     return place, (tile - skipped) * block_n, _pick(place, n_0, n_1, n_2, count), column
-
-
-@triton.jit
-def _fetch(weight, first, end, begin, stop, k: tl.constexpr, block_n: tl.constexpr, lines: tl.constexpr):
-    """Have the second-level cache fetch columns `begin` to `stop` of some rows, as many as `lines` lines of 128 bytes
-    hold."""
-    row, line = tl.arange(0, block_n), tl.arange(0, lines)
-    step: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
-    column = tl.minimum(begin + line * step, stop - 1)
-    at = weight + tl.minimum(first + row, end - 1).to(tl.int64)[:, None] * k + column[None, :]
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32, is_pure=False, pack=1
-    )
 
 
 @triton.jit
@@ -107,27 +91,12 @@ def _rms(x, eps, k: tl.constexpr, block: tl.constexpr):
 
 
 @triton.jit
-def normalise(x, weight, out, eps, k: tl.constexpr, block: tl.constexpr, early: tl.constexpr):
-    """RMSNorm of one row in each program."""
-    if early:
-        cuda.gdc_launch_dependents()
-        cuda.gdc_wait()
-    x, out = x + tl.program_id(0) * k, out + tl.program_id(0) * k
-    column = tl.arange(0, block)
-    value = tl.load(x + column, mask=column < k, other=0.0).to(tl.float32)
-    scale = 1.0 / tl.sqrt_rn(tl.sum(value * value, axis=0) / k + eps)
-    value = (value * scale).to(out.dtype.element_ty).to(tl.float32)
-    factor = tl.load(weight + column, mask=column < k, other=0.0).to(tl.float32)
-    tl.store(out + column, (value * factor).to(out.dtype.element_ty), mask=column < k)
-
-
-@triton.jit
 def one_row(
     x, w_0, w_1, w_2, b_0, b_1, b_2, norm, residual, out, part, done, eps,
     k: tl.constexpr, n_0: tl.constexpr, n_1: tl.constexpr, n_2: tl.constexpr,
     count: tl.constexpr, biased: tl.constexpr, gate: tl.constexpr, has_norm: tl.constexpr, has_residual: tl.constexpr,
     block_n: tl.constexpr, block_k: tl.constexpr, splits: tl.constexpr, depth: tl.constexpr, norm_block: tl.constexpr,
-    chunk: tl.constexpr, fetched: tl.constexpr, early: tl.constexpr,
+    chunk: tl.constexpr,
 ):  # fmt: skip
     """A single row, without tensor cores: weights are streamed past it and multiplied as they come."""
     tile, split = tl.program_id(0), tl.program_id(1)
@@ -135,12 +104,6 @@ def one_row(
     weight = _pick(place, w_0, w_1, w_2, 1 if gate else count)
     begin = split * chunk
     stop = tl.minimum(begin + chunk, k)
-    if early:
-        cuda.gdc_launch_dependents()
-        _fetch(weight, first, end, begin, stop, k, block_n, fetched)
-        if gate:
-            _fetch(w_1, first, end, begin, stop, k, block_n, fetched)
-        cuda.gdc_wait()
     dtype: tl.constexpr = x.dtype.element_ty
     scale = _rms(x, eps, k, norm_block) if has_norm else 1.0
 
@@ -201,7 +164,7 @@ def some_rows(
     k: tl.constexpr, n_0: tl.constexpr, n_1: tl.constexpr, n_2: tl.constexpr,
     count: tl.constexpr, biased: tl.constexpr, gate: tl.constexpr, has_residual: tl.constexpr,
     block_r: tl.constexpr, block_n: tl.constexpr, block_k: tl.constexpr, splits: tl.constexpr, depth: tl.constexpr,
-    chunk: tl.constexpr, swap: tl.constexpr, fetched: tl.constexpr, early: tl.constexpr, upcast: tl.constexpr,
+    chunk: tl.constexpr, swap: tl.constexpr, upcast: tl.constexpr,
 ):  # fmt: skip
     """Up to `block_r` rows on the tensor cores, all of them in every program."""
     tile, split = tl.program_id(0), tl.program_id(1)
@@ -209,12 +172,6 @@ def some_rows(
     weight = _pick(place, w_0, w_1, w_2, 1 if gate else count)
     begin = split * chunk
     stop = tl.minimum(begin + chunk, k)
-    if early:
-        cuda.gdc_launch_dependents()
-        _fetch(weight, first, end, begin, stop, k, block_n, fetched)
-        if gate:
-            _fetch(w_1, first, end, begin, stop, k, block_n, fetched)
-        cuda.gdc_wait()
 
     column_of_tile, member = tl.arange(0, block_n), tl.arange(0, block_r)
     row_at = tl.minimum(first + column_of_tile, end - 1).to(tl.int64)[:, None] * k

@@ -1,9 +1,9 @@
 """Linear layers of a decode step by Triton kernels; `skinny_linear.skinny_linear_torch` is what they compute.
 
 A step is as fast as its weights are read. A single row needs no tensor cores: its norm is worked out anew by every
-program, and the weights stream past it. More rows are padded to a block of the tensor cores, and normalised by a kernel
-of their own. Where a weight has too few rows for every multiprocessor, its sums are split into parts, which the last
-program of a tile to finish adds in their order: no result depends on which program comes first.
+program, and the weights stream past it. More rows are padded to a block of the tensor cores, and normalised by the
+kernel of `norms_triton`. Where a weight has too few rows for every multiprocessor, its sums are split into parts, which
+the last program of a tile to finish adds in their order: no result depends on which program comes first.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import torch
 import triton
 from torch import Tensor
 
+from dycoke.ops.norms_triton import rms_norm_triton
 from dycoke.ops.skinny_linear import Biases, Norm, check_linear
-from dycoke.ops.skinny_linear_kernels import normalise, one_row, some_rows
+from dycoke.ops.skinny_linear_kernels import one_row, some_rows
 from dycoke.ops.sparse_decode import Scratch
 
 _LEAST_BLOCK = 16  # rows of a block of the tensor cores
-_MOST_FETCHED = 16  # lines of 128 bytes of each weight row that a program fetches early
 _ON_CPU = 4  # stands in for the multiprocessors in Triton's interpreter
 
 
@@ -29,8 +29,7 @@ class Plan(NamedTuple):
     """How a linear is dealt out to programs.
 
     block_n: rows of a weight a program takes. block_k: columns a loop turn reads. splits: parts of a sum. depth: of the
-    pipeline. tensor: on the tensor cores; swap: there, weights are the left side of the product. early: launched while
-    the kernel before it ends.
+    pipeline. tensor: on the tensor cores; swap: there, weights are the left side of the product.
     """
 
     block_n: int
@@ -40,7 +39,6 @@ class Plan(NamedTuple):
     depth: int = 3
     tensor: bool = True
     swap: bool = True
-    early: bool = False
 
 
 class Launch(NamedTuple):
@@ -90,7 +88,7 @@ def skinny_linear_triton(
             one_row[launch.grid](x, *weight, *bias, factor, *ends, eps, **launch.keywords)
             return out
         if norm is not None:
-            x = _normalise(x, *norm, plan.early)
+            x = rms_norm_triton(x, *norm)
         some_rows[launch.grid](x, *weight, *bias, *ends, rows, **launch.keywords)
     return out
 
@@ -117,19 +115,15 @@ def plan_launch(
     chunk = triton.cdiv(turns, plan.splits) * plan.block_k
     splits = triton.cdiv(k, chunk)  # none without columns
     block_r = max(_LEAST_BLOCK, triton.next_power_of_2(rows)) if plan.tensor else 1
-    line = 128 // dtype.itemsize
     keywords = {
         **{"k": k, "n_0": n[0], "n_1": n[1], "n_2": n[2], "count": len(sizes), "biased": biased, "gate": gate},
         **{"has_residual": has_residual, "block_n": plan.block_n, "block_k": plan.block_k, "splits": splits},
-        **{"depth": plan.depth, "chunk": chunk, "early": plan.early and cuda, "num_warps": plan.warps},
-        "fetched": min(_MOST_FETCHED, triton.next_power_of_2(triton.cdiv(min(chunk, k), line))),
+        **{"depth": plan.depth, "chunk": chunk, "num_warps": plan.warps},
     }
     if plan.tensor:
         keywords |= {"block_r": block_r, "swap": plan.swap, "upcast": not cuda}
     else:
         keywords |= {"has_norm": has_norm, "norm_block": min(1024, triton.next_power_of_2(k))}
-    if plan.early and cuda:
-        keywords["launch_pdl"] = True
     return Launch(block_r, tiles, splits, (tiles, splits), keywords)
 
 
@@ -141,15 +135,6 @@ def kernel_of(plan: Plan) -> triton.JITFunction:
 def _three(given: Sequence[Tensor | None], blank: Tensor) -> tuple[Tensor, ...]:
     """Three tensors, as the kernels take them: a blank where there is none, which nothing reads."""
     return tuple(blank if each is None else each for each in (*given, None, None)[:3])
-
-
-def _normalise(x: Tensor, weight: Tensor, eps: float, early: bool) -> Tensor:
-    rows, k = x.shape
-    out, block, early = torch.empty_like(x), triton.next_power_of_2(k), early and x.is_cuda
-    warps = max(1, min(16, block // 256))
-    options = {"launch_pdl": True} if early else {}
-    normalise[(rows,)](x, weight, out, eps, k=k, block=block, early=early, num_warps=warps, **options)
-    return out
 
 
 @cache
