@@ -1,7 +1,8 @@
 """Linear layers of a decode step: a few rows against whole weights, with what stands around them in a layer.
 
 The torch reference, a model's own operations one after the other, is the definition. On CUDA `skinny_linear` runs the
-kernels of `skinny_linear_triton`, which read every weight once; more rows than they are made for take the reference.
+kernels of `skinny_linear_triton`, which read every weight once, or, where that is faster for a single weight, one
+product of cuBLAS; more rows than the kernels are made for take the reference otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dycoke.ops.norms import rms_norm_torch
+from dycoke.ops.norms import rms_norm, rms_norm_torch
 from dycoke.ops.sparse_decode import Scratch
 
 if TYPE_CHECKING:
@@ -44,17 +45,24 @@ def skinny_linear(
     biases: one [N_i] or None for each weight. norm: weight [K] and epsilon of Qwen2's RMSNorm, applied to x first.
     gate: of exactly two weights of one shape, silu(x weights[0]^T) * (x weights[1]^T), [R, N]. residual [R, N], added
     last. out: where to write the result; it may be the residual's own memory. Sums are fp32 (float64 for float64), and
-    every product, norm and sum is rounded to the dtype where the model's own operations round it. scratch: for the
-    kernels; without it they allocate what they need at each call. plan: instead of the one chosen by shape; ignored
-    where no kernel runs. The kernels are not differentiable. Raises ValueError for shapes that do not fit together.
+    every product, norm and sum is rounded to the dtype where the model's own operations round it; only where cuBLAS
+    adds the residual to a product is there one rounding for both. scratch: for the kernels; without it they allocate
+    what they need at each call. plan: instead of the one chosen by shape, or of cuBLAS; ignored where no kernel runs.
+    Not differentiable on CUDA. Raises ValueError for shapes that do not fit together.
     """
     check_linear(x, weights, biases, norm, gate, residual, out)
     if _has_kernel(x, weights, residual, out):
-        from dycoke.ops.skinny_linear_triton import skinny_linear_triton  # Triton only where there is a GPU
+        from dycoke.ops.skinny_linear_triton import chosen_plan, skinny_linear_triton  # Triton only where a GPU is
 
-        return skinny_linear_triton(
-            x, weights, biases, norm=norm, gate=gate, residual=residual, out=out, scratch=scratch, plan=plan
-        )
+        if plan is None:
+            sizes = tuple(weight.shape[0] for weight in weights)
+            plan = chosen_plan(x.device, x.dtype, *x.shape, sizes, gate)
+        if plan is not None:
+            return skinny_linear_triton(
+                x, weights, biases, norm=norm, gate=gate, residual=residual, out=out, scratch=scratch, plan=plan
+            )
+    if x.is_cuda and len(weights) == 1:
+        return one_product(x, weights[0], None if biases is None else biases[0], norm, residual, out)
     return _one_after_another(x, weights, biases, norm, gate, residual, out)
 
 
@@ -71,6 +79,25 @@ def skinny_linear_torch(
     """The reference of `skinny_linear`, on any device and for any number of rows."""
     check_linear(x, weights, biases, norm, gate, residual, out)
     return _one_after_another(x, weights, biases, norm, gate, residual, out)
+
+
+def one_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, residual: Tensor | None, out: Tensor | None
+) -> Tensor:
+    """`skinny_linear` of a single weight by one product, which sums in fp32, adds the residual itself and rounds once.
+
+    Nothing is copied where out is the residual. Without a residual the bias is added in the same way.
+    """
+    if norm is not None:
+        x = rms_norm(x, *norm)
+    added, weight = bias if residual is None else residual, weight.t()
+    if added is None:
+        return torch.mm(x, weight, out=out)
+    if out is not None and out is residual:
+        result = residual.addmm_(x, weight)
+    else:
+        result = torch.addmm(added, x, weight, out=out)
+    return result if residual is None or bias is None else result.add_(bias)
 
 
 def check_linear(

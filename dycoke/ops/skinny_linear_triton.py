@@ -22,6 +22,9 @@ from dycoke.ops.skinny_linear_kernels import one_row, some_rows
 from dycoke.ops.sparse_decode import Scratch
 
 _LEAST_BLOCK = 16  # rows of a block of the tensor cores
+FEW_ROWS = 16  # to here the kernels were faster for every linear of a 7b step, on an H200
+_SOME, _MANY = 80, 512  # output columns a multiprocessor: of an MLP's first half, of a head
+_LONG = 8192  # columns of a weight from which on there are turns enough for longer ones
 _ON_CPU = 4  # stands in for the multiprocessors in Triton's interpreter
 
 
@@ -70,7 +73,7 @@ def skinny_linear_triton(
     columns = sizes[0] if gate else sum(sizes)
     biases = (None,) * len(weights) if biases is None else tuple(biases)
     biased = sum((bias is not None) << place for place, bias in enumerate(biases))
-    plan = chosen_plan(x.device, x.dtype, rows, k, sizes, gate) if plan is None else plan
+    plan = kernel_plan(x.device, x.dtype, rows, k, sizes, gate) if plan is None else plan
     options = norm is not None, residual is not None
     launch = plan_launch(plan, x.device.type == "cuda", x.dtype, rows, k, sizes, gate, biased, *options)
 
@@ -145,16 +148,46 @@ def _processors(device: torch.device) -> int:
 @lru_cache(maxsize=1024)
 def chosen_plan(
     device: torch.device, dtype: torch.dtype, rows: int, k: int, sizes: tuple[int, ...], gate: bool
+) -> Plan | None:
+    """Plan for [rows, k] by weights of `sizes` rows, or None where one product of cuBLAS is faster."""
+    if rows > FEW_ROWS and len(sizes) == 1:
+        return None
+    return kernel_plan(device, dtype, rows, k, sizes, gate)
+
+
+def kernel_plan(
+    device: torch.device, dtype: torch.dtype, rows: int, k: int, sizes: tuple[int, ...], gate: bool
 ) -> Plan:
-    """Plan for [rows, k] by weights of `sizes` rows."""
-    processors, outputs = _processors(device), sizes[0] if gate else sum(sizes)
+    """Plan for [rows, k] by weights of `sizes` rows by the kernels, whatever else there is."""
+    outputs = sizes[0] if gate else sum(sizes)
+    share = outputs / _processors(device)  # output columns a multiprocessor
     if rows == 1:
-        block_n = 4 if gate or outputs < 32 * processors else 8
-        block_k = 1024 if dtype.itemsize == 2 else 512
-        wanted = triton.cdiv(2 * processors * block_n, outputs)
-        return Plan(block_n, block_k, splits=max(1, min(wanted, k // (4 * block_k))), depth=3, tensor=False)
+        return _plan_of_one_row(dtype, k, share)
     if dtype == torch.float32:  # without tensor cores: a larger block spills registers
-        return Plan(32, 32, splits=max(1, min(4, 2 * 32 * processors // outputs)), depth=2)
-    block_n = 64
-    wanted = (2 * processors * block_n) // outputs
-    return Plan(block_n, 128 if rows <= 32 else 64, splits=max(1, min(wanted, 8)), depth=4)
+        return Plan(32, 32, splits=max(1, min(4, int(2 * 32 / share))), depth=2)
+    if share >= _MANY:
+        return Plan(128, 128, swap=False) if rows <= FEW_ROWS else Plan(128, 64, swap=False)
+    if rows > FEW_ROWS:
+        splits = _splits(64, share, k // (2 * 64))
+        return Plan(64, 64, splits, swap=splits == 1)
+    if share >= _SOME:
+        return Plan(64, 128, depth=4)
+    if k >= _LONG:
+        return Plan(32, 256, _splits(32, share, k // (2 * 256)))
+    block_n = 32 if share >= 12 else 16
+    return Plan(block_n, 128, _splits(block_n, share, k // (2 * 128)), depth=4)
+
+
+def _plan_of_one_row(dtype: torch.dtype, k: int, share: float) -> Plan:
+    """At least three programs a multiprocessor, and more where a program is long."""
+    if share >= _MANY and k >= 2048 and dtype.itemsize == 2:
+        return Plan(4, 2048, warps=8, depth=1, tensor=False)
+    block_n = 8 if share >= 24 else 4 if share >= 12 else 2
+    if k >= _LONG:
+        block_n = min(block_n, 4)
+    return Plan(block_n, 1024 // dtype.itemsize, depth=4, tensor=False)
+
+
+def _splits(block_n: int, share: float, most: int) -> int:
+    """Parts that make two programs a multiprocessor."""
+    return max(1, min(round(2 * block_n / share), most, 8))
