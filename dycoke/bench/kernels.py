@@ -17,7 +17,7 @@ from dycoke.bench.kernels_tables import print_batch, print_head
 from dycoke.bench.kernels_tune import Tuner
 from dycoke.bench.record import circumstances, write_record
 from dycoke.bench.timing import Step, Times, capture, stream_step, time_graphs, time_on_host
-from dycoke.ops.skinny_linear_triton import Plan, chosen_plan
+from dycoke.ops.skinny_linear_triton import Plan, chosen_plan, kernel_plan
 
 STREAM_BYTES = 2**31
 
@@ -64,26 +64,24 @@ def _measure(setting: Setting, record: dict[str, Any], out: Console) -> None:
 def _measure_batch(calls: Calls, tuner: Tuner | None, measured: dict[str, Any]) -> None:
     """Fill in what one batch size comes to."""
     setting = calls.layers.setting
-    plans: dict[str, Plan | None] = {}
+    plans: dict[str, Plan] = {}
     for name in LINEARS:
         linear = calls.layers.linears[name]
         exact = calls.exact(name)
         told: dict[str, Any] = {"linear": name, "rows": calls.batch, "bytes": _bytes(calls, name)}
         copies = len(linear.weights)
         if tuner is None:
-            plans[name] = None
-            steps = {"skinny_linear": calls.ours(name), "cublas": calls.cublas(name)}
-            told["plan"] = _plan_of(calls, name)
+            plan = kernel_plan(*_asked(calls, name))
         else:
             found = tuner.times(calls, name, exact)
             told["candidates"] = [_row(key, each, told["bytes"], copies) for key, each in found.items()]
             told["failed"] = tuner.failed
-            plans[name] = min(found, key=lambda plan: found[plan].median_ms)
-            steps = {"skinny_linear": calls.ours(name, plans[name]), "cublas": calls.cublas(name)}
-            told["plan"] = plans[name]._asdict()
+            plan = plans[name] = min(found, key=lambda each: found[each].median_ms)
+        told["plan"], told["chosen"] = plan._asdict(), _chosen(calls, name)
+        steps = {"skinny_linear": calls.ours(name, plan), **calls.torch_versions(name)}
         calls.outputs[name].fill_(torch.nan)
         steps["skinny_linear"]()
-        calls.check(name, "chosen plan", exact)
+        calls.check(name, str(plan), exact)
         times = timed(steps, setting.repeat)
         told["results"] = [_row(version, each, told["bytes"], copies) for version, each in times.items()]
         measured["linears"].append(told)
@@ -91,13 +89,16 @@ def _measure_batch(calls: Calls, tuner: Tuner | None, measured: dict[str, Any]) 
     measured["chain"] = _chain(calls, plans)
 
 
-def _chain(calls: Calls, plans: dict[str, Plan | None]) -> list[dict[str, Any]]:
-    """All linears of all layers made up and the head, in turn, each on what the one before wrote."""
-    setting = calls.layers.setting
-    chosen = {name: Plan(**_plan_of(calls, name)) if plan is None else plan for name, plan in plans.items()}
-    steps = {"cublas": calls.chain_cublas(), "in turn": calls.chain(chosen)}
+def _chain(calls: Calls, best: Mapping[str, Plan]) -> list[dict[str, Any]]:
+    """All linears of all layers made up and the head, in turn, each on what the one before wrote.
+
+    "chosen" is what `skinny_linear` chooses, "best plans" the fastest candidates, where there were any.
+    """
+    steps = {"cublas": calls.chain_cublas(), "chosen": calls.chain(dict.fromkeys(LINEARS))}
+    if best:
+        steps["best plans"] = calls.chain(best)
     total = sum(_bytes(calls, name) * len(calls.layers.linears[name].weights) for name in LINEARS)
-    return [_row(version, each, total, 1) for version, each in timed(steps, setting.repeat).items()]
+    return [_row(version, each, total, 1) for version, each in timed(steps, calls.layers.setting.repeat).items()]
 
 
 def timed(steps: Mapping[str, Step], repeat: int) -> dict[str, Times]:
@@ -107,10 +108,16 @@ def timed(steps: Mapping[str, Step], repeat: int) -> dict[str, Times]:
     return {name: time_on_host(step, repeat) for name, step in steps.items()}
 
 
-def _plan_of(calls: Calls, name: str) -> dict[str, Any]:
-    linear = calls.layers.linears[name]
-    x = calls.inputs[name]
-    return chosen_plan(x.device, x.dtype, calls.batch, linear.width, linear.sizes, linear.gate)._asdict()
+def _asked(calls: Calls, name: str) -> tuple[Any, ...]:
+    linear, x = calls.layers.linears[name], calls.inputs[name]
+    return x.device, x.dtype, calls.batch, linear.width, linear.sizes, linear.gate
+
+
+def _chosen(calls: Calls, name: str) -> str:
+    """The version that `skinny_linear` would choose on a GPU."""
+    if chosen_plan(*_asked(calls, name)) is not None:
+        return "skinny_linear"
+    return "addmm_" if calls.layers.linears[name].has_residual else "cublas"
 
 
 def _bytes(calls: Calls, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -91,14 +92,15 @@ class Calls:
         self.cos, self.sin = (layers.normal(batch, shape.head_dim) for _ in range(2))
         self.position = torch.tensor([TAIL // 2], device=layers.device)
 
-    def call(self, name: str, layer: int, x: Tensor, plan: Plan | None = None) -> Tensor:
-        """One linear of one layer."""
-        linear, out = self.layers.linears[name], self.outputs[name]
+    def call(self, name: str, layer: int, x: Tensor, plan: Plan | None = None, hidden: Tensor | None = None) -> Tensor:
+        """One linear of one layer; hidden: the residual, to which it is added in place."""
+        linear = self.layers.linears[name]
+        residual, out = (self.residual, self.outputs[name]) if hidden is None else (hidden, hidden)
         return skinny_linear(
             *(x, linear.weights[layer], linear.biases),
             norm=self.layers.norm if linear.has_norm else None,
             gate=linear.gate,
-            residual=self.residual if linear.has_residual else None,
+            residual=residual if linear.has_residual else None,
             **{"out": out, "scratch": self.layers.scratch, "plan": plan},
         )
 
@@ -107,42 +109,56 @@ class Calls:
         layers = range(len(self.layers.linears[name].weights))
         return lambda: [self.call(name, layer, self.inputs[name], plan) for layer in layers]
 
-    def cublas(self, name: str) -> Step:
-        """The products of `ours` by torch, one weight at a time, without norm, gate or residual."""
-        linear = self.layers.linears[name]
+    def torch_versions(self, name: str) -> dict[str, Step]:
+        """The products of `ours` by torch, by version.
+
+        "cublas": one weight at a time, without norm, gate or residual. "cublas joined": several as if they were one.
+        "addmm_": with the residual, in place.
+        """
+        linear, x = self.layers.linears[name], self.inputs[name]
         biases = linear.biases or (None,) * len(linear.sizes)
-        return lambda: [
-            functional.linear(self.inputs[name], weight, bias)
-            for weights in linear.weights
-            for weight, bias in zip(weights, biases, strict=True)
-        ]
+        versions: dict[str, Step] = {
+            "cublas": lambda: [
+                functional.linear(x, weight, bias)
+                for weights in linear.weights
+                for weight, bias in zip(weights, biases, strict=True)
+            ]
+        }
+        if len(linear.sizes) > 1:
+            joined = [torch.cat(weights) for weights in linear.weights]
+            bias = torch.cat(linear.biases) if linear.biases else None
+            versions["cublas joined"] = lambda: [functional.linear(x, weight, bias) for weight in joined]
+        if linear.has_residual:
+            sums = self.residual.clone()
+            versions["addmm_"] = lambda: [sums.addmm_(x, weights[0].t()) for weights in linear.weights]
+        return versions
 
     def rotary(self) -> Step:
         """Rotary and the write to the tails, on the last output of "qkv"."""
         inputs = (self.outputs["qkv"], self.cos, self.sin, *self.tails, self.position)
         return lambda: rotary_write(*inputs)
 
-    def chain(self, plans: dict[str, Plan]) -> Step:
+    def chain(self, plans: Mapping[str, Plan | None]) -> Step:
         """Every linear and the rotary of every layer, and the head, each fed by the one before: a step's dependences.
 
-        The rotated queries stand in for the attention's output.
+        Residuals are added in place, and the rotated queries stand in for the attention's output. None: the plan, or
+        the product of cuBLAS, that `skinny_linear` chooses.
         """
-        rotary = self.rotary()
+        rotary, hidden = self.rotary(), self.inputs["qkv"].clone()
 
         def step() -> list[Tensor]:
-            hidden = self.inputs["qkv"]
             for layer in range(self.layers.setting.copies):
                 self.call("qkv", layer, hidden, plans["qkv"])
-                hidden = self.call("o", layer, rotary().flatten(1), plans["o"])
-                hidden = self.call("gate_up", layer, hidden, plans["gate_up"])
-                hidden = self.call("down", layer, hidden, plans["down"])
+                self.call("o", layer, rotary().flatten(1), plans["o"], hidden)
+                inner = self.call("gate_up", layer, hidden, plans["gate_up"])
+                self.call("down", layer, inner, plans["down"], hidden)
             return [self.call("head", 0, hidden, plans["head"])]
 
         return step
 
     def chain_cublas(self) -> Step:
         """The products of `chain` by torch, each on an input of its own."""
-        steps = [self.cublas(name) for name in LINEARS]
+        steps = [self.torch_versions(name)["cublas"] for name in LINEARS]
         return lambda: [step() for step in steps]
 
     def exact(self, name: str) -> Tensor:

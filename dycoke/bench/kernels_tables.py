@@ -27,8 +27,9 @@ def print_batch(measured: dict[str, Any], record: dict[str, Any], out: Console) 
     _line(out, f"\n{measured['batch']} rows")
     for told in measured["linears"]:
         for row in told["results"]:
-            plan = _plan(told["plan"]) if row["version"] == "skinny_linear" else ""
-            _line(out, f"  {told['linear']:<12}  {row['version']:<13}  {_numbers(row, stream)}  {plan}")
+            plan = f"  {_plan(told['plan'])}" if row["version"] == "skinny_linear" else ""
+            chosen = "  chosen" if row["version"] == told["chosen"] else ""
+            _line(out, f"  {told['linear']:<12}  {row['version']:<13}  {_numbers(row, stream)}{plan}{chosen}")
         if "candidates" in told:
             _print_best(told, stream, out)
     _line(out, f"  {'rotary_write':<27}  {_numbers(measured['rotary_write'], stream)}")

@@ -29,13 +29,25 @@ def test_on_a_cpu_the_references_are_timed_and_it_says_so(dycoke, tmp_path):
     for measured in record["batches"]:
         assert [told["linear"] for told in measured["linears"]] == list(LINEARS)
         for told in measured["linears"]:
-            assert [row["version"] for row in told["results"]] == ["skinny_linear", "cublas"]
+            more = {"qkv": ["cublas joined"], "gate_up": ["cublas joined"], "head": []}.get(told["linear"], ["addmm_"])
+            assert [row["version"] for row in told["results"]] == ["skinny_linear", "cublas", *more]
+            assert told["chosen"] == "skinny_linear"
             for row in told["results"]:
                 assert row["iqr_ms"][0] <= row["median_ms"] <= row["iqr_ms"][1] and row["runs"] == 2
                 assert row["gb_per_s"] == pytest.approx(told["bytes"] / row["median_ms"] / 1e6)
         assert measured["linears"][2]["bytes"] == 4 * 2 * 64 * 128
         assert measured["rotary_write"]["median_ms"] > 0
-        assert [row["version"] for row in measured["chain"]] == ["cublas", "in turn"]
+        assert [row["version"] for row in measured["chain"]] == ["cublas", "chosen"]
+
+
+@no_gpu
+def test_the_table_says_what_is_chosen(dycoke, tmp_path):
+    record_file = tmp_path / "record.json"
+    done = dycoke("bench", "kernels", "--batch", 17, "--repeat", 1, "--json", record_file)
+    chosen = {told["linear"]: told["chosen"] for told in json.loads(record_file.read_text())["batches"][0]["linears"]}
+    assert chosen == dict(zip(LINEARS, ("skinny_linear", "addmm_", "skinny_linear", "addmm_", "cublas"), strict=True))
+    lines = [line.split() for line in done.out.splitlines() if line.endswith("chosen")]
+    assert [(line[0], line[1]) for line in lines] == list(chosen.items())
 
 
 @pytest.mark.parametrize(
