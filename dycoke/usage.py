@@ -94,6 +94,11 @@ class CacheUse:
         zeros = torch.zeros(4, dtype=torch.int64, device=device)
         self.steps, self.read_below, self.read_from, self.fetched = zeros.unbind()
 
+    def restart(self) -> None:
+        """Set the counters to zero where they are: a CUDA graph that counts writes there."""
+        for counter in (self.steps, self.read_below, self.read_from, self.fetched):
+            counter.zero_()
+
     def step(self, below: list[tuple[Tensor, int]], above: list[tuple[Tensor, int]], filled: Tensor) -> None:
         """Count a step: columns [B] of the prompt, each with how many layers read so many, and the answer's.
 

@@ -47,7 +47,7 @@ class Bucket:
         """Begin with a request of the template's signature: positions [B] int64 of the tokens it decodes first."""
         refill(self.template, request)
         use = self.template.use
-        use.start(self._weights.device)
+        use.restart()
         use.idle = self.template.batch - len(positions)
         self.positions.zero_()
         self.positions[: len(positions)] = positions

@@ -31,11 +31,11 @@ def decode_step(
         qkv = skinny_linear(hidden, layer.qkv, layer.qkv_bias, norm=layer.attention_norm, scratch=scratch)
         query = rotary_write(qkv, *tables[number], *request.tails[number], request.position(number))
         attended = request.attend(number, query.unsqueeze(2), layer.scale).flatten(1)
-        hidden = skinny_linear(attended, (layer.out,), (layer.out_bias,), residual=hidden, scratch=scratch)
+        skinny_linear(attended, (layer.out,), (layer.out_bias,), residual=hidden, out=hidden, scratch=scratch)
         inner = skinny_linear(
             hidden, layer.gate_up, layer.gate_up_bias, norm=layer.mlp_norm, gate=True, scratch=scratch
         )
-        hidden = skinny_linear(inner, (layer.down,), (layer.down_bias,), residual=hidden, scratch=scratch)
+        skinny_linear(inner, (layer.down,), (layer.down_bias,), residual=hidden, out=hidden, scratch=scratch)
     if request.policy is not None or len(request.sections) > 1:
         request.end_step()
     positions.add_(1)

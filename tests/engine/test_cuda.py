@@ -1,13 +1,17 @@
 """The engine on a GPU: graphs, and logits next to those of the stock loop."""
 
+import copy
+
 import pytest
 import torch
 from transformers import Qwen2Config
 
 import dycoke
+from dycoke import Plan
 from dycoke.bench.decode_model import build_model, make_prompt
 from dycoke.bench.decode_setting import Setting
 from dycoke.methods import DynamicPruning
+from dycoke.methods.full import KeepAll
 from tests.core.decode_small import qwen
 from tests.core.subjects import PROMPTS
 from tests.core.test_cuda import OnGPU
@@ -17,8 +21,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 ORDER = ("one_video", "batch", "text", "two_videos", "one_video", "batch")
 WIDE = {"hf": {"hidden_size": 64}}  # heads of 16, the least that the kernels take
 STEPS = 24
-# Logits are of about unit variance; bf16 keeps eight bits, and sums come in another order in 24 layers.
-APART = {torch.bfloat16: 0.25, torch.float16: 0.04, torch.float32: 1e-3}
+FURTHER = 1.2  # times as far from fp32 as the stock loop's logits, at most
 
 
 @pytest.mark.parametrize("kind", ["llava", "hf"])
@@ -34,35 +37,39 @@ def test_greedy_ids_in_fp32(kind, name):
             assert torch.equal(ids, ask(subject, PROMPTS[prompts])), prompts
 
 
-@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16], ids=str)
 def half_billion(request):
-    """A language model of 0.5B shapes with random weights, and a prompt behind merging."""
-    dtype = str(request.param).removeprefix("torch.")
-    setting = Setting.chosen(shape="0.5b", dtype=dtype)
+    """A language model of 0.5B shapes with random weights, the same in fp32, and a prompt behind merging."""
+    setting = Setting.chosen(shape="0.5b", dtype=str(request.param).removeprefix("torch."))
     model = build_model(setting, "cuda")
-    return model, make_prompt(model, setting.visual), APART[request.param]
+    return model, copy.deepcopy(model).float(), make_prompt(model, setting.visual)
 
 
-@pytest.mark.parametrize("plan", ["full", "dycoke"])
-def test_forced_logits(half_billion, plan):
-    model, prompt, apart = half_billion
-    decode = DynamicPruning(3, 0.7, refresh=1.0) if plan == "dycoke" else None
-    plan = dycoke.Plan(decode=decode) if decode else dycoke.Plan(before=dycoke.build("full").plan().before)
+@pytest.mark.parametrize("pruned", [False, True])
+def test_forced_logits(half_billion, pruned):
+    """On given ids, our logits are as near to those in fp32 as the stock loop's are.
+
+    Pruned columns are drawn by a hash: a choice by attention turns on the last bits of a random model.
+    """
+    model, exact, prompt = half_billion
+    plan = Plan(before=KeepAll(), decode=DynamicPruning(3, 0.7, decode="random") if pruned else None)
     ids = torch.randint(0, 1000, (STEPS,), generator=torch.Generator().manual_seed(0)).cuda()
-    logits = [
-        forced_logits(model, ids, plan, engine, prompt.visual, inputs_embeds=prompt.embeds) for engine in ("on", "off")
-    ]
-    ours, stock = logits
-    assert ours.isfinite().all()
-    difference = (ours - stock).abs()
-    assert difference.max() < apart, difference.amax(dim=(1, 2))
-    assert difference[0].max() < apart  # of prefill
+
+    def logits(model, engine):
+        embeds = prompt.embeds.to(model.lm_head.weight.dtype)
+        return forced_logits(model, ids, plan, engine, prompt.visual, inputs_embeds=embeds)
+
+    truth = logits(exact, "off")
+    ours, stock = ((logits(model, engine) - truth).abs() for engine in ("on", "off"))
+    assert (logits(exact, "on") - truth).abs().max() < 1e-2
+    assert ours.mean() < FURTHER * stock.mean(), (ours.mean(), stock.mean())
+    assert (ours.mean(dim=(1, 2)) < 1.5 * FURTHER * stock.mean(dim=(1, 2))).all()  # at every step
 
 
 def test_a_step_never_waits(half_billion):
     """Between its first and its last token the loop reads nothing of the device but what has arrived."""
-    model, prompt, _ = half_billion
-    plan = dycoke.Plan(decode=DynamicPruning(3, 0.7))
+    model, _, prompt = half_billion
+    plan = Plan(decode=DynamicPruning(3, 0.7))
     options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "max_new_tokens": 16}
     with dycoke.attach(model, plan, visual=prompt.visual):
         model.generate(inputs_embeds=prompt.embeds, **options)
@@ -94,7 +101,7 @@ def test_sampling_on_the_device():
     model = qwen(config).cuda()
     embeds = torch.randn(1, 12, 32, device="cuda")
     visual = torch.zeros(1, 12, dtype=torch.bool, device="cuda")
-    plan = dycoke.Plan(before=dycoke.build("full").plan().before)
+    plan = Plan(before=KeepAll())
     options = {"max_new_tokens": 3, "do_sample": True, "num_return_sequences": 4096, "top_k": 0, "pad_token_id": 0}
     with dycoke.attach(model, plan, visual=visual) as run:
         torch.manual_seed(0)

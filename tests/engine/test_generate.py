@@ -249,3 +249,38 @@ def test_stores_are_shared_by_prompts_of_about_one_length():
         for kind in ("one_video", "text", "one_video"):
             ask(subject, PROMPTS[kind])
         assert len(engine._buckets) == 2  # with something to prune, and without
+
+
+@pytest.mark.parametrize("name", ["dycoke", "fastv", "official"])
+def test_a_graph_finds_its_tensors_where_they_were(name):
+    """Taking a request moves nothing that a step reads or writes: a graph would go on at the old address."""
+    subject = SUBJECTS["llava"]()
+    plan = method("dycoke", variant="official") if name == "official" else method(name)
+    with dycoke.attach(subject.model, plan, engine="on"):
+        ask(subject, PROMPTS["one_video"])
+        (bucket,) = subject.model.generate._engine._buckets.values()
+        before = {where: each.data_ptr() for where, each in tensors(bucket)}
+        ask(subject, PROMPTS["one_video"])
+        after = {where: each.data_ptr() for where, each in tensors(bucket)}
+    assert len(before) > 30
+    assert after == before
+
+
+def tensors(value, where: str = "", seen: set | None = None):
+    """Every tensor that can be reached from a bucket by attributes, but for what a step makes anew."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or where.endswith(("_listed", "pruned", ".rotated", "_weights")):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            yield from tensors(each, f"{where}[{key}]", seen)
+    elif isinstance(value, list | tuple):
+        for number, each in enumerate(value):
+            yield from tensors(each, f"{where}[{number}]", seen)
+    elif type(value).__module__.startswith("dycoke"):
+        names = [*getattr(type(value), "__slots__", ()), *getattr(value, "__dict__", {})]
+        for name in names:
+            yield from tensors(getattr(value, name), f"{where}.{name}", seen)
