@@ -57,12 +57,18 @@ class Engine:
 
     def begin(self, tokens: int) -> None:
         """A request comes, of at most `tokens` new tokens; until `end`, its prefill asks `request` for its cache."""
-        addresses = self.weights.addresses()
-        if addresses != self._addresses:  # the model was moved: graphs would read what is no longer there
-            self._buckets.clear()
-            self._addresses = addresses
         self.active, self.tail = True, tail_bucket(tokens)
         self._bucket = self._request = self._positions = None
+
+    def moved(self, language_model: nn.Module, head: nn.Linear) -> bool:
+        """Whether weights have moved or been replaced since this was last asked: graphs would read the old, and go."""
+        weights = Weights.of(language_model, head)
+        addresses = weights.addresses()
+        if addresses == self._addresses:
+            return False
+        self._buckets.clear()
+        self.weights, self._addresses = weights, addresses
+        return True
 
     def end(self) -> None:
         """The request is over."""

@@ -48,21 +48,37 @@ class _Encode:
         return last
 
 
+class FastForwards:
+    """The fast forwards of a model's parts, made once for the weights it has now, to be put on it and taken off.
+
+    backends: of attention, in order of preference.
+    """
+
+    def __init__(self, model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> None:
+        self._family = type(model).__name__
+        self._parts = [(module, name, make(backends)) for _, module, name, make in _parts(model)]
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Within the context, the parts use the fast forwards where they can; given back also by an exception.
+
+        Raises ValueError for a model that is sped up already.
+        """
+        with ExitStack() as undo:
+            for module, name, fast in self._parts:
+                if hasattr(vars(module).get(name), _OWN):
+                    raise ValueError(f"{self._family} is sped up already")
+                if _taken(module, name):
+                    continue
+                setattr(module, name, _forward(getattr(module, name), fast))
+                undo.callback(delattr, module, name)
+            yield
+
+
 @contextmanager
 def sped_up(model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> Iterator[None]:
-    """Within the context, the language model and the vision encoder of `model` use the fast forwards where they can.
-
-    backends: of attention, in order of preference. The model is given back as it was, also by an exception.
-    Raises ValueError for a model that is sped up already.
-    """
-    with ExitStack() as undo:
-        for _, module, name, make in _parts(model):
-            if hasattr(vars(module).get(name), _OWN):
-                raise ValueError(f"{type(model).__name__} is sped up already")
-            if _taken(module, name):
-                continue
-            setattr(module, name, _forward(getattr(module, name), make(backends)))
-            undo.callback(delattr, module, name)
+    """`FastForwards` of a model, for the length of the context."""
+    with FastForwards(model, backends).on():
         yield
 
 

@@ -12,9 +12,10 @@ from transformers import GenerationMixin
 
 from dycoke.adapters.arguments import CACHE_NAMES
 from dycoke.engine.engine import Engine
-from dycoke.engine.forwards import sped_up
+from dycoke.engine.forwards import FastForwards
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
-from dycoke.engine.served import hooked, refusal
+from dycoke.engine.plain import hooked
+from dycoke.engine.served import passed_by, refusal
 from dycoke.report import Recorder
 
 # Settings of `generate` that ask for another loop, and what they are where they do not.
@@ -49,6 +50,13 @@ class EngineGenerate:
     def __init__(self, model: nn.Module, language_model: nn.Module, engine: Engine, recorder: Recorder) -> None:
         self._model, self._language_model = weakref.ref(model), weakref.ref(language_model)
         self._engine, self._recorder = engine, recorder
+        self._look(model, language_model)
+
+    def _look(self, model: nn.Module, language_model: nn.Module) -> None:
+        """Find out, once for the weights a model has now, what takes too long to find out at every call."""
+        self._unserved = refusal(language_model, model.get_output_embeddings())
+        self._passed_by = passed_by(language_model)
+        self._fast = FastForwards(model)
 
     def install(self, undo: ExitStack) -> None:
         """Become the model's `generate`. An attribute of the instance: `custom_generate` is an argument of a call."""
@@ -79,14 +87,17 @@ class EngineGenerate:
             rules = _rules(input_ids, logits_processor, stopping_criteria, generation_config)
             return self._generate(model, input_ids, rules, generation_config, streamer, model_kwargs)
 
-        return stock(model, *args, **kwargs | {"custom_generate": decoding})
+        with self._fast.on():
+            return stock(model, *args, **kwargs | {"custom_generate": decoding})
 
     def _refusal(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str:
         """Why this call takes the stock loop, "" if it does not."""
         language_model = self._language_model()
-        reason = refusal(language_model, model.get_output_embeddings()) or hooked(language_model)
-        if reason:
-            return reason
+        if self._engine.moved(language_model, model.get_output_embeddings()):
+            self._look(model, language_model)
+        reason = self._unserved or hooked(self._passed_by)
+        if reason or language_model.training:
+            return reason or "the model is in training mode"
         for name in _ARGUMENTS:
             if kwargs.get(name) is not None and kwargs[name] is not False:
                 return name
@@ -108,8 +119,7 @@ class EngineGenerate:
         engine = self._engine
         engine.begin(room)
         try:
-            with sped_up(model):
-                outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
+            outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
             bucket = engine.prefilled()
             logits = outputs.logits[:, -1]
             del outputs

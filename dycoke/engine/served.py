@@ -68,13 +68,13 @@ def _parts_refusal(language_model: nn.Module, head: nn.Module) -> str:
     return ""
 
 
-def hooked(language_model: nn.Module) -> str:
-    """Whose hooks the engine's step would pass by, "" if nobody's. Those of the plan itself work in prefill alone."""
-    inner = (part for layer in language_model.layers for part in layer.modules() if part is not layer)
-    for module in (*inner, language_model.embed_tokens, language_model.norm, language_model.rotary_emb):
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-            return f"{type(module).__name__} carries hooks"
-    return ""
+def passed_by(language_model: nn.Module) -> list[nn.Module]:
+    """The modules whose calls the engine's step skips: hooks on them would be passed by.
+
+    Not the layers themselves: hooks of a plan that drops tokens inside the model sit there, and work in prefill alone.
+    """
+    inner = [part for layer in language_model.layers for part in layer.modules() if part is not layer]
+    return [*inner, language_model.embed_tokens, language_model.norm, language_model.rotary_emb]
 
 
 def _linears(language_model: nn.Module) -> Iterator[nn.Module]:
