@@ -11,7 +11,7 @@ MOST_TOKENS = 32768  # far above what fills a GPU, and of 7B shapes 2.3 GB of a 
 
 
 def by_tokens(run: Callable[[Tensor], Tensor], hidden: Tensor, most: int = MOST_TOKENS) -> Tensor:
-    """run(hidden [R, L, D]) -> [R, L, E], of a function of every token by itself, in pieces of at most `most` tokens."""
+    """run(hidden [R, L, D]) -> [R, L, E], of a function of every token by itself, in pieces of at most `most`."""
     rows, length, width = hidden.shape
     if rows * length <= most:
         return run(hidden)

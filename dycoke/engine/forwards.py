@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from dycoke.engine import language_prefill, vision
+from dycoke.engine import language_prefill, pooling, vision
 from dycoke.engine.sdpa import BACKENDS
 
 _OWN = "_forward_of_the_engine"
@@ -83,7 +83,7 @@ def sped_up(model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> Iter
 
 
 def reasons(model: nn.Module) -> dict[str, str]:
-    """Why each part of a model, "language model" and "vision", would run as it is now; "" for one that is sped up.
+    """Why each part of a model, "language model", "vision" and "pooling", would run as it is now; "" for a fast one.
 
     A part the model does not have is left out. Single calls may run as they are all the same: a decode step, one with
     gradients, or one that asks for attentions or hidden states.
@@ -100,6 +100,8 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Callable[[Se
         elif hasattr(module, "encode") and isinstance(getattr(module, "vision_tower", None), vision.MODELS):
             towers.add(module.vision_tower)  # its own forward is not called
             yield "vision", module, "encode", lambda b, m=module: _Encode(m, b)
+        elif isinstance(module, pooling.MODELS):
+            yield "pooling", module, pooling.METHOD, lambda _, m=module: pooling.FramePooling(m)
         elif isinstance(module, vision.MODELS) and module not in towers:
             yield "vision", module, "forward", lambda b, m=module: vision.VisionForward(m, b)
 

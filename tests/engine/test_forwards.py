@@ -17,6 +17,7 @@ METHODS = {  # and their options
     "visionzip": {},  # reads the tower
     "fastv": {},  # reads layers of the language model
 }
+METHODS_OF_PARTS = ("forward", "encode", "apply_pooling")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
@@ -41,16 +42,15 @@ def ran(monkeypatch):
 
 def parts(subject):
     """The modules that `sped_up` may change, with the names of their methods."""
-    return [
-        (module, name) for module in subject.model.modules() for name in ("forward", "encode") if name in vars(module)
-    ]
+    return [(module, name) for module in subject.model.modules() for name in METHODS_OF_PARTS if name in vars(module)]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompts", ["one_video", "two_videos", "text", "batch"])
 def test_a_forward_pass(name, prompts, ran):
     subject = SUBJECTS[name]()
-    assert reasons(subject.model) == {"language model": "", "vision": ""}
+    assert set(reasons(subject.model)) == {"language model", "vision"} | ({"pooling"} if name == "hf" else set())
+    assert not any(reasons(subject.model).values())
     want, real = forward(subject, PROMPTS[prompts])
     with sped_up(subject.model):
         got, _ = forward(subject, PROMPTS[prompts])
@@ -112,9 +112,10 @@ def test_hooks_of_the_parts_run_once_a_call():
 def test_given_back_by_an_exception(name):
     subject = SUBJECTS[name]()
     with pytest.raises(KeyError), sped_up(subject.model):
-        assert len(parts(subject)) == 2
+        assert len(parts(subject)) == len(reasons(subject.model))
         raise KeyError
-    assert parts(subject) == [] and reasons(subject.model) == {"language model": "", "vision": ""}
+    assert parts(subject) == []
+    assert not any(reasons(subject.model).values())
 
 
 def test_twice_raises_and_leaves_the_first_in_place():
@@ -157,3 +158,18 @@ def test_gradients_flow_as_before(ran):
     with sped_up(model):
         model(inputs_embeds=embeds(1, 5)).logits.sum().backward()
     assert model.model.layers[0].mlp.up_proj.weight.grad.any() and not ran
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_frames_are_pooled_as_the_model_does(frames):
+    model = SUBJECTS["hf"]().model.model
+    features = torch.randn(frames, 36, 8)
+    want = model.apply_pooling(features)
+    with sped_up(model):
+        assert "apply_pooling" in vars(model)
+        got = model.apply_pooling(features)
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, want)
+        with pytest.raises(RuntimeError, match="shape"):
+            model.apply_pooling(features[:, :35])  # the model's own message
+    assert model.apply_pooling(features).shape == want.shape
