@@ -106,6 +106,7 @@ class Report:
     def __str__(self) -> str:
         head = f"{self.method}: {self.frames} frames\n{'stage':<10}{'tokens':>8}{'ms':>10}{'peak MiB':>10}"
         stages = [f"{n:<10}{t:>8}{ms:>10}{mib:>10}" for n, t, ms, mib in self.rows()]
+        stages.append(f"decoded by: {self.loop}")
         return "\n".join([head, *stages, *(f"{label}: {text}" for label, text in self.cache_rows())])
 
 

@@ -23,7 +23,7 @@ def report_table(report: Report) -> Group:
         table.add_column(column, justify="right")
     for row in report.rows():
         table.add_row(*row)
-    return Group(headline, table, *_cache_lines(report))
+    return Group(headline, table, *_cache_lines(report), Text(f"decoded by: {report.loop}"))
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
@@ -43,6 +43,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         ("prefill ms", [_ms(r.stages["prefill"].ms) for r in reports]),
         ("decode ms/token", [_ms(r.decode_ms_per_token) for r in reports]),
         ("peak MiB", [_peak(r) for r in reports]),
+        ("decoded by", [r.loop for r in reports]),
     ):
         table.add_row(label, *values)
     if any(report.inside for report in reports):

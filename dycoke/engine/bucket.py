@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dycoke.cache import DecodeRequest
-from dycoke.engine.refill import refill
+from dycoke.engine.refill import addresses, refill
 from dycoke.engine.step import decode_step
 from dycoke.engine.weights import Weights
 from dycoke.ops.sparse_decode import Scratch
@@ -75,12 +75,19 @@ class Bucket:
         return decode_step(self._weights, self.template, self.tokens, self.positions, self._scratch)
 
     def _capture(self, pool: tuple[int, int] | None) -> None:
+        """Raises ValueError for a policy that replaces tensors of its state: a graph would go on with the old ones."""
+        before = addresses(self.template)
         side = torch.cuda.Stream(self._weights.device)
         side.wait_stream(torch.cuda.current_stream(self._weights.device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self._run()
         torch.cuda.current_stream(self._weights.device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=side):
             self._logits = self._run()
+        if addresses(self.template) != before:
+            raise ValueError(
+                f"{type(self.template.policy).__name__}.step replaced a tensor of its state; expected: updated in place"
+            )
+        self._graph = graph

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -54,6 +55,11 @@ class Engine:
         self._bucket: Bucket | None = None
         self._request: DecodeRequest | None = None
         self._positions: Tensor | None = None
+
+    def device(self) -> AbstractContextManager[None]:
+        """Within the context, the GPU of the weights is the current one: streams and captures are those of a device."""
+        device = self.weights.device
+        return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
     def begin(self, tokens: int) -> None:
         """A request comes, of at most `tokens` new tokens; until `end`, its prefill asks `request` for its cache."""

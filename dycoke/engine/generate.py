@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from contextlib import ExitStack
 from typing import Any
@@ -93,17 +94,21 @@ class EngineGenerate:
     def _refusal(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str:
         """Why this call takes the stock loop, "" if it does not."""
         language_model = self._language_model()
-        if self._engine.moved(language_model, model.get_output_embeddings()):
+        replaced = passed_by(language_model) != self._passed_by  # as adapters of weights do
+        if self._engine.moved(language_model, model.get_output_embeddings()) or replaced:
             self._look(model, language_model)
         reason = self._unserved or hooked(self._passed_by)
         if reason or language_model.training:
             return reason or "the model is in training mode"
+        if torch.is_autocast_enabled(self._engine.weights.device.type):
+            return "autocast is on"
+        asked = dict(zip(inspect.signature(type(model).generate).parameters, (model, *args), strict=False)) | kwargs
         for name in _ARGUMENTS:
-            if kwargs.get(name) is not None and kwargs[name] is not False:
+            if asked.get(name) is not None and asked[name] is not False:
                 return name
-        given = [each for each in (kwargs.get("generation_config"), model.generation_config) if each is not None]
+        given = [each for each in (asked.get("generation_config"), model.generation_config) if each is not None]
         for name, usual in _ONE_PATH.items():
-            value = kwargs.get(name)
+            value = asked.get(name)
             for config in given:
                 value = getattr(config, name, None) if value is None else value
             if value is not None and value != usual:
@@ -115,19 +120,14 @@ class EngineGenerate:
     ) -> Tensor:
         """Ids [B, S + n], as transformers' own loops return them."""
         room = rules.criteria.max_length - input_ids.shape[1]
-        cuda = input_ids.is_cuda
         engine = self._engine
         engine.begin(room)
         try:
-            outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
-            bucket = engine.prefilled()
-            logits = outputs.logits[:, -1]
-            del outputs
-            with torch.inference_mode():
-                chooser = Chooser(rules, input_ids, room)
-                show = None if streamer is None else streamer.put
-                emitted = Emitted(rules, input_ids.cpu(), room, cuda, show)
-            steps = decode(bucket, logits, chooser, emitted, room)
+            with engine.device():
+                emitted = Emitted(rules, input_ids, room, None if streamer is None else streamer.put)
+                outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
+                bucket = engine.prefilled()
+                steps = decode(bucket, outputs.logits[:, -1], Chooser(rules, input_ids, room), emitted, room)
             self._recorder.counted(bucket.template.use if engine.counts else None)
             self._recorder.decoded(steps)
         finally:
@@ -138,12 +138,18 @@ class EngineGenerate:
 
 
 def _rules(input_ids: Tensor, processors: Any, criteria: Any, config: Any) -> Rules:
-    ends, pad = config._eos_token_tensor, config._pad_token_tensor
+    ends, pad = config._eos_token_tensor, _pad_id(config)
     if not any(hasattr(each, "eos_token_id") for each in criteria):
         ends = None
-    if ends is not None:
-        ends, pad = ends.to(input_ids.device), pad.to(input_ids.device)
-    return Rules(processors, bool(config.do_sample), ends, pad, criteria)
+    return Rules(processors, bool(config.do_sample), None if ends is None else ends.to(input_ids.device), pad, criteria)
+
+
+def _pad_id(config: Any) -> int:
+    """The id that transformers fills ended rows up with: its own tensor of it would have to be waited for."""
+    if config.pad_token_id is not None:
+        return int(config.pad_token_id)
+    end = config.eos_token_id
+    return int(end[0] if isinstance(end, list | tuple) else end or 0)
 
 
 def _give_back(model: weakref.ref, before: Any) -> None:

@@ -17,14 +17,14 @@ class Rules:
     """How tokens are chosen and where answers end.
 
     processors: transformers' LogitsProcessorList, of any processors; sample: draw instead of taking the best; ends:
-    ids [E] int64 that end an answer, None without; pad: what a row is filled up with behind its end; criteria:
+    ids [E] int64 that end an answer, None without; pad: id that a row is filled up with behind its end; criteria:
     transformers' StoppingCriteriaList, asked with ids on the host.
     """
 
     processors: Any
     sample: bool
     ends: Tensor | None
-    pad: Tensor | None
+    pad: int
     criteria: Any
 
 
@@ -39,6 +39,7 @@ class Chooser:
         self._ids = torch.cat([prompt, prompt.new_zeros(len(prompt), room)], dim=1)
         self._done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
 
+    @torch.inference_mode()
     def choose(self, logits: Tensor) -> Tensor:
         """Ids [B] int64 behind logits [B, V]; the pad id in rows that have ended."""
         rules = self._rules
@@ -59,18 +60,19 @@ class Chooser:
 class Emitted:
     """The new ids as the host gets to know them, [B, room] int64, without holding up the device.
 
-    prompt [B, S] int64 on the host, for the criteria. show: called with the ids [B] of each token, in order.
+    prompt [B, S] int64, for the criteria. show: called with the ids [B] of each token, in order.
     """
 
-    def __init__(
-        self, rules: Rules, prompt: Tensor, room: int, cuda: bool, show: Callable[[Tensor], None] | None
-    ) -> None:
-        self._rules, self._show, self._before = rules, show, prompt.shape[1]
-        self._arriving = torch.zeros(room, len(prompt), dtype=torch.int64, pin_memory=cuda)
+    @torch.inference_mode()
+    def __init__(self, rules: Rules, prompt: Tensor, room: int, show: Callable[[Tensor], None] | None) -> None:
+        self._rules, self._show, self._before, self._room = rules, show, prompt.shape[1], room
+        self._arriving = torch.zeros(room, len(prompt), dtype=torch.int64, pin_memory=prompt.is_cuda)
+        # Here before the first token is, whose event is waited for.
+        self._prompt = torch.zeros(prompt.shape, dtype=torch.int64, pin_memory=prompt.is_cuda)
+        self._prompt.copy_(prompt, non_blocking=True)
         self._events: list[torch.cuda.Event | None] = []
-        self._ids = torch.cat([prompt, prompt.new_zeros(len(prompt), room)], dim=1)
+        self._ids: Tensor | None = None
         self._ended = torch.zeros(len(prompt), dtype=torch.bool)
-        self._pad = None if rules.ends is None else rules.pad.cpu()
         self.count = 0
 
     def send(self, chosen: Tensor) -> None:
@@ -87,9 +89,11 @@ class Emitted:
         event = self._events[self.count]
         if event is not None:
             event.synchronize()
+        if self._ids is None:
+            self._ids = torch.cat([self._prompt, self._prompt.new_zeros(len(self._prompt), self._room)], dim=1)
         chosen = self._arriving[self.count]
-        if self._pad is not None:  # what a criterion of the host ended goes on on the device
-            chosen = torch.where(self._ended, self._pad, chosen)
+        if self._rules.ends is not None:  # what a criterion of the host ended goes on on the device
+            chosen = torch.where(self._ended, self._rules.pad, chosen)
         self._ids[:, self._before + self.count] = chosen
         self.count += 1
         if self._show is not None:

@@ -70,6 +70,11 @@ def refill(template: DecodeRequest, request: DecodeRequest) -> None:
             to.copy_(of)
 
 
+def addresses(request: DecodeRequest) -> dict[str, int]:
+    """Where the tensors of its policy's state lie, by name; empty without a policy."""
+    return {} if request.policy is None else {name: each.data_ptr() for name, each in _tensors(request.state)}
+
+
 def _tensors(state: PolicyState) -> Iterator[tuple[str, Tensor]]:
     for name in sorted(state_names(state)):
         value = getattr(state, name)

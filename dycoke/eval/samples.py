@@ -78,6 +78,7 @@ def cost_of(report: Report, plan: Plan, row: int, rows: int, load_ms: float, tot
         "read_below": None if cache is None else cache.read_below,
         "read_from": None if cache is None else cache.read_from,
         "batch": rows,
+        "loop": report.loop,
         "ms": {"load": load_ms, **times, "total": total_ms},
         "peak_bytes": max(peaks, default=None),
     }
@@ -96,6 +97,7 @@ def summary(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             for layer in layers
         ],
         "decode": _decode(samples),
+        "loops": sorted({sample["loop"] for sample in samples if "loop" in sample}),  # older samples do not say
         "ms": {name: _mean(sample["ms"][name] for sample in samples) for name in _TIMES},
         "decode_ms_per_token": decode_ms / decoded if decoded else None,
         "peak_bytes": max((s["peak_bytes"] for s in samples if s["peak_bytes"] is not None), default=None),

@@ -110,3 +110,15 @@ def test_sampling_on_the_device():
     wanted = model(inputs_embeds=embeds).logits[0, -1].float().softmax(-1)
     share = torch.bincount(ids[:, 0], minlength=16) / len(ids)
     assert (share - wanted).abs().max() < 0.03
+
+
+def test_a_policy_that_replaces_its_state_is_refused():
+    class Replaces(DynamicPruning):
+        def step(self, state, attn):
+            super().step(state, attn)
+            state.keep = state.keep.clone()
+
+    subject = OnGPU("llava")
+    said = pytest.raises(ValueError, match=r"Replaces.step replaced a tensor of its state; expected: updated in")
+    with dycoke.attach(subject.model, Plan(decode=Replaces(2, 0.5))), said:
+        ask(subject, PROMPTS["one_video"])

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 import dycoke
@@ -285,3 +285,35 @@ def tensors(value, where: str = "", seen: set | None = None):
         names = [*getattr(type(value), "__slots__", ()), *getattr(value, "__dict__", {})]
         for name in names:
             yield from tensors(getattr(value, name), f"{where}.{name}", seen)
+
+
+def test_a_layer_that_is_replaced_is_found():
+    """As adapters of weights do, which hold the old linear and hand out its weight."""
+
+    class Adapted(torch.nn.Linear):
+        pass
+
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        generate(model)
+        old = model.model.layers[0].mlp.up_proj
+        model.model.layers[0].mlp.up_proj = Adapted(old.in_features, old.out_features, bias=False)
+        model.model.layers[0].mlp.up_proj.weight = old.weight
+        generate(model)
+        assert run.report.loop == "stock: a layer's linear is Adapted, not nn.Linear"
+
+
+def test_autocast_takes_the_stock_loop():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run, torch.autocast("cpu", torch.bfloat16):
+        generate(model)
+        assert run.report.loop == "stock: autocast is on"
+
+
+def test_settings_by_position():
+    subject = SUBJECTS["hf"]()
+    config = GenerationConfig(max_new_tokens=4, num_beams=2, do_sample=False)
+    inputs = subject.inputs(PROMPTS["text"])
+    with dycoke.attach(subject.model, method("full"), engine="on") as run:
+        subject.model.generate(inputs.pop("input_ids"), config, **inputs)
+        assert run.report.loop == "stock: num_beams=2"
