@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dycoke.adapters import adapter_for
+from dycoke.engine.plain import hooks_on
 from dycoke.engine.put_on import put_on
 from dycoke.registry import name_of
 from dycoke.report import Recorder, Report
@@ -80,8 +81,9 @@ def apply(
     recorder = Recorder(name, devices)
     with ExitStack() as undo:
         _run_uncompiled(model, undo)
+        carried = hooks_on(model)
         adapter.install(plan, recorder, undo, visual, trace)
-        put_on(model, adapter, plan, recorder, undo, engine, trace)
+        put_on(model, adapter, plan, recorder, undo, engine, trace, carried)
         run = Run(name, plan, recorder, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)

@@ -8,6 +8,7 @@ lets a process reset it, and None elsewhere.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -50,7 +51,8 @@ class Report:
     videos: each in the order of the prompts, rows of a batch one after the other. cache: what the KV cache cost, where
     a method prunes it. keeps: with trace=True, the columns the pruned layers read, ascending, as keeps[step][row];
     step 0 is the first after prefill. inside: what went on into each layer at which visual tokens were dropped. loop:
-    who decoded, "engine", or "stock: " and why not the engine.
+    who decoded, "engine", or "stock: " and why not the engine. forwards: of a request of the engine, which parts of the
+    model ran their stock forward in prefill, each with the reason.
     """
 
     method: str
@@ -61,6 +63,7 @@ class Report:
     inside: tuple[InsideReport, ...] = ()
     videos: tuple[VideoTokens, ...] = ()
     loop: str = "stock"
+    forwards: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def visual_kept(self) -> float | None:
@@ -103,11 +106,15 @@ class Report:
             rows.append(("visual tokens chosen anew", chosen))
         return [*rows, ("KV cache", held)]
 
+    def loop_rows(self) -> list[str]:
+        """Who decoded, and which parts were not sped up in prefill."""
+        return [f"decoded by: {self.loop}", *(f"{part}: stock, {why}" for part, why in self.forwards.items())]
+
     def __str__(self) -> str:
         head = f"{self.method}: {self.frames} frames\n{'stage':<10}{'tokens':>8}{'ms':>10}{'peak MiB':>10}"
         stages = [f"{n:<10}{t:>8}{ms:>10}{mib:>10}" for n, t, ms, mib in self.rows()]
-        stages.append(f"decoded by: {self.loop}")
-        return "\n".join([head, *stages, *(f"{label}: {text}" for label, text in self.cache_rows())])
+        rows = (f"{label}: {text}" for label, text in self.cache_rows())
+        return "\n".join([head, *stages, *rows, *self.loop_rows()])
 
 
 def _layers(first: int, end: int) -> str:
@@ -133,6 +140,8 @@ class _Request:
     spans: dict[str, list[tuple[object, object]]] = field(default_factory=lambda: {s: [] for s in STAGES})
     peaks: dict[str, int] = field(default_factory=dict)
     last: object = None  # mark of the latest decoded token
+    loop: str = "stock"
+    forwards: dict[str, str] = field(default_factory=dict)
     cache: CacheUse | None = None
     inside: list[Entered] = field(default_factory=list)
 
@@ -189,16 +198,24 @@ class Recorder:
     def prefilled(self, sequence: int | Tensor, rows: int) -> None:
         """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows."""
         self.stop("prefill")
-        self._request.sequence, self._request.rows = sequence, rows
+        self._request.sequence, self._request.rows, self._request.loop = sequence, rows, self.loop
         self._reset_peak()
 
-    def decoded(self, steps: int = 1) -> None:
-        """Decode steps have been queued; of no account where a later request has taken this one's place, and failed."""
+    def stocked(self, forwards: dict[str, str]) -> None:
+        """Which parts of the model ran their stock forward in prefill, and why."""
+        if self._request is not None:
+            self._request.forwards = forwards
+
+    def decoded(self, steps: int = 1, mark: torch.cuda.Event | None = None) -> None:
+        """Decode steps have been queued; of no account where a later request has taken this one's place, and failed.
+
+        mark: when the last of them was done, where that is known.
+        """
         if self._request is None:
             return
         self._request.steps += steps
         if not (self._cuda and torch.cuda.is_current_stream_capturing()):  # a captured event tells no time
-            self._request.last = self._mark()
+            self._request.last = self._mark() if mark is None else mark
 
     @property
     def report(self) -> Report:
@@ -225,7 +242,8 @@ class Recorder:
             None if request.cache is None else request.cache.keeps,
             tuple(entered.report() for entered in request.inside),
             tuple(request.videos),
-            self.loop,
+            request.loop,
+            request.forwards,
         )
 
     def _mark(self) -> object:

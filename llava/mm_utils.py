@@ -96,6 +96,8 @@ def get_model_name_from_path(model_path: str) -> str:
 class KeywordsStoppingCriteria(StoppingCriteria):
     """Stops a row when a keyword appears in its text, however it is tokenised there."""
 
+    any_device = True  # takes ids wherever they are
+
     def __init__(self, keywords: Sequence[str], tokenizer: Any, input_ids: Tensor):
         """keywords: strings to stop at, empty ones left out; input_ids [B, L] are accepted for callers, not needed."""
         self.keywords = [keyword for keyword in keywords if keyword]

@@ -23,7 +23,7 @@ def report_table(report: Report) -> Group:
         table.add_column(column, justify="right")
     for row in report.rows():
         table.add_row(*row)
-    return Group(headline, table, *_cache_lines(report), Text(f"decoded by: {report.loop}"))
+    return Group(headline, table, *_cache_lines(report), *map(Text, report.loop_rows()))
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:

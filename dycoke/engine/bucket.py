@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dycoke.cache import DecodeRequest
-from dycoke.engine.refill import addresses, refill
+from dycoke.engine.refill import recorded, refill
 from dycoke.engine.step import decode_step
 from dycoke.engine.weights import Weights
 from dycoke.ops.sparse_decode import Scratch
@@ -35,6 +35,7 @@ class Bucket:
         self.positions = torch.zeros(rows, dtype=torch.int64, device=device)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits: Tensor | None = None
+        self._last: torch.cuda.Event | None = None
         if device.type == "cuda":
             self._capture(pool)
 
@@ -45,6 +46,8 @@ class Bucket:
 
     def take(self, request: DecodeRequest, positions: Tensor) -> None:
         """Begin with a request of the template's signature: positions [B] int64 of the tokens it decodes first."""
+        if self._last is not None:  # on another stream, a step of the request before may still be under way
+            torch.cuda.current_stream().wait_event(self._last)
         refill(self.template, request)
         use = self.template.use
         use.restart()
@@ -71,23 +74,31 @@ class Bucket:
         self._graph.replay()
         return self._logits
 
+    def leave(self) -> None:
+        """The request is over, as far as the host is concerned."""
+        if self._graph is not None:
+            self._last = torch.cuda.Event()
+            self._last.record()
+
     def _run(self) -> Tensor:
         return decode_step(self._weights, self.template, self.tokens, self.positions, self._scratch)
 
     def _capture(self, pool: tuple[int, int] | None) -> None:
-        """Raises ValueError for a policy that replaces tensors of its state: a graph would go on with the old ones."""
-        before = addresses(self.template)
+        """Raises ValueError for a policy that replaces what is in its state: a graph would go on with the old."""
+        before = recorded(self.template)
         side = torch.cuda.Stream(self._weights.device)
         side.wait_stream(torch.cuda.current_stream(self._weights.device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self._run()
         torch.cuda.current_stream(self._weights.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=side):
-            self._logits = self._run()
-        if addresses(self.template) != before:
+        if recorded(self.template) != before:
             raise ValueError(
-                f"{type(self.template.policy).__name__}.step replaced a tensor of its state; expected: updated in place"
+                f"{type(self.template.policy).__name__}.step replaced what is in its state; expected: tensors that are "
+                "updated in place, or engine='off'"
             )
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile, such as those that pin memory.
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            self._logits = self._run()
         self._graph = graph

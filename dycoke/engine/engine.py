@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +19,7 @@ from dycoke.ops.last_row import last_slot
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 
-STORES_SHARE = 0.3  # of a GPU's memory, for the stores of sizes that are not in use
+STORES_SHARE = 0.3  # of a GPU's memory: the most that stores take of prompts other than the one at hand
 _ON_CPU = 2**30
 
 
@@ -49,8 +50,8 @@ class Engine:
         self._policy, self._pruned = policy, pruned
         self.counts = policy is not None or pruned  # whether what it reads is worth a report
         self._buckets: OrderedDict[Any, Bucket] = OrderedDict()
-        self._addresses = self.weights.addresses()
-        self._pool = torch.cuda.graph_pool_handle() if self.weights.device.type == "cuda" else None
+        self._captured = self.weights.captured()
+        self._pool: tuple[int, int] | None = None
         self.active, self.tail = False, 0
         self._bucket: Bucket | None = None
         self._request: DecodeRequest | None = None
@@ -69,11 +70,11 @@ class Engine:
     def moved(self, language_model: nn.Module, head: nn.Linear) -> bool:
         """Whether weights have moved or been replaced since this was last asked: graphs would read the old, and go."""
         weights = Weights.of(language_model, head)
-        addresses = weights.addresses()
-        if addresses == self._addresses:
+        captured = weights.captured()
+        if captured == self._captured:
             return False
         self._buckets.clear()
-        self.weights, self._addresses = weights, addresses
+        self.weights, self._captured = weights, captured
         return True
 
     def end(self) -> None:
@@ -135,20 +136,44 @@ class Engine:
         key = signature(request)
         if key not in self._buckets:
             self._make_room(request)
-            self._buckets[key] = Bucket(self.weights, make, self._pool)
+            try:
+                self._buckets[key] = self._made(make)
+            except torch.cuda.OutOfMemoryError:
+                if not self._buckets:
+                    raise
+                self._buckets.clear()
+                torch.cuda.empty_cache()
+                self._buckets[key] = self._made(make)
         self._buckets.move_to_end(key)
         self._bucket = self._buckets[key]
         self._bucket.take(request, self._positions)
 
+    def _made(self, make: Callable[[], DecodeRequest]) -> Bucket:
+        if not self._buckets and self.weights.device.type == "cuda":
+            self._pool = torch.cuda.graph_pool_handle()  # one that no graph uses any more is gone
+        return Bucket(self.weights, make, self._pool)
+
+    def has_room(self, rows: int, tokens: int) -> bool:
+        """Whether so many new tokens of so many rows may be reserved for, which the whole answer is at once."""
+        return row_bucket(rows) * tail_bucket(tokens) * self._column_bytes * len(self.weights.layers) <= self._room()
+
+    @property
+    def _column_bytes(self) -> int:
+        """Keys and values of a token in a layer."""
+        weights = self.weights
+        return 2 * weights.kv_heads * weights.head_dim * weights.dtype.itemsize
+
+    def _room(self) -> int:
+        device = self.weights.device
+        if device.type != "cuda":
+            return _ON_CPU
+        return int(torch.cuda.get_device_properties(device).total_memory * STORES_SHARE)
+
     def _make_room(self, request: DecodeRequest) -> None:
         """Let go of the stores that were used longest ago, where those that stay would take too much."""
-        weights = self.weights
-        column = 2 * weights.kv_heads * weights.head_dim * weights.dtype.itemsize * request.batch
-        wanted = sum((request.section(n).columns + self.tail) * column for n in range(len(weights.layers)))
-        room = _ON_CPU
-        if weights.device.type == "cuda":
-            room = int(torch.cuda.get_device_properties(weights.device).total_memory * STORES_SHARE)
-        while self._buckets and sum(each.nbytes for each in self._buckets.values()) + wanted > room:
+        columns = sum(request.section(layer).columns + self.tail for layer in range(len(self.weights.layers)))
+        wanted = columns * self._column_bytes * request.batch
+        while self._buckets and sum(each.nbytes for each in self._buckets.values()) + wanted > self._room():
             self._buckets.popitem(last=False)
 
 

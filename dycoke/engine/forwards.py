@@ -56,7 +56,7 @@ class FastForwards:
 
     def __init__(self, model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> None:
         self._family = type(model).__name__
-        self._parts = [(module, name, make(backends)) for _, module, name, make in _parts(model)]
+        self._parts = [(part, module, name, make(backends)) for part, module, name, make in _parts(model)]
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ class FastForwards:
         Raises ValueError for a model that is sped up already.
         """
         with ExitStack() as undo:
-            for module, name, fast in self._parts:
+            for _, module, name, fast in self._parts:
                 if hasattr(vars(module).get(name), _OWN):
                     raise ValueError(f"{self._family} is sped up already")
                 if _taken(module, name):
@@ -74,21 +74,13 @@ class FastForwards:
                 undo.callback(delattr, module, name)
             yield
 
+    def reasons(self) -> dict[str, str]:
+        """Why each part, "language model", "vision" and "pooling", would run as it is now; "" for a fast one.
 
-@contextmanager
-def sped_up(model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> Iterator[None]:
-    """`FastForwards` of a model, for the length of the context."""
-    with FastForwards(model, backends).on():
-        yield
-
-
-def reasons(model: nn.Module) -> dict[str, str]:
-    """Why each part of a model, "language model", "vision" and "pooling", would run as it is now; "" for a fast one.
-
-    A part the model does not have is left out. Single calls may run as they are all the same: a decode step, one with
-    gradients, or one that asks for attentions or hidden states.
-    """
-    return {part: _taken(module, name) or make(BACKENDS).unserved() for part, module, name, make in _parts(model)}
+        A part the model does not have is left out. Single calls may run as they are all the same: a decode step, one
+        with gradients, or one that asks for attentions or hidden states.
+        """
+        return {part: _taken(module, name) or fast.unserved() for part, module, name, fast in self._parts}
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Callable[[Sequence[SDPBackend]], Fast]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,8 +16,7 @@ from dycoke.adapters.arguments import CACHE_NAMES
 from dycoke.engine.engine import Engine
 from dycoke.engine.forwards import FastForwards
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
-from dycoke.engine.plain import hooked
-from dycoke.engine.served import passed_by, refusal
+from dycoke.engine.served import Calls, refusal
 from dycoke.report import Recorder
 
 # Settings of `generate` that ask for another loop, and what they are where they do not.
@@ -39,42 +39,69 @@ _ONE_PATH = {
     "is_assistant": False,
 }
 _ARGUMENTS = ("assistant_model", "custom_generate", "synced_gpus", "negative_prompt_ids", *CACHE_NAMES)
-_STREAMED = "streamer"
 
 
 class EngineGenerate:
     """Stands in for a model's `generate`: the engine where it can, the stock loop, and why, where it cannot.
 
-    Holds the model weakly, as everything does that is put on one.
+    Holds the model weakly, as everything does that is put on one. ours: hooks that the plan has put on the model.
     """
 
-    def __init__(self, model: nn.Module, language_model: nn.Module, engine: Engine, recorder: Recorder) -> None:
+    def __init__(
+        self, model: nn.Module, language_model: nn.Module, engine: Engine, recorder: Recorder, ours: frozenset[int]
+    ) -> None:
         self._model, self._language_model = weakref.ref(model), weakref.ref(language_model)
-        self._engine, self._recorder = engine, recorder
+        self._engine, self._recorder, self._ours = engine, recorder, ours
+        self._attached, self._busy = True, False
         self._look(model, language_model)
 
     def _look(self, model: nn.Module, language_model: nn.Module) -> None:
         """Find out, once for the weights a model has now, what takes too long to find out at every call."""
         self._unserved = refusal(language_model, model.get_output_embeddings())
-        self._passed_by = passed_by(language_model)
+        self._calls = Calls(model, language_model, self._ours)
         self._fast = FastForwards(model)
 
     def install(self, undo: ExitStack) -> None:
         """Become the model's `generate`. An attribute of the instance: `custom_generate` is an argument of a call."""
+        self._model().generate = self
+        self._recorder.loop = "stock: the model was called without generate"
+        undo.callback(_leave, weakref.ref(self))  # what undoes it must not keep the model
+
+    def leave(self) -> None:
+        """Give the model its own `generate` back, unless somebody has put another there meanwhile."""
+        self._attached = False
         model = self._model()
-        before = vars(model).get("generate")
-        model.generate = self
-        undo.callback(_give_back, self._model, before)
+        if model is not None and vars(model).get("generate") is self:
+            del model.generate
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model's own `generate` takes and returns."""
+        """What the model's own `generate` takes and returns. Raises RuntimeError while a request is under way."""
         model = self._model()
         stock = type(model).generate
-        reason = self._refusal(model, args, kwargs)
-        self._recorder.loop = f"stock: {reason}" if reason else "engine"
-        if reason:
+        if not self._attached:
             return stock(model, *args, **kwargs)
-        streamer = kwargs.get(_STREAMED)
+        if self._busy:
+            raise RuntimeError("a model that carries a method answers one request at a time: threads must take turns")
+        asked = dict(zip(inspect.signature(stock).parameters, (model, *args), strict=False)) | kwargs
+        reason, usual = self._refusal(model, asked), self._recorder.loop
+        self._recorder.loop = f"stock: {reason}" if reason else "engine"
+        self._busy = True
+        try:
+            if reason:
+                return stock(model, *args, **kwargs)
+            with ExitStack() as fast:
+                fast.enter_context(self._fast.on())
+                decoding = self._decoding(asked.get("streamer"), fast.close)
+                return stock(model, *args, **kwargs | {"custom_generate": decoding})
+        finally:
+            self._recorder.loop, self._busy = usual, False
+
+    def _decoding(self, streamer: Any, slow_down: Callable[[], None]) -> Callable[..., Tensor]:
+        """The loop for one call, which transformers prepares as for its own.
+
+        streamer: transformers hands it to its own loops alone. slow_down: takes the fast forwards off, whose hidden
+        states of padding are not those of the stock forward.
+        """
 
         def decoding(
             model: nn.Module,
@@ -84,52 +111,51 @@ class EngineGenerate:
             generation_config: Any,
             **model_kwargs: Any,
         ) -> Tensor:
-            # transformers hands its streamer to its own loops alone.
-            rules = _rules(input_ids, logits_processor, stopping_criteria, generation_config)
-            return self._generate(model, input_ids, rules, generation_config, streamer, model_kwargs)
+            room = stopping_criteria.max_length - input_ids.shape[1]
+            reason = "" if self._engine.has_room(len(input_ids), room) else f"no memory for {room} new tokens"
+            mask = model_kwargs.get("attention_mask")
+            if not reason and mask is not None and not bool(mask[:, -1].all()):
+                reason = "padding on the right"  # where transformers goes on behind the padding, and warns
+            if not reason:
+                rules = _rules(logits_processor, stopping_criteria, generation_config, self._engine.weights.device)
+                return self._generate(model, input_ids, rules, generation_config, streamer, model_kwargs)
+            self._recorder.loop = f"stock: {reason}"
+            slow_down()
+            prepared = {"logits_processor": logits_processor, "stopping_criteria": stopping_criteria}
+            prepared |= {"generation_config": generation_config, "streamer": streamer, **model_kwargs}
+            return GenerationMixin._sample(model, input_ids, **prepared)
 
-        with self._fast.on():
-            return stock(model, *args, **kwargs | {"custom_generate": decoding})
+        return decoding
 
-    def _refusal(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str:
-        """Why this call takes the stock loop, "" if it does not."""
+    def _refusal(self, model: nn.Module, asked: dict[str, Any]) -> str:
+        """Why a call with these arguments takes the stock loop, "" if it does not."""
         language_model = self._language_model()
-        replaced = passed_by(language_model) != self._passed_by  # as adapters of weights do
-        if self._engine.moved(language_model, model.get_output_embeddings()) or replaced:
+        moved = self._calls.replaced(model) or self._engine.moved(language_model, model.get_output_embeddings())
+        if moved or language_model.training or self._unserved:
             self._look(model, language_model)
-        reason = self._unserved or hooked(self._passed_by)
-        if reason or language_model.training:
-            return reason or "the model is in training mode"
-        if torch.is_autocast_enabled(self._engine.weights.device.type):
-            return "autocast is on"
-        asked = dict(zip(inspect.signature(type(model).generate).parameters, (model, *args), strict=False)) | kwargs
-        for name in _ARGUMENTS:
-            if asked.get(name) is not None and asked[name] is not False:
-                return name
-        given = [each for each in (asked.get("generation_config"), model.generation_config) if each is not None]
-        for name, usual in _ONE_PATH.items():
-            value = asked.get(name)
-            for config in given:
-                value = getattr(config, name, None) if value is None else value
-            if value is not None and value != usual:
-                return f"{name}={value!r}"
-        return ""
+        reason = self._unserved or self._calls.said()
+        if not reason and torch.is_autocast_enabled(self._engine.weights.device.type):
+            reason = "autocast is on"
+        return reason or _another_loop(model, asked)
 
     def _generate(
         self, model: nn.Module, input_ids: Tensor, rules: Rules, config: Any, streamer: Any, kwargs: dict[str, Any]
     ) -> Tensor:
         """Ids [B, S + n], as transformers' own loops return them."""
-        room = rules.criteria.max_length - input_ids.shape[1]
         engine = self._engine
+        room, prompt = rules.criteria.max_length - input_ids.shape[1], input_ids.to(engine.weights.device)
         engine.begin(room)
         try:
             with engine.device():
-                emitted = Emitted(rules, input_ids, room, None if streamer is None else streamer.put)
+                emitted = Emitted(rules, prompt, room, None if streamer is None else streamer.put)
                 outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
-                bucket = engine.prefilled()
-                steps = decode(bucket, outputs.logits[:, -1], Chooser(rules, input_ids, room), emitted, room)
+                bucket, logits = engine.prefilled(), outputs.logits[:, -1].clone()
+                del outputs  # whoever asks for the logits of a whole prompt would keep them through the answer
+                steps = decode(bucket, logits, Chooser(rules, prompt, room), emitted, room)
             self._recorder.counted(bucket.template.use if engine.counts else None)
-            self._recorder.decoded(steps)
+            self._recorder.stocked({part: why for part, why in self._fast.reasons().items() if why})
+            if steps:
+                self._recorder.decoded(steps, emitted.arrival)
         finally:
             engine.end()
         if streamer is not None:
@@ -137,11 +163,32 @@ class EngineGenerate:
         return emitted.ids.to(input_ids.device, copy=True)
 
 
-def _rules(input_ids: Tensor, processors: Any, criteria: Any, config: Any) -> Rules:
-    ends, pad = config._eos_token_tensor, _pad_id(config)
+def _leave(generate: weakref.ref) -> None:
+    if generate() is not None:
+        generate().leave()
+
+
+def _another_loop(model: nn.Module, asked: dict[str, Any]) -> str:
+    """The argument, or setting of the model, that asks for another loop than sampling or greedy search; "" if none."""
+    for name in _ARGUMENTS:
+        if asked.get(name) is not None and asked[name] is not False:
+            return name
+    given = [each for each in (asked.get("generation_config"), model.generation_config) if each is not None]
+    for name, usual in _ONE_PATH.items():
+        value = asked.get(name)
+        for config in given:
+            value = getattr(config, name, None) if value is None else value
+        if value is not None and value != usual:
+            return f"{name}={value!r}"
+    return ""
+
+
+def _rules(processors: Any, criteria: Any, config: Any, device: torch.device) -> Rules:
+    ends = config._eos_token_tensor
     if not any(hasattr(each, "eos_token_id") for each in criteria):
         ends = None
-    return Rules(processors, bool(config.do_sample), None if ends is None else ends.to(input_ids.device), pad, criteria)
+    ends = None if ends is None else ends.to(device)
+    return Rules(processors, bool(config.do_sample), ends, _pad_id(config), criteria)
 
 
 def _pad_id(config: Any) -> int:
@@ -150,12 +197,3 @@ def _pad_id(config: Any) -> int:
         return int(config.pad_token_id)
     end = config.eos_token_id
     return int(end[0] if isinstance(end, list | tuple) else end or 0)
-
-
-def _give_back(model: weakref.ref, before: Any) -> None:
-    if model() is None:
-        return
-    if before is None:
-        del model().generate
-    else:
-        model().generate = before

@@ -50,7 +50,7 @@ class LanguagePrefill:
     def __init__(self, model: nn.Module, backends: Sequence[SDPBackend] = BACKENDS) -> None:
         self._model, self._backends = model, backends
         self._modules = [*model.layers.modules(), *model.norm.modules()]
-        self._unserved = _unserved(model)
+        self._unserved = never(model)
 
     def unserved(self) -> str:
         """Why the model runs its stock forward now, "" if prefill is sped up."""
@@ -144,7 +144,7 @@ def _is_fresh(cache: Any) -> bool:
     return layers is not None and not any(getattr(layer, "is_initialized", True) for layer in layers)
 
 
-def _unserved(model: nn.Module) -> str:
+def never(model: nn.Module) -> str:
     """Why a model can never be served, "" if it can."""
     config = model.config
     if model.training:

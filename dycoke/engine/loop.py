@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
 from dycoke.engine.bucket import Bucket
+
+_ANYWHERE = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Rules:
 
     processors: transformers' LogitsProcessorList, of any processors; sample: draw instead of taking the best; ends:
     ids [E] int64 that end an answer, None without; pad: id that a row is filled up with behind its end; criteria:
-    transformers' StoppingCriteriaList, asked with ids on the host.
+    transformers' StoppingCriteriaList. One that takes ids wherever they are, as `any_device` = True says, gets them on
+    the host; others wait for the device at every token.
     """
 
     processors: Any
@@ -35,9 +39,14 @@ class Chooser:
     """
 
     def __init__(self, rules: Rules, prompt: Tensor, room: int) -> None:
-        self._rules, self._count = rules, prompt.shape[1]
+        self._rules, self._before, self._count = rules, prompt.shape[1], prompt.shape[1]
         self._ids = torch.cat([prompt, prompt.new_zeros(len(prompt), room)], dim=1)
         self._done = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+
+    def ids(self, count: int) -> Tensor:
+        """Prompt and the first `count` new ids [B, S + count] on the device; new tensors, and no inference ones."""
+        with torch.inference_mode(False):
+            return self._ids[:, : self._before + count].clone()
 
     @torch.inference_mode()
     def choose(self, logits: Tensor) -> Tensor:
@@ -80,12 +89,15 @@ class Emitted:
         self._arriving[len(self._events)].copy_(chosen, non_blocking=True)
         event = None
         if chosen.is_cuda:
-            event = torch.cuda.Event()
+            event = torch.cuda.Event(enable_timing=True)
             event.record()
         self._events.append(event)
 
-    def read(self) -> bool:
-        """Wait for the oldest ids that have not been read. Returns whether every row has ended."""
+    def read(self, chooser: Chooser) -> bool:
+        """Wait for the oldest ids that have not been read. Returns whether every row has ended.
+
+        chooser: has them on the device, for criteria that may want them there.
+        """
         event = self._events[self.count]
         if event is not None:
             event.synchronize()
@@ -98,8 +110,17 @@ class Emitted:
         self.count += 1
         if self._show is not None:
             self._show(chosen)
-        self._ended |= self._rules.criteria(self._ids[:, : self._before + self.count], None).cpu()
+        for criterion in self._rules.criteria:
+            here = isinstance(criterion, _ANYWHERE) or getattr(criterion, "any_device", False)
+            ids = self._ids[:, : self._before + self.count] if here else chooser.ids(self.count)
+            ended = criterion(ids, None)
+            self._ended |= ended.cpu() if isinstance(ended, Tensor) else bool(ended)
         return bool(self._ended.all())
+
+    @property
+    def arrival(self) -> torch.cuda.Event | None:
+        """When the last id that was read was there, on the device; None on a CPU."""
+        return self._events[self.count - 1]
 
     @property
     def ids(self) -> Tensor:
@@ -121,9 +142,10 @@ def decode(bucket: Bucket, logits: Tensor, chooser: Chooser, emitted: Emitted, r
         chosen = chooser.choose(logits)
         bucket.tokens[:rows].copy_(chosen)
         emitted.send(chosen)
-        if step >= ahead and emitted.read():
+        if step >= ahead and emitted.read(chooser):
             break
     else:
         while emitted.count < room:
-            emitted.read()
+            emitted.read(chooser)
+    bucket.leave()
     return emitted.count - 1

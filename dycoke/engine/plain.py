@@ -15,21 +15,30 @@ from torch import nn
 _INERT = "transformers.utils.output_capturing"
 
 
-def hooked(modules: Iterable[nn.Module]) -> str:
+def hooks_on(model: nn.Module) -> frozenset[int]:
+    """The identities of all hooks on a model's modules, to tell later who has put them there."""
+    return frozenset(id(hook) for module in model.modules() for hooks in _hooks(module) for hook in hooks.values())
+
+
+def hooked(modules: Iterable[nn.Module], known: frozenset[int] = frozenset()) -> str:
     """What a call of one of the modules would do beside its forward, for the first that would; "" if none would.
 
-    Asked at every call, for hooks come and go.
+    Asked at every call, for hooks come and go. known: identities of hooks that do not count.
     """
     for module in modules:
         if "forward" in vars(module):  # how accelerate moves data to the device of a layer
             return f"a {type(module).__name__} has a forward of its own"
         if getattr(module, "_compiled_call_impl", None) is not None:
             return f"a {type(module).__name__} is compiled"
-        # By the names nn.Module gives them: it has no public way to list hooks.
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            if any(getattr(hook, "__module__", "") != _INERT for hook in hooks.values()):
+        for hooks in _hooks(module):
+            if any(getattr(hook, "__module__", "") != _INERT and id(hook) not in known for hook in hooks.values()):
                 return f"a {type(module).__name__} carries hooks"
     return ""
+
+
+def _hooks(module: nn.Module) -> tuple[dict, dict]:
+    """By the names nn.Module gives them: it has no public way to list hooks."""
+    return module._forward_pre_hooks, module._forward_hooks
 
 
 def unlike(parts: Iterable[tuple[nn.Module, tuple[type, ...]]]) -> str:
@@ -44,8 +53,11 @@ def unlike(parts: Iterable[tuple[nn.Module, tuple[type, ...]]]) -> str:
 
 
 def scattered(modules: Iterable[nn.Module]) -> str:
-    """Why the weights of the modules do not go together: several devices or dtypes; "" if they do."""
+    """Why the weights of the modules do not go together, or are no plain numbers; "" if they do, and are."""
     weights = [weight for module in modules for weight in module.parameters()]
+    for weight in weights:
+        if type(weight) is not nn.Parameter or type(weight.data) is not torch.Tensor:  # as quantized ones are
+            return f"a weight is {type(weight.data if type(weight) is nn.Parameter else weight).__name__}"
     devices, dtypes = {weight.device for weight in weights}, {weight.dtype for weight in weights}
     if len(devices) > 1:
         return f"its layers lie on several devices: {', '.join(sorted(map(str, devices)))}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dycoke.engine.plain import hooks_on
 from dycoke.report import Recorder
 from dycoke.types import Plan
 
@@ -15,11 +16,19 @@ if TYPE_CHECKING:
 
 
 def put_on(
-    model: nn.Module, adapter: Adapter, plan: Plan, recorder: Recorder, undo: ExitStack, how: str, trace: bool
+    model: nn.Module,
+    adapter: Adapter,
+    plan: Plan,
+    recorder: Recorder,
+    undo: ExitStack,
+    how: str,
+    trace: bool,
+    carried: frozenset[int],
 ) -> None:
     """Let `model.generate` decode in the engine, as `how` asks: "auto", "on" or "off".
 
-    Raises ValueError for "on" where the engine cannot serve the model or the plan, naming why.
+    carried: hooks, by `plain.hooks_on`, that were on the model before it got the method. Raises ValueError for "on"
+    where the engine cannot serve the model or the plan, naming why.
     """
     reason = _reason(model, adapter, plan, how, trace)
     if not reason:
@@ -33,7 +42,8 @@ def put_on(
         except ValueError as error:
             reason = str(error)
         else:
-            EngineGenerate(model, language_model, engine, recorder).install(undo)
+            ours = hooks_on(model) - carried
+            EngineGenerate(model, language_model, engine, recorder, ours).install(undo)
             return
     if how == "on":
         raise ValueError(f"engine='on': {reason}; accepted: engine='auto' or 'off'")
@@ -46,6 +56,8 @@ def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: boo
         return "engine='off'"
     if getattr(model, "generate", None) is None:
         return f"{type(model).__name__} has no generate"
+    if "generate" in vars(model):
+        return "the model has a generate of its own"
     if how == "auto" and not any(weight.is_cuda for weight in model.parameters()):
         return "the model is on the CPU"
     if trace:

@@ -39,7 +39,7 @@ def signature(request: DecodeRequest) -> tuple[Any, ...]:
     chosen: tuple[Any, ...] = ()
     if request.policy is not None:
         shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in _tensors(request.state))
-        chosen = (request.observed_section, request.width, shapes)
+        chosen = (request.observed_section, request.width, shapes, _constants(request.state))
     return request.batch, sections, request.numbers, request.capacity, chosen
 
 
@@ -70,9 +70,17 @@ def refill(template: DecodeRequest, request: DecodeRequest) -> None:
             to.copy_(of)
 
 
-def addresses(request: DecodeRequest) -> dict[str, int]:
-    """Where the tensors of its policy's state lie, by name; empty without a policy."""
-    return {} if request.policy is None else {name: each.data_ptr() for name, each in _tensors(request.state)}
+def recorded(request: DecodeRequest) -> dict[str, Any]:
+    """What a graph takes over of a policy's state: where its tensors lie, and whatever else it holds, by name."""
+    if request.policy is None:
+        return {}
+    return {name: each.data_ptr() for name, each in _tensors(request.state)} | dict(_constants(request.state))
+
+
+def _constants(state: PolicyState) -> tuple[tuple[str, Any], ...]:
+    """What a state holds beside tensors, which a graph would keep for every request."""
+    named = ((name, getattr(state, name)) for name in sorted(state_names(state)))
+    return tuple((name, value) for name, value in named if not isinstance(value, Tensor))
 
 
 def _tensors(state: PolicyState) -> Iterator[tuple[str, Tensor]]:

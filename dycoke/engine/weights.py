@@ -65,10 +65,13 @@ class Weights:
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
 
-    def addresses(self) -> tuple[int, ...]:
-        """Where the weights lie. A graph reads those of its capture: it is of no use once they have moved."""
-        found = [self.embedding.data_ptr(), self.head.data_ptr(), self.norm[0].data_ptr()]
+    def captured(self) -> tuple[float, ...]:
+        """What a graph takes over when it is recorded: where all weights lie, and the numbers among them."""
+        found: list[float] = [self.embedding.data_ptr(), self.head.data_ptr(), self.norm[0].data_ptr(), self.norm[1]]
+        found += [each.data_ptr() for each in (self.head_bias, *self.rotary.buffers()) if each is not None]
+        found += [id(self.rotary), self.rotary.attention_scaling]
         for layer in self.layers:
+            found += [layer.attention_norm[1], layer.mlp_norm[1], layer.scale]
             parts = (*layer.qkv, layer.out, *layer.gate_up, layer.down, layer.attention_norm[0], layer.mlp_norm[0])
             biases = (*layer.qkv_bias, layer.out_bias, *layer.gate_up_bias, layer.down_bias)
             found += [part.data_ptr() for part in (*parts, *biases) if part is not None]

@@ -25,7 +25,7 @@ NO_STEP = CacheReport(8, 7, 0, None, None, None, MIB, 0, 0)
 
 
 def report(cache: CacheReport | None, method: str = "dycoke") -> Report:
-    return Report(method, 32, STAGES, cache)
+    return Report(method, 32, STAGES, cache, loop="engine")
 
 
 def table_lines(renderable) -> list[list[str]]:
@@ -39,8 +39,10 @@ def told(cache: CacheReport | None) -> list[str]:
     text = str(report(cache)).splitlines()
     assert [line.split()[0] for line in text[1:6]] == ["stage", "vision", "compress", "prefill", "decode"]
     table = table_lines(report_table(report(cache)))
-    assert all(line.replace(": ", " ").split() in table for line in text[6:])
-    return text[6:]
+    assert text[-1] == "decoded by: engine"
+    assert text[-1].split() in table
+    assert all(line.replace(": ", " ").split() in table for line in text[6:-1])
+    return text[6:-1]
 
 
 def test_tokens_that_leave_inside():
@@ -110,5 +112,6 @@ def test_no_step_and_one_layer():
 def test_comparison(caches, expected):
     answers = [Answer("yes", report(cache, name)) for cache, name in zip(caches, "ab", strict=True)]
     lines = [line for line in table_lines(comparison_table(answers)) if line]
-    last = lines.index(["peak", "MiB", "41", "41"])
+    last = lines.index(["decoded", "by", "engine", "engine"])
+    assert lines[last - 1] == ["peak", "MiB", "41", "41"]
     assert lines[last + 1 :] == expected

@@ -119,6 +119,6 @@ def test_a_policy_that_replaces_its_state_is_refused():
             state.keep = state.keep.clone()
 
     subject = OnGPU("llava")
-    said = pytest.raises(ValueError, match=r"Replaces.step replaced a tensor of its state; expected: updated in")
+    said = pytest.raises(ValueError, match=r"Replaces.step replaced what is in its state; expected: tensors that are")
     with dycoke.attach(subject.model, Plan(decode=Replaces(2, 0.5))), said:
         ask(subject, PROMPTS["one_video"])

@@ -6,7 +6,7 @@ from torch import nn
 
 import dycoke
 from dycoke.engine import language_prefill, vision
-from dycoke.engine.forwards import reasons, sped_up
+from dycoke.engine.forwards import FastForwards
 from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, forward, greedy
 from tests.engine.models import embeds, encoder, language
 
@@ -41,7 +41,7 @@ def ran(monkeypatch):
 
 
 def parts(subject):
-    """The modules that `sped_up` may change, with the names of their methods."""
+    """The modules that `FastForwards` may change, with the names of their methods."""
     return [(module, name) for module in subject.model.modules() for name in METHODS_OF_PARTS if name in vars(module)]
 
 
@@ -49,10 +49,12 @@ def parts(subject):
 @pytest.mark.parametrize("prompts", ["one_video", "two_videos", "text", "batch"])
 def test_a_forward_pass(name, prompts, ran):
     subject = SUBJECTS[name]()
-    assert set(reasons(subject.model)) == {"language model", "vision"} | ({"pooling"} if name == "hf" else set())
-    assert not any(reasons(subject.model).values())
+    assert set(FastForwards(subject.model).reasons()) == {"language model", "vision"} | (
+        {"pooling"} if name == "hf" else set()
+    )
+    assert not any(FastForwards(subject.model).reasons().values())
     want, real = forward(subject, PROMPTS[prompts])
-    with sped_up(subject.model):
+    with FastForwards(subject.model).on():
         got, _ = forward(subject, PROMPTS[prompts])
     torch.testing.assert_close(got[real], want[real], **CLOSE)
     assert ran == (["language model"] if prompts == "text" else ["vision", "language model"])
@@ -67,11 +69,11 @@ def test_generate_with_a_method_attached(name, method, ran):
     subject = SUBJECTS[name]()
     with dycoke.attach(subject.model, dycoke.build(method, **METHODS[method])) as run:
         want, expected = greedy(subject, PROMPTS["batch"]), run.report
-    with sped_up(subject.model), dycoke.attach(subject.model, dycoke.build(method, **METHODS[method])) as run:
+    with FastForwards(subject.model).on(), dycoke.attach(subject.model, dycoke.build(method, **METHODS[method])) as run:
         assert torch.equal(greedy(subject, PROMPTS["batch"]), want)
         assert run.report.videos == expected.videos and run.report.inside == expected.inside
         inside = method == "fastv"
-        assert (reasons(subject.model)["language model"] != "") == inside
+        assert (FastForwards(subject.model).reasons()["language model"] != "") == inside
     assert ran == ["vision"] + ["language model"] * (not inside)
 
 
@@ -80,7 +82,7 @@ def test_entered_behind_the_method_and_with_an_image(name, ran):
     subject = SUBJECTS[name]()
     with dycoke.attach(subject.model, dycoke.build("dycoke")):
         want = greedy(subject, STILLS["image"])
-        with sped_up(subject.model):
+        with FastForwards(subject.model).on():
             assert torch.equal(greedy(subject, STILLS["image"]), want)
     assert ran == ["vision", "language model"] and parts(subject) == []
 
@@ -90,7 +92,7 @@ def test_beams_and_a_static_cache(ran):
     runs = {}
     for options in ({"num_beams": 2}, {"cache_implementation": "static"}, {"use_cache": False}):
         want = greedy(subject, PROMPTS["batch"], **options)
-        with sped_up(subject.model):
+        with FastForwards(subject.model).on():
             assert torch.equal(greedy(subject, PROMPTS["batch"], **options), want)
         runs[next(iter(options))] = ran.count("language model")
         ran.clear()
@@ -103,7 +105,7 @@ def test_hooks_of_the_parts_run_once_a_call():
     inner = subject.model.model
     for part in (inner.language_model, inner.vision_tower, inner.multi_modal_projector):
         part.register_forward_pre_hook(lambda module, args: seen.append(type(module).__name__))
-    with sped_up(subject.model):
+    with FastForwards(subject.model).on():
         forward(subject, PROMPTS["one_video"])
     assert seen == ["SiglipVisionModel", "LlavaOnevisionMultiModalProjector", "Qwen2Model"]
 
@@ -111,26 +113,26 @@ def test_hooks_of_the_parts_run_once_a_call():
 @pytest.mark.parametrize("name", NAMES)
 def test_given_back_by_an_exception(name):
     subject = SUBJECTS[name]()
-    with pytest.raises(KeyError), sped_up(subject.model):
-        assert len(parts(subject)) == len(reasons(subject.model))
+    with pytest.raises(KeyError), FastForwards(subject.model).on():
+        assert len(parts(subject)) == len(FastForwards(subject.model).reasons())
         raise KeyError
     assert parts(subject) == []
-    assert not any(reasons(subject.model).values())
+    assert not any(FastForwards(subject.model).reasons().values())
 
 
 def test_twice_raises_and_leaves_the_first_in_place():
     model = language()
-    with sped_up(model):
-        with pytest.raises(ValueError, match="sped up already"), sped_up(model):
+    with FastForwards(model).on():
+        with pytest.raises(ValueError, match="sped up already"), FastForwards(model).on():
             pass
-        assert "forward" in vars(model.model) and reasons(model) == {"language model": ""}
+        assert "forward" in vars(model.model) and FastForwards(model).reasons() == {"language model": ""}
 
 
 def test_a_forward_of_somebody_elses_is_left_alone():
     model, own = language(), lambda *args, **kwargs: "own"
     model.model.forward = own
-    assert reasons(model) == {"language model": "a Qwen2Model has a forward of its own"}
-    with sped_up(model):
+    assert FastForwards(model).reasons() == {"language model": "a Qwen2Model has a forward of its own"}
+    with FastForwards(model).on():
         assert model.model() == "own"
     assert model.model.forward is own
 
@@ -138,24 +140,24 @@ def test_a_forward_of_somebody_elses_is_left_alone():
 def test_a_compiled_module_is_left_alone():
     model = encoder()
     model.compile(backend="eager")
-    assert reasons(model) == {"vision": "a SiglipVisionModel is compiled"}
-    with sped_up(model):
+    assert FastForwards(model).reasons() == {"vision": "a SiglipVisionModel is compiled"}
+    with FastForwards(model).on():
         assert "forward" not in vars(model)
 
 
 def test_models_alone_and_models_without_parts():
-    assert reasons(encoder()) == {"vision": ""}
-    assert reasons(nn.Linear(1, 1)) == {}
+    assert FastForwards(encoder()).reasons() == {"vision": ""}
+    assert FastForwards(nn.Linear(1, 1)).reasons() == {}
     model = language("llama")
     with torch.no_grad():
         want = model(inputs_embeds=embeds(2, 5)).logits
-        with sped_up(model.model):
+        with FastForwards(model.model).on():
             torch.testing.assert_close(model(inputs_embeds=embeds(2, 5)).logits, want, **CLOSE)
 
 
 def test_gradients_flow_as_before(ran):
     model = language()
-    with sped_up(model):
+    with FastForwards(model).on():
         model(inputs_embeds=embeds(1, 5)).logits.sum().backward()
     assert model.model.layers[0].mlp.up_proj.weight.grad.any() and not ran
 
@@ -165,7 +167,7 @@ def test_frames_are_pooled_as_the_model_does(frames):
     model = SUBJECTS["hf"]().model.model
     features = torch.randn(frames, 36, 8)
     want = model.apply_pooling(features)
-    with sped_up(model):
+    with FastForwards(model).on():
         assert "apply_pooling" in vars(model)
         got = model.apply_pooling(features)
         assert got.is_contiguous()

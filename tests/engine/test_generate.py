@@ -10,8 +10,9 @@ from transformers.generation.streamers import BaseStreamer
 
 import dycoke
 from dycoke.engine import padded
+from dycoke.methods import DynamicPruning
 from tests.core.decode_small import PLAN, VISUAL, embeds, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS
+from tests.core.subjects import PROMPTS, SUBJECTS, Clip
 from tests.engine.asking import answers, ask, method
 
 
@@ -105,6 +106,15 @@ def test_criteria_of_the_user(lengths, eos):
     assert report.stages["decode"].tokens == 4 * (max(lengths) - 1)
 
 
+def test_a_streamer_by_position():
+    subject, heard = SUBJECTS["hf"](), Heard()
+    with dycoke.attach(subject.model, method("full"), engine="on"):
+        inputs, config = subject.inputs(PROMPTS["text"]), GenerationConfig(max_new_tokens=3, do_sample=False)
+        subject.model.generate(inputs.pop("input_ids"), config, None, None, None, None, None, heard, **inputs)
+    assert len(heard.put_ids) == 4
+    assert heard.ended
+
+
 def test_tokens_are_streamed():
     model, heard = qwen(), Heard()
     with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
@@ -168,10 +178,33 @@ def test_generate_is_given_back():
     with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
         assert "generate" in vars(model)
     assert "generate" not in vars(model)
-    model.generate = mine = lambda *args, **kwargs: None
     with pytest.raises(RuntimeError, match="stop"), dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
         raise RuntimeError("stop")
+    assert "generate" not in vars(model)
+
+
+def test_a_generate_of_the_users_own_is_left_alone():
+    model, calls = qwen(), []
+    stock = type(model).generate
+
+    def mine(**kwargs):
+        calls.append(kwargs)
+        return stock(model, **kwargs)
+
+    model.generate = mine
+    with pytest.raises(ValueError, match="engine='on': the model has a generate of its own"):
+        dycoke.apply(model, PLAN, visual=VISUAL, engine="on")
+    with dycoke.attach(model, PLAN, visual=VISUAL):
+        generate(model)
+    del model.generate
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        ours = model.generate
+        model.generate = mine
     assert model.generate is mine
+    assert len(calls) == 1
+    assert torch.equal(
+        ours(inputs_embeds=embeds(), max_new_tokens=2), stock(model, inputs_embeds=embeds(), max_new_tokens=2)
+    )
 
 
 def test_the_model_can_be_dropped():
@@ -211,13 +244,31 @@ def test_weights_that_move_are_found():
         assert torch.equal(ours, generate(model))
 
 
-def test_hooks_inside_the_layers_are_not_passed_by():
+@pytest.mark.parametrize("name", ["lm_head", "model.layers.1.mlp", "model.layers.1", "model", "", "model.norm"])
+@pytest.mark.parametrize("before", [False, True])
+def test_hooks_are_not_passed_by(name, before):
     model, seen = qwen(), []
+
+    def hook():
+        return model.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
+
+    handle = hook() if before else None
     with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
-        model.model.layers[1].mlp.register_forward_hook(lambda *_: seen.append(1))
+        handle = handle or hook()
         generate(model)
-        assert run.report.loop == "stock: a Qwen2MLP carries hooks"
-    assert len(seen) == 8
+        assert run.report.loop == f"stock: a {type(model.get_submodule(name)).__name__} carries hooks"
+        assert len(seen) == 8
+        handle.remove()
+        generate(model)
+        assert run.report.loop == "engine"
+
+
+def test_a_layer_with_a_forward_of_its_own():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        model.model.layers[1].forward = model.model.layers[1].forward
+        generate(model)
+        assert run.report.loop == "stock: a Qwen2DecoderLayer has a forward of its own"
 
 
 def test_on_is_refused_where_it_cannot_be_had():
@@ -300,7 +351,7 @@ def test_a_layer_that_is_replaced_is_found():
         model.model.layers[0].mlp.up_proj = Adapted(old.in_features, old.out_features, bias=False)
         model.model.layers[0].mlp.up_proj.weight = old.weight
         generate(model)
-        assert run.report.loop == "stock: a layer's linear is Adapted, not nn.Linear"
+        assert run.report.loop == "stock: a Adapted where Linear is served"
 
 
 def test_autocast_takes_the_stock_loop():
@@ -317,3 +368,123 @@ def test_settings_by_position():
     with dycoke.attach(subject.model, method("full"), engine="on") as run:
         subject.model.generate(inputs.pop("input_ids"), config, **inputs)
         assert run.report.loop == "stock: num_beams=2"
+
+
+@pytest.mark.parametrize("part", ["head bias", "rotary", "epsilon"])
+def test_what_a_graph_takes_over_is_watched(part):
+    model = qwen()
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(32))
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        generate(model)
+        if part == "head bias":
+            model.lm_head.bias = torch.nn.Parameter(torch.linspace(-9, 9, 32))
+        elif part == "rotary":
+            model.model.rotary_emb.inv_freq = 7 * model.model.rotary_emb.inv_freq
+        else:
+            model.model.norm.variance_epsilon = 1e4
+            model.model.layers[0].input_layernorm.variance_epsilon = 1e4
+        ours = generate(model)
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="off"):
+        assert torch.equal(ours, generate(model))
+
+
+def test_adapters_in_the_tower_are_found():
+    class Adapted(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        weight, bias = (property(lambda self, name=name: getattr(self.base, name)) for name in ("weight", "bias"))
+
+        def forward(self, x):
+            return -3 * self.base(x)
+
+    for kind in ("hf", "llava"):
+        subject, found = SUBJECTS[kind](), []
+        tower = next(m for m in subject.model.modules() if type(m).__name__ == "SiglipAttention")
+        for engine in ("on", "off"):
+            with dycoke.attach(subject.model, method("full"), engine=engine):
+                before = ask(subject, PROMPTS["one_video"])
+                plain, tower.q_proj = tower.q_proj, Adapted(tower.q_proj)
+                found.append(ask(subject, PROMPTS["one_video"]))
+                tower.q_proj = plain
+        assert torch.equal(*found)
+        assert before.tolist() != found[0].tolist()
+
+
+def test_padding_on_the_right():
+    subject = SUBJECTS["hf"]()
+    inputs = subject.inputs(PROMPTS["text"] + [[5, 6, 9, 4, 7, 8]])
+    inputs["input_ids"], inputs["attention_mask"] = (
+        each.flip(1) for each in (inputs["input_ids"], inputs["attention_mask"])
+    )
+    found = []
+    for engine in ("off", "on"):
+        with dycoke.attach(subject.model, method("full"), engine=engine) as run:
+            found.append(subject.model.generate(**inputs, max_new_tokens=4, do_sample=False))
+    assert torch.equal(*found)
+    assert run.report.loop == "stock: padding on the right"
+
+
+def test_room_that_cannot_be_reserved(monkeypatch):
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        want = generate(model)
+        monkeypatch.setattr("dycoke.engine.engine._ON_CPU", 1000)
+        heard = Heard()
+        assert torch.equal(generate(model, streamer=heard), want)
+        assert run.report.loop == "stock: no memory for 8 new tokens"
+        assert heard.ended
+
+
+def test_one_request_at_a_time():
+    model = qwen()
+
+    class Nested(Heard):
+        def put(self, value):
+            generate(model)
+
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
+        with pytest.raises(RuntimeError, match="one request at a time"):
+            generate(model, streamer=Nested())
+        generate(model)
+
+
+def test_who_decoded_is_said_of_each_request():
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        generate(model)
+        assert run.report.loop == "engine"
+        model(inputs_embeds=embeds())
+        assert run.report.loop == "stock: the model was called without generate"
+        generate(model, max_new_tokens=1)
+        assert (run.report.loop, run.report.stages["decode"].ms) == ("engine", None)
+
+
+def test_parts_that_were_not_sped_up_are_said():
+    subject = SUBJECTS["llava"]()
+    assert answers(subject, PROMPTS["one_video"], method("dycoke"), "on")[1].forwards == {}
+    report = answers(subject, PROMPTS["one_video"], method("fastv"), "on")[1]
+    assert report.forwards == {"language model": "a Qwen2DecoderLayer carries hooks"}
+    assert "language model: stock, a Qwen2DecoderLayer carries hooks" in str(report)
+
+
+def test_a_policy_with_numbers_in_its_state():
+    """Requests that differ in them do not share a graph, which would take the first one's over."""
+
+    class Counted(DynamicPruning):
+        def start(self, visual):
+            state = super().start(visual)
+            state.most = int(visual.sum())
+            return state
+
+        def step(self, state, attn):
+            state.budget.fill_(state.most // 4)
+            super().step(state, attn)
+
+    subject = SUBJECTS["llava"]()
+    found = []
+    for engine in ("on", "off"):
+        with dycoke.attach(subject.model, dycoke.Plan(decode=Counted(2, 0.5)), engine=engine):
+            found.append([ask(subject, [[5, Clip(frames), 7]]) for frames in (8, 3, 8)])
+    assert all(torch.equal(ours, stock) for ours, stock in zip(*found, strict=True))
