@@ -132,7 +132,7 @@ STOCK, FULL = "stock", "full"
 def running(model: nn.Module, method: str | DynamicPruning, prompt: Prompt) -> Iterator[dycoke.Run | None]:
     """The model under a method: STOCK leaves it alone, FULL reads all of our cache."""
     if isinstance(method, DynamicPruning):
-        with dycoke.attach(model, Plan(decode=method), visual=prompt.visual) as run:
+        with dycoke.attach(model, Plan(decode=method), visual=prompt.visual, engine="off") as run:
             yield run
         return
     with ExitStack() as undo:

@@ -26,6 +26,7 @@ from dycoke.eval.specs import MODELS
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
 from dycoke.options import parse_yaml, write_value
 from dycoke.registry import available, build, entry
+from dycoke.report import STAGES
 
 SMALL = {
     "hidden_size": 32,
@@ -191,6 +192,62 @@ def test_decode_tables_are_what_the_record_says():
     faster = {row["ratio"]: row["of_medians"] for row in record["attention"]["ratios"]}
     assert f"**{faster['dense / dp_carried_on']:.2f} times**" in PROSE
     assert f"**{memory['dp_host'][1][:-1]} %**" in PROSE
+
+
+def test_engine_tables_are_what_the_record_says():
+    record = json.loads((ROOT / "results" / "bench" / "engine_h200_7b.json").read_text())
+    assert record["complete"] and record["commit"] and "H200" in record["device"]
+    decode, first, answer = (
+        {row["version"]: row for row in record[part]["results"]} for part in ("decode", "first_token", "answer")
+    )
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in README.splitlines() if row.startswith("|")]
+    told = {(row[0].split("`")[1], len(row), row[-1]): row[1:] for row in rows if "`" in row[0]}
+
+    def whole(results: dict, version: str) -> str:
+        return f"{results[version]['median_ms']:.0f} ms" if version in results else ""
+
+    for version, row in decode.items():
+        cells = [whole(first, version), f"{row['median_ms']:.2f} ms", f"{row['of_floor']:.2f}x", whole(answer, version)]
+        assert told[version, 5, cells[-1]] == cells
+    for version, row in first.items():
+        stages = [(row["stages_ms"].get(name), row["shares"].get(name)) for name in (*STAGES[:3], "rest")]
+        cells = ["" if ms is None else f"{ms:.1f} ms ({share:.1%})" for ms, share in stages]
+        assert told[version, 5, cells[-1]] == cells
+    batches = record["batch"]["batches"]
+    assert [batch["rows"] for batch in batches] == [1, 4, 16, 64]
+    for version in ("stock_static_graph", "engine_full", "engine_dycoke"):
+        found = [next(row for row in batch["results"] if row["version"] == version) for batch in batches]
+        cells = [f"{row['tokens_per_s']:.0f} ({row['of_floor']:.2f}x)" for row in found]
+        assert told[version, 5, cells[-1]] == cells
+
+
+def test_engine_claims_are_what_the_record_says():
+    record = json.loads((ROOT / "results" / "bench" / "engine_h200_7b.json").read_text())
+    small = json.loads((ROOT / "results" / "bench" / "engine_h200_05b.json").read_text())
+
+    def ratio(part: dict, name: str) -> str:
+        return f"{next(row['of_medians'] for row in part['ratios'] if row['ratio'] == name):.2f}"
+
+    stock, own = "stock_sdpa / engine_dycoke", "engine_full / engine_dycoke"
+    first, answer, decode = (record[part] for part in ("first_token", "answer", "decode"))
+    many = record["batch"]["batches"][-1]
+    assert f"**{ratio(first, stock)} times** sooner than stock transformers" in PROSE
+    assert f"64 tokens **{ratio(answer, stock)} times** sooner" in PROSE
+    ours = next(row for row in decode["results"] if row["version"] == "engine_dycoke")
+    assert f"**{ours['median_ms']:.2f} ms**, {ours['of_floor']:.2f} times" in PROSE
+    assert f"are {ratio(first, own)}, {ratio(answer, own)} and {ratio(decode, own)} times" in PROSE
+    assert many["rows"] == 64
+    assert f"**{ratio(many, own)} times** the tokens a second" in PROSE
+    full = "stock_sdpa / engine_full"
+    assert f"{ratio(first, full)} times faster to the first token, {ratio(decode, full)} times a token" in PROSE
+    share = next(row["shares"]["compress"] for row in first["results"] if row["version"] == "engine_dycoke")
+    assert f"is {share:.1%}".replace("%", " %") + " of the time to the first one" in PROSE
+    logits = record["parity"]["logits"]
+    assert f"at most {max(logits['max_by_step']):.3f} from" in PROSE and logits["top1_agreement"] == 1
+    steps = {row["version"]: row for row in small["batch"]["batches"][0]["results"]}
+    full, pruned = steps["engine_full"], steps["engine_dycoke"]
+    assert f"{full['median_ms']:.2f} ms with all tokens and {pruned['median_ms']:.2f} ms with DyCoke" in PROSE
+    assert f"{full['of_floor']:.1f} and {pruned['of_floor']:.1f} times its floor" in PROSE
 
 
 def test_methods_tables_are_what_the_records_say():
