@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
 
 import dycoke
 from dycoke.report import Report
+from tests.core.decode_small import embeds
 from tests.core.subjects import HF_IMAGE, HF_VIDEO
 
 TOKENS = 8
@@ -61,3 +63,22 @@ def forced_logits(model, ids: Tensor, plan, engine: str, visual: Tensor | None =
         model.generate(**inputs, **options, logits_processor=LogitsProcessorList([forced]))
         assert run.report.loop.startswith("engine" if engine == "on" else "stock")
     return torch.stack(forced.logits)
+
+
+def generate(model, **options) -> Tensor:
+    """Greedy ids of a bare language model behind its small prompt."""
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0, **options}
+    return model.generate(inputs_embeds=embeds(), **options)
+
+
+class Heard(BaseStreamer):
+    """Keeps what it is fed."""
+
+    def __init__(self) -> None:
+        self.put_ids, self.ended = [], False
+
+    def put(self, value):
+        self.put_ids.append(value.tolist())
+
+    def end(self):
+        self.ended = True
