@@ -26,6 +26,7 @@ FIELDS = [
     "visual_tokens",
     "visual_kept",
     "inside",
+    "loop",
     "decode",
     "prompt_tokens",
     "read_below",
@@ -54,6 +55,7 @@ def test_a_line_has_every_field(models: Models, asked, tmp_path):
         assert line["prompt"] == prompt_hash(doc.question, GREEDY)
         assert re.fullmatch(r"[0-9a-f]{64}", line["prompt"])
         assert line["batch"] == 1
+        assert line["loop"] == "stock: the model is on the CPU"
         assert list(line["ms"]) == ["load", "vision", "compress", "prefill", "decode", "total"]
         assert all(ms > 0 for ms in line["ms"].values())
         stages = sum(ms for stage, ms in line["ms"].items() if stage != "total")
