@@ -130,8 +130,9 @@ class EngineGenerate:
     def _refusal(self, model: nn.Module, asked: dict[str, Any]) -> str:
         """Why a call with these arguments takes the stock loop, "" if it does not."""
         language_model = self._language_model()
-        moved = self._calls.replaced(model) or self._engine.moved(language_model, model.get_output_embeddings())
-        if moved or language_model.training or self._unserved:
+        if self._calls.replaced(model) or language_model.training or self._unserved:
+            self._look(model, language_model)
+        if not self._unserved and self._engine.moved(language_model, model.get_output_embeddings()):
             self._look(model, language_model)
         reason = self._unserved or self._calls.said()
         if not reason and torch.is_autocast_enabled(self._engine.weights.device.type):

@@ -110,3 +110,39 @@ def test_a_policy_with_numbers_in_its_state():
         with dycoke.attach(subject.model, dycoke.Plan(decode=Counted(2, 0.5)), engine=engine):
             found.append([ask(subject, [[5, Clip(frames), 7]]) for frames in (8, 3, 8)])
     assert all(torch.equal(ours, stock) for ours, stock in zip(*found, strict=True))
+
+
+def test_a_linear_of_other_weights_is_read_at_once():
+    """Also by the first call behind the change, in which both a module and its weights are new."""
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        before = generate(model)
+        old = model.model.layers[0].mlp.up_proj
+        new = torch.nn.Linear(old.in_features, old.out_features, bias=False)
+        new.weight = torch.nn.Parameter(-3 * old.weight)
+        model.model.layers[0].mlp.up_proj = new
+        ours = generate(model)
+        assert run.report.loop == "engine"
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="off"):
+        assert torch.equal(ours, generate(model))
+    assert not torch.equal(ours, before)
+
+
+def test_a_module_without_a_weight_takes_the_stock_loop():
+    class Halved(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        def forward(self, x):
+            return self.base(x) / 2
+
+    model = qwen()
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        model.model.layers[0].mlp.up_proj = Halved(model.model.layers[0].mlp.up_proj)
+        for _ in range(2):
+            generate(model)
+            assert run.report.loop == "stock: a Halved where Linear is served"
+        model.model.layers[0].mlp.up_proj = model.model.layers[0].mlp.up_proj.base
+        generate(model)
+        assert run.report.loop == "engine"
