@@ -9,7 +9,7 @@ the last program of a tile to finish adds in their order: no result depends on w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ import triton
 from torch import Tensor
 
 from dycoke.ops.norms_triton import rms_norm_triton
+from dycoke.ops.processors import processors
 from dycoke.ops.skinny_linear import Biases, Norm, check_linear
 from dycoke.ops.skinny_linear_kernels import one_row, some_rows
 from dycoke.ops.sparse_decode import Scratch
@@ -25,7 +26,6 @@ _LEAST_BLOCK = 16  # rows of a block of the tensor cores
 FEW_ROWS = 16  # to here the kernels were faster for every linear of a 7b step, on an H200
 _SOME, _MANY = 80, 512  # output columns a multiprocessor: of an MLP's first half, of a head
 _LONG = 8192  # columns of a weight from which on there are turns enough for longer ones
-_ON_CPU = 4  # stands in for the multiprocessors in Triton's interpreter
 
 
 class Plan(NamedTuple):
@@ -140,11 +140,6 @@ def _three(given: Sequence[Tensor | None], blank: Tensor) -> tuple[Tensor, ...]:
     return tuple(blank if each is None else each for each in (*given, None, None)[:3])
 
 
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else _ON_CPU
-
-
 @lru_cache(maxsize=1024)
 def chosen_plan(
     device: torch.device, dtype: torch.dtype, rows: int, k: int, sizes: tuple[int, ...], gate: bool
@@ -160,7 +155,7 @@ def kernel_plan(
 ) -> Plan:
     """Plan for [rows, k] by weights of `sizes` rows by the kernels, whatever else there is."""
     outputs = sizes[0] if gate else sum(sizes)
-    share = outputs / _processors(device)  # output columns a multiprocessor
+    share = outputs / processors(device)  # output columns a multiprocessor
     if rows == 1:
         return _plan_of_one_row(dtype, k, share)
     if dtype == torch.float32:  # without tensor cores: a larger block spills registers

@@ -15,13 +15,14 @@ program comes first, and no program reads what another leaves unwritten without 
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
+from dycoke.ops.processors import processors
 from dycoke.ops.sparse_decode import Reads, Scratch, Store, check_decode
 from dycoke.ops.sparse_decode_kernels import attend_joint, attend_part, average, combine
 
@@ -32,7 +33,6 @@ _MANY_PARTS = 64
 _FEW_PARTS = 16
 _JOINT_PARTS = 8  # the most that the last program combines at once
 _PER_PROCESSOR = 4  # programs wanted where prompt and tail are dealt out separately
-_ON_CPU = 4  # stands in for the multiprocessors in Triton's interpreter
 
 
 class Plan(NamedTuple):
@@ -175,25 +175,20 @@ def _launch(
     )
 
 
-@cache
-def _processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else _ON_CPU
-
-
 def _plan(device: torch.device, fp32: bool, programs: int, width: int, capacity: int, indexed: bool) -> Plan:
     """Plan for `programs` pairs of batch row and key head that read up to width + capacity columns each.
 
     Numbers are the fastest measured on an H200 at 7B shapes, 1, 16 and 64 rows. fp32 runs without tensor cores: a
     larger block spills registers.
     """
-    processors = _processors(device)
+    count = processors(device)
     joint = 1
-    if 2 * programs < 3 * processors:
-        joint = max(1, round((3 if indexed else 2) * processors / programs))
+    if 2 * programs < 3 * count:
+        joint = max(1, round((3 if indexed else 2) * count / programs))
     if joint <= _JOINT_PARTS:
         block = 16 if fp32 else 32 if indexed and joint > 1 else 64
         return Plan(block, min(joint, triton.cdiv(width + capacity, block)))
-    idle = programs * triton.cdiv(width, 64) < processors
+    idle = programs * triton.cdiv(width, 64) < count
     block = 16 if fp32 else 32 if idle else 64
-    parts = max(1, min(triton.cdiv(_PER_PROCESSOR * processors, programs), triton.cdiv(width, block)))
+    parts = max(1, min(triton.cdiv(_PER_PROCESSOR * count, programs), triton.cdiv(width, block)))
     return Plan(block, 0, chunk=max(1, triton.cdiv(width, parts * block)) * block)

@@ -201,7 +201,7 @@ def test_splits_that_would_have_nothing_to_add_are_left_out():
 )
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 64])
 def test_every_multiprocessor_of_an_h200_has_work(hidden, keys, intermediate, vocabulary, rows, monkeypatch):
-    monkeypatch.setattr(kernels, "_processors", lambda device: 132)
+    monkeypatch.setattr(kernels, "processors", lambda device: 132)
     chosen_plan.cache_clear()
     for k, sizes, gate in (
         (hidden, (hidden, keys, keys), False),

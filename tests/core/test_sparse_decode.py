@@ -170,7 +170,7 @@ def test_any_number_of_joint_parts(joint, dense):
 )
 def test_one_program_for_all_columns(size, dtype, dense, planning):
     """What a large batch takes: with a single multiprocessor, every batch is one."""
-    planning("_processors", lambda device: 1)
+    planning("processors", lambda device: 1)
     case = subject(max(2, size[0]), *size[1:], dense=dense, swapped=dense, dtype=dtype, seed=sum(size))
     assert kernels._plan(case[0].device, dtype == torch.float32, 2 * size[1], 10, 1, not dense).joint == 1
     with poisoned():
@@ -182,7 +182,7 @@ def test_one_program_for_all_columns(size, dtype, dense, planning):
 
 def test_plans_by_batch_size(planning):
     """The measured optima of an H200, four key heads a row; the smallest batch and the smallest reads."""
-    planning("_processors", lambda device: 132)
+    planning("processors", lambda device: 132)
     half, single = (DEVICE, False), (DEVICE, True)
     assert kernels._plan(*half, 256, 918, 64, True) == Plan(64, 1)
     assert kernels._plan(*half, 256, 2990, 64, False) == Plan(64, 1)

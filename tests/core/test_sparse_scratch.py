@@ -39,7 +39,7 @@ def test_scratch_serves_calls_of_any_shape_in_turn(monkeypatch):
 
 def test_a_request_keeps_its_scratch_from_step_to_step(monkeypatch, planning):
     """Of kernels that run for every tensor: a step allocates what they need at the first layer, and once it grew."""
-    planning("_processors", lambda device: 132)  # which deals out the tail separately
+    planning("processors", lambda device: 132)  # which deals out the tail separately
     monkeypatch.setattr(dispatch, "_has_kernel", lambda query: True)
     made, keep = [], Scratch._keep
     monkeypatch.setattr(Scratch, "_keep", lambda self, name, buffer: made.append(name) or keep(self, name, buffer))
