@@ -20,6 +20,7 @@ from dycoke.bench.decode_setting import TEXT, Setting
 from dycoke.cache import DecodeRequest
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.report import Recorder
+from dycoke.shapes import Shape
 from dycoke.types import Plan
 
 # Queries are scaled by this: a random model attends to everything alike, and errors in what it reads would not show.
@@ -28,8 +29,13 @@ SHARPNESS = 3.0
 
 def build_model(setting: Setting, device: str, seed: int = 0) -> nn.Module:
     """The model with random weights, made on its device."""
-    shape = setting.model
-    config = Qwen2Config(
+    config = language_config(setting.model, ends=None)
+    return make_random(Qwen2ForCausalLM, config, setting.torch_dtype, lambda name: torch.device(device), seed)
+
+
+def language_config(shape: Shape, ends: int | None) -> Qwen2Config:
+    """The configuration of a language model of a shape. ends: the id that ends an answer, None where nothing does."""
+    return Qwen2Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
@@ -39,10 +45,9 @@ def build_model(setting: Setting, device: str, seed: int = 0) -> nn.Module:
         max_position_embeddings=32768,
         tie_word_embeddings=shape.tied,
         bos_token_id=None,
-        eos_token_id=None,
+        eos_token_id=ends,
         pad_token_id=0,
     )
-    return make_random(Qwen2ForCausalLM, config, setting.torch_dtype, lambda name: torch.device(device), seed)
 
 
 def make_random(

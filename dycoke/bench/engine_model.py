@@ -12,10 +12,10 @@ import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory
 from torch import Tensor, nn
-from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from dycoke.bench.decode_model import finish, make_random, set_weight, skeleton
+from dycoke.bench.decode_model import finish, language_config, make_random, set_weight, skeleton
 from dycoke.bench.decode_setting import TEXT
 from dycoke.bench.engine_setting import Setting
 
@@ -71,19 +71,7 @@ def _config(setting: Setting) -> LlavaOnevisionConfig:
         patch_size=vision.patch,
         vision_use_head=False,
     )
-    language = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=32768,
-        tie_word_embeddings=shape.tied,
-        bos_token_id=None,
-        eos_token_id=shape.vocabulary - 3,
-        pad_token_id=0,
-    )
+    language = language_config(shape, ends=shape.vocabulary - 3)
     return LlavaOnevisionConfig(
         vision_config=tower.to_dict(),
         text_config=language.to_dict(),
