@@ -209,7 +209,7 @@ def flash(module, query, key, value, attention_mask, scaling, position_ids=None,
 @pytest.mark.parametrize("name", ["fastv", "pdrop"])
 @torch.no_grad()
 def test_flat_masks(monkeypatch, name, padded):
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "flash_attention_2", flash)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", flash)
     model = language_model("qwen2", observer=1, gain=6.0)
     given = prompt(*ROWS) if padded else prompt("tvvvvvvvvvvt", "ttttvvvvtttt")
     model.config._attn_implementation = "flash_attention_2"
