@@ -222,14 +222,13 @@ class DecodeRequest:
     def end_step(self) -> None:
         """Count what the step read."""
         self.stepping = False
-        filled = self.shared[self._device, 0].filled
         below, above = [], []
         for number, section in enumerate(self.sections):
             below.append((section.whole.count, self._number[: self.first].count(number)))
             above.append((self._listed.get(number, section.whole).count, self._number[self.first :].count(number)))
-        self.use.step(below, above, filled)
+        self.use.step(below, above)
         if self.use.trace:
-            self.use.note_columns(*self._read_by_pruned(), self.prompt, filled)
+            self.use.note_columns(*self._read_by_pruned(), self.prompt, self.shared[self._device, 0].filled)
 
     def _read_by_pruned(self) -> tuple[Tensor, Tensor]:
         """Columns of the prompt that layer `first` reads: index [B, N], of which the first count [B] count."""

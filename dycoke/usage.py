@@ -69,7 +69,7 @@ class Entered:
 class CacheUse:
     """Collects what `CacheReport` tells.
 
-    rows: batch rows; idle: those of them that stand for no prompt and read nothing but what they decode; column_bytes:
+    rows: batch rows; idle: those of them that stand for no prompt, of which they read no column; column_bytes:
     keys and values of a column in one layer.
     """
 
@@ -91,25 +91,25 @@ class CacheUse:
 
     def start(self, device: torch.device) -> None:
         """Set the counters to zero, on the device where the columns are chosen."""
-        zeros = torch.zeros(4, dtype=torch.int64, device=device)
-        self.steps, self.read_below, self.read_from, self.fetched = zeros.unbind()
+        self.steps, self.fetched = torch.zeros(2, dtype=torch.int64, device=device).unbind()
+        self.read_below, self.read_from = torch.zeros(2, self.rows, dtype=torch.int64, device=device).unbind()
 
     def restart(self) -> None:
         """Set the counters to zero where they are: a CUDA graph that counts writes there."""
         for counter in (self.steps, self.read_below, self.read_from, self.fetched):
             counter.zero_()
 
-    def step(self, below: list[tuple[Tensor, int]], above: list[tuple[Tensor, int]], filled: Tensor) -> None:
-        """Count a step: columns [B] of the prompt, each with how many layers read so many, and the answer's.
+    def step(self, below: list[tuple[Tensor, int]], above: list[tuple[Tensor, int]]) -> None:
+        """Count a step: columns [B] of the prompt, each with how many layers read so many.
 
-        below: the layers below the first pruned one; above: those from it on.
+        below: the layers below the first pruned one; above: those from it on. The answer's columns are one more at
+        every step, and so need no count. Rows are added up in the report: a step has no time for it.
         """
         self.steps.add_(1)
-        answer = filled.sum()
         for total, read in ((self.read_below, below), (self.read_from, above)):
             for count, layers in read:
                 if layers:
-                    total.add_(count.sum() + answer, alpha=layers)
+                    total.add_(count, alpha=layers)
 
     def note_columns(self, index: Tensor, count: Tensor, prompt: int, filled: Tensor) -> None:
         """Keep what the step now under way reads: index [B, N], its first count [B] valid, and the answer's columns."""
@@ -131,15 +131,14 @@ class CacheUse:
     def report(self) -> CacheReport:
         """The counts so far. Waits for the device."""
         steps = int(self.steps)
-        total = steps * (self.rows - self.idle)
-        idly = self.idle * steps * (steps + 1) // 2  # columns that idle rows read, in each layer
+        rows = self.rows - self.idle
         fetched = int(self.fetched) * self.column_bytes * self.host_layers
         return CacheReport(
             layers=self.layers,
             first_layer=self.first_layer,
             steps=steps,
-            read_below=_mean(self.read_below, idly, total, self.first_layer),
-            read_from=_mean(self.read_from, idly, total, self.layers - self.first_layer),
+            read_below=_mean(self.read_below, rows, steps, self.first_layer),
+            read_from=_mean(self.read_from, rows, steps, self.layers - self.first_layer),
             selections=None if self.selections is None else int(self.selections.sum()),
             device_bytes=self.device_bytes,
             host_bytes=self.host_bytes,
@@ -147,5 +146,6 @@ class CacheUse:
         )
 
 
-def _mean(total: Tensor, idly: int, steps: int, layers: int) -> float | None:
-    return (int(total) - idly * layers) / (steps * layers) if steps * layers else None
+def _mean(prompt: Tensor, rows: int, steps: int, layers: int) -> float | None:
+    """Columns read in a step: prompt [B], the prompt's of all steps and layers, and the answer's 1, 2, ... `steps`."""
+    return int(prompt.sum()) / (rows * steps * layers) + (steps + 1) / 2 if rows * steps * layers else None
