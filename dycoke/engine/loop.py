@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
 from dycoke.engine.bucket import Bucket
+from dycoke.ops.greedy import finish, greedy_tokens
 
 _ANYWHERE = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
 
@@ -54,14 +55,11 @@ class Chooser:
         rules = self._rules
         if rules.sample or len(rules.processors):
             logits = rules.processors(self._ids[:, : self._count], logits.to(torch.float32, copy=True))
+        end = self._done, rules.ends, rules.pad, self._ids[:, self._count]
         if rules.sample:
-            chosen = torch.multinomial(logits.softmax(dim=-1), num_samples=1).squeeze(1)
+            chosen = finish(torch.multinomial(logits.softmax(dim=-1), num_samples=1).squeeze(1), *end)
         else:
-            chosen = logits.argmax(dim=-1)
-        if rules.ends is not None:
-            chosen = torch.where(self._done, rules.pad, chosen)
-            self._done |= (chosen[:, None] == rules.ends).any(dim=1)
-        self._ids[:, self._count] = chosen
+            chosen = greedy_tokens(logits, *end)
         self._count += 1
         return chosen
 
