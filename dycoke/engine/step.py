@@ -50,8 +50,6 @@ def _tables(weights: Weights, request: DecodeRequest, hidden: Tensor, positions:
         section = request.section(number)
         key = 0 if section.shift is None else id(section)
         if key not in made:
-            at = positions[:, None] if section.shift is None else positions[:, None] - section.shift
-            cos, sin = weights.rotary(hidden, at)
-            made[key] = cos.flatten(0, 1), sin.flatten(0, 1)
+            made[key] = weights.tables(hidden, positions, section.shift)
         tables.append(made[key])
     return tables

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
+from dycoke.ops.rotary_tables import rotary_tables
+
+_ROTARY = (Qwen2RotaryEmbedding, LlamaRotaryEmbedding)  # what these compute is known; a subclass is called
 Pair = tuple[Tensor, float]  # a norm's weight and epsilon
 
 
@@ -64,6 +69,14 @@ class Weights:
     @property
     def dtype(self) -> torch.dtype:
         return self.embedding.dtype
+
+    def tables(self, hidden: Tensor, positions: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Rotary tables cos, sin [B, D] of positions [B], less shift [B, 1], in the dtype of hidden."""
+        if type(self.rotary) in _ROTARY:
+            frequencies, scaling = self.rotary.inv_freq, self.rotary.attention_scaling
+            return rotary_tables(positions, frequencies, scaling, hidden.dtype, shift)
+        cos, sin = self.rotary(hidden, positions[:, None] if shift is None else positions[:, None] - shift)
+        return cos.flatten(0, 1), sin.flatten(0, 1)
 
     def captured(self) -> tuple[float, ...]:
         """What a graph takes over when it is recorded: where all weights lie, and the numbers among them."""
