@@ -163,8 +163,8 @@ def kernel_plan(
     if share >= _MANY:
         return Plan(128, 128, swap=False) if rows <= FEW_ROWS else Plan(128, 64, swap=False)
     if rows > FEW_ROWS:
-        splits = _splits(64, share, k // (2 * 64))
-        return Plan(64, 64, splits, swap=splits == 1)
+        splits = _splits(64, share, k // (2 * 64), 1.5)
+        return Plan(64, 64) if splits == 1 else Plan(64, 64, splits, depth=6, swap=False)
     if share >= _SOME:
         return Plan(64, 128, depth=4)
     if k >= _LONG:
@@ -183,6 +183,6 @@ def _plan_of_one_row(dtype: torch.dtype, k: int, share: float) -> Plan:
     return Plan(block_n, 1024 // dtype.itemsize, depth=4, tensor=False)
 
 
-def _splits(block_n: int, share: float, most: int) -> int:
-    """Parts that make two programs a multiprocessor."""
-    return max(1, min(round(2 * block_n / share), most, 8))
+def _splits(block_n: int, share: float, most: int, programs: float = 2) -> int:
+    """Parts that make so many programs a multiprocessor."""
+    return max(1, min(round(programs * block_n / share), most, 8))
