@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dycoke.cache import DecodeRequest
+from dycoke.engine.joined import JoinedWeights
 from dycoke.engine.refill import recorded, refill
 from dycoke.engine.step import decode_step
 from dycoke.engine.weights import Weights
@@ -19,13 +20,21 @@ WARM_UPS = 2  # eager steps ahead of a capture, which compile the kernels and ma
 class Bucket:
     """Decodes requests of one signature, one after the other.
 
-    weights: of the model, where they lie now. make: builds the request that the store is made for; what it says of a
-    prompt is overwritten by each that comes. On CUDA the first use records a graph, on a CPU steps run eagerly.
-    pool: memory that graphs share, which are replayed one at a time.
+    weights: of the model, where they lie now; joined: a copy of some of them, to read instead. make: builds the request
+    that the store is made for; what it says of a prompt is overwritten by each that comes. On CUDA the first use
+    records a graph, on a CPU steps run eagerly. pool: memory that graphs share, which are replayed one at a time.
     """
 
-    def __init__(self, weights: Weights, make: Callable[[], DecodeRequest], pool: tuple[int, int] | None) -> None:
-        self._weights, self._scratch = weights, Scratch()
+    def __init__(
+        self,
+        weights: Weights,
+        make: Callable[[], DecodeRequest],
+        pool: tuple[int, int] | None,
+        joined: JoinedWeights | None = None,
+    ) -> None:
+        self._weights, self.joined, self._scratch = weights if joined is None else joined.weights, joined, Scratch()
+        if joined is not None:
+            joined.refresh()
         self.template = make()
         rows, device = self.template.batch, weights.device
         for layer in range(len(weights.layers)):
@@ -48,6 +57,8 @@ class Bucket:
         """Begin with a request of the template's signature: positions [B] int64 of the tokens it decodes first."""
         if self._last is not None:  # on another stream, a step of the request before may still be under way
             torch.cuda.current_stream().wait_event(self._last)
+        if self.joined is not None:
+            self.joined.refresh()
         refill(self.template, request)
         use = self.template.use
         use.restart()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dycoke.cache import DecodeRequest
 from dycoke.engine.bucket import Bucket
+from dycoke.engine.joined import JoinedWeights, worth_joining
 from dycoke.engine.padded import Part, padded_request, row_bucket, tail_bucket
 from dycoke.engine.refill import signature
 from dycoke.engine.weights import Weights
@@ -137,21 +138,25 @@ class Engine:
         if key not in self._buckets:
             self._make_room(request)
             try:
-                self._buckets[key] = self._made(make)
+                self._buckets[key] = self._made(make, request.batch)
             except torch.cuda.OutOfMemoryError:
                 if not self._buckets:
                     raise
                 self._buckets.clear()
                 torch.cuda.empty_cache()
-                self._buckets[key] = self._made(make)
+                self._buckets[key] = self._made(make, request.batch)
         self._buckets.move_to_end(key)
         self._bucket = self._buckets[key]
         self._bucket.take(request, self._positions)
 
-    def _made(self, make: Callable[[], DecodeRequest]) -> Bucket:
+    def _made(self, make: Callable[[], DecodeRequest], rows: int) -> Bucket:
         if not self._buckets and self.weights.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()  # one that no graph uses any more is gone
-        return Bucket(self.weights, make, self._pool)
+        joined = None
+        if worth_joining(self.weights, rows):  # all buckets of many rows share a copy, which is gone with the last
+            shared = (each.joined for each in self._buckets.values() if each.joined is not None)
+            joined = next(shared, None) or JoinedWeights(self.weights)
+        return Bucket(self.weights, make, self._pool, joined)
 
     def has_room(self, rows: int, tokens: int) -> bool:
         """Whether so many new tokens of so many rows may be reserved for, which the whole answer is at once."""

@@ -1,4 +1,4 @@
-"""The weights a decode step reads, as the model holds them: nothing is copied, joined or replaced."""
+"""The weights a decode step reads, as the model holds them: nothing is copied or replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LayerWeights:
     """One decoder layer. Linears are tuples of weights [N, K] whose outputs stand side by side, and their biases."""
 
     attention_norm: Pair
-    qkv: tuple[Tensor, Tensor, Tensor]
+    qkv: tuple[Tensor, ...]
     qkv_bias: tuple[Tensor | None, ...]
     out: Tensor
     out_bias: Tensor | None

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from dycoke.ops.norms_triton import rms_norm_triton
 from dycoke.ops.processors import processors
-from dycoke.ops.skinny_linear import Biases, Norm, check_linear
+from dycoke.ops.skinny_linear import FEW_ROWS, Biases, Norm, check_linear
 from dycoke.ops.skinny_linear_kernels import one_row, some_rows
 from dycoke.ops.sparse_decode import Scratch
 
 _LEAST_BLOCK = 16  # rows of a block of the tensor cores
-FEW_ROWS = 16  # to here the kernels were faster for every linear of a 7b step, on an H200
 _SOME, _MANY = 80, 512  # output columns a multiprocessor: of an MLP's first half, of a head
 _LONG = 8192  # columns of a weight from which on there are turns enough for longer ones
 
