@@ -17,8 +17,10 @@ from dycoke.ops.processors import processors
 _BLOCK = 2048  # logits a loop turn reads
 _PER_PROCESSOR = 4  # programs wanted
 
+# Numbers that differ from request to request are not specialised on: a request would wait for the compiler.
 
-@triton.jit
+
+@triton.jit(do_not_specialize=["turns"])
 def _best(logits, part, row_step, vocabulary, turns, block: tl.constexpr):
     """The best of one part of a row."""
     place, row = tl.program_id(0), tl.program_id(1)
@@ -38,7 +40,7 @@ def _best(logits, part, row_step, vocabulary, turns, block: tl.constexpr):
     tl.store(part + row * tl.num_programs(0) + place, tl.max(both, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["record_step", "pad", "parts", "end_count"])
 def _finish(
     part, ended, ends, record, chosen, record_step, pad, parts, end_count,
     has_ends: tl.constexpr, block_p: tl.constexpr, block_e: tl.constexpr,
