@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dycoke.cache import DecodeRequest
+from dycoke.engine.aside import Aside
 from dycoke.engine.joined import JoinedWeights
 from dycoke.engine.refill import recorded, refill
 from dycoke.engine.step import decode_step
@@ -36,6 +37,7 @@ class Bucket:
         if joined is not None:
             joined.refresh()
         self.template = make()
+        self.template.aside = Aside(weights.device)
         rows, device = self.template.batch, weights.device
         for layer in range(len(weights.layers)):
             shape = (rows, weights.kv_heads, self.template.section(layer).columns, weights.head_dim)
