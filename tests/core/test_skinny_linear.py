@@ -202,6 +202,7 @@ def test_splits_that_would_have_nothing_to_add_are_left_out():
 @pytest.mark.parametrize("rows", [1, 2, 16, 17, 64])
 def test_every_multiprocessor_of_an_h200_has_work(hidden, keys, intermediate, vocabulary, rows, monkeypatch):
     monkeypatch.setattr(kernels, "processors", lambda device: 132)
+    monkeypatch.setattr(kernels, "shared_memory", lambda device: 227 * 1024)
     chosen_plan.cache_clear()
     for k, sizes, gate in (
         (hidden, (hidden, keys, keys), False),
@@ -216,6 +217,30 @@ def test_every_multiprocessor_of_an_h200_has_work(hidden, keys, intermediate, vo
         launch = plan_launch(plan, True, torch.bfloat16, rows, k, sizes, gate, 0, False, False)
         assert launch.grid[0] * launch.grid[1] >= 0.7 * 132
     chosen_plan.cache_clear()
+
+
+@pytest.mark.parametrize("hidden, keys, intermediate", [(896, 128, 4864), (3584, 512, 18944), (8192, 1024, 29568)])
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 32, 33, 64])
+@pytest.mark.parametrize("count", [58, 84, 132])
+def test_a_pipeline_fits_the_shared_memory(hidden, keys, intermediate, rows, count, monkeypatch):
+    """All but one of a pipeline's turns lie in shared memory, 99 KiB of which a consumer's GPU has."""
+    monkeypatch.setattr(kernels, "processors", lambda device: count)
+    for k, sizes, gate in (
+        (hidden, (hidden, keys, keys), False),
+        (intermediate, (hidden,), False),
+        (hidden, (intermediate, intermediate), True),
+        (hidden, (151936,), False),
+    ):
+        asked = torch.device("cuda"), torch.bfloat16, rows, k, sizes, gate
+        depths = []
+        for room in (99 * 1024, 227 * 1024):
+            monkeypatch.setattr(kernels, "shared_memory", lambda device, room=room: room)
+            plan = kernel_plan(*asked)
+            block_r = max(16, 2 ** (rows - 1).bit_length()) if plan.tensor else 1
+            read = (plan.block_n * (1 + gate) + block_r) * plan.block_k * 2
+            assert plan.depth >= 1 and (plan.depth - 1) * read <= room
+            depths.append(plan.depth)
+        assert depths[0] <= depths[1] == kernels._fastest(*asked).depth
 
 
 @needs_gpu
