@@ -150,7 +150,7 @@ class EngineGenerate:
             with engine.device():
                 emitted = Emitted(rules, prompt, room, None if streamer is None else streamer.put)
                 outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
-                bucket, logits = engine.prefilled(), outputs.logits[:, -1].clone()
+                bucket, logits = engine.prefilled(), outputs.logits[:, -1].clone(memory_format=torch.contiguous_format)
                 del outputs  # whoever asks for the logits of a whole prompt would keep them through the answer
                 steps = decode(bucket, logits, Chooser(rules, prompt, room), emitted, room)
             self._recorder.counted(bucket.template.use if engine.counts else None)

@@ -14,7 +14,8 @@ def greedy_tokens(logits: Tensor, ended: Tensor, ends: Tensor | None, pad: int, 
     numbers, as for torch.argmax. Raises ValueError for shapes that do not fit together.
     """
     check_greedy(logits, ended, ends, record)
-    if logits.is_cuda and logits.dtype != torch.float64 and logits.stride(1) == 1:
+    contiguous = ended.is_contiguous() and (ends is None or ends.is_contiguous()) and logits.stride(1) == 1
+    if logits.is_cuda and logits.dtype != torch.float64 and contiguous:
         from dycoke.ops.greedy_triton import greedy_tokens_triton  # Triton only where there is a GPU
 
         return greedy_tokens_triton(logits, ended, ends, pad, record)

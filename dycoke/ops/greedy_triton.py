@@ -40,7 +40,10 @@ def _best(logits, part, row_step, vocabulary, turns, block: tl.constexpr):
     tl.store(part + row * tl.num_programs(0) + place, tl.max(both, axis=0))
 
 
-@triton.jit(do_not_specialize=["record_step", "pad", "parts", "end_count"])
+@triton.jit(
+    do_not_specialize=["record_step", "pad", "parts", "end_count"],
+    do_not_specialize_on_alignment=["record"],  # a column of the ids
+)
 def _finish(
     part, ended, ends, record, chosen, record_step, pad, parts, end_count,
     has_ends: tl.constexpr, block_p: tl.constexpr, block_e: tl.constexpr,
@@ -62,7 +65,7 @@ def _finish(
 
 
 def greedy_tokens_triton(logits: Tensor, ended: Tensor, ends: Tensor | None, pad: int, record: Tensor) -> Tensor:
-    """Same as `greedy_tokens_torch`, up to 32 bits, for logits with a contiguous last axis."""
+    """Same as `greedy_tokens_torch`, up to 32 bits, for contiguous ended and ends and rows of logits."""
     check_greedy(logits, ended, ends, record)
     rows, vocabulary = logits.shape
     chosen = torch.empty(rows, dtype=torch.int64, device=logits.device)
