@@ -1,4 +1,4 @@
-"""The weights a decode step reads, as the model holds them: nothing is copied or replaced."""
+"""The weights a decode step reads, as the model holds them; `joined` has copies of some."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Weights:
 
     def tables(self, hidden: Tensor, positions: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
         """Rotary tables cos, sin [B, D] of positions [B], less shift [B, 1], in the dtype of hidden."""
-        if type(self.rotary) in _ROTARY:
+        if type(self.rotary) in _ROTARY and self.rotary.inv_freq.device == positions.device:
             frequencies, scaling = self.rotary.inv_freq, self.rotary.attention_scaling
             return rotary_tables(positions, frequencies, scaling, hidden.dtype, shift)
         cos, sin = self.rotary(hidden, positions[:, None] if shift is None else positions[:, None] - shift)

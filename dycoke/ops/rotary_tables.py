@@ -13,10 +13,10 @@ def rotary_tables(
 
     frequencies [D / 2]: of the module, one for each pair; scaling: of both tables, its `attention_scaling`. shift
     [B, 1] int64, taken off the positions; None for none. Angles and tables are fp32 and rounded once, to dtype. Not
-    differentiable. Raises ValueError for shapes that do not fit together.
+    differentiable. Raises ValueError for shapes that do not fit together, and for frequencies on another device.
     """
     check_tables(positions, frequencies, shift)
-    if positions.is_cuda and dtype != torch.float64 and frequencies.is_contiguous():
+    if positions.is_cuda and dtype != torch.float64:
         from dycoke.ops.rotary_tables_triton import rotary_tables_triton  # Triton only where there is a GPU
 
         return rotary_tables_triton(positions, frequencies, scaling, dtype, shift)
@@ -40,5 +40,7 @@ def check_tables(positions: Tensor, frequencies: Tensor, shift: Tensor | None) -
         raise ValueError(f"positions: expected [B], got shape {tuple(positions.shape)}")
     if frequencies.ndim != 1:
         raise ValueError(f"frequencies: expected [D / 2], got shape {tuple(frequencies.shape)}")
+    if frequencies.device != positions.device:
+        raise ValueError(f"frequencies on {frequencies.device}: expected {positions.device}, as positions are")
     if shift is not None and shift.shape != (len(positions), 1):
         raise ValueError(f"shift: expected [{len(positions)}, 1], got shape {tuple(shift.shape)}")
