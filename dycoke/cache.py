@@ -61,6 +61,7 @@ class DecodeRequest:
         self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
         self.capacity, self.steps, self.stepping = tail, 0, False
+        self.counted = True  # whether steps count what they read
         self.aside: Aside | None = None  # where the columns are chosen; None: in turn with the layers
         self.use = CacheUse(layers, self.first, self.batch, trace and policy is not None)
         self.use.start(device)

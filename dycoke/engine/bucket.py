@@ -35,7 +35,7 @@ class Bucket:
     ) -> None:
         self._weights, self.joined, self._scratch = weights if joined is None else joined.weights, joined, Scratch()
         if joined is not None:
-            joined.refresh()
+            joined.refresh()  # for the warm-ups
         self.template = make()
         self.template.aside = Aside(weights.device)
         rows, device = self.template.batch, weights.device
@@ -57,8 +57,6 @@ class Bucket:
 
     def take(self, request: DecodeRequest, positions: Tensor) -> None:
         """Begin with a request of the template's signature: positions [B] int64 of the tokens it decodes first."""
-        if self._last is not None:  # on another stream, a step of the request before may still be under way
-            torch.cuda.current_stream().wait_event(self._last)
         if self.joined is not None:
             self.joined.refresh()
         refill(self.template, request)
@@ -88,10 +86,15 @@ class Bucket:
         return self._logits
 
     def leave(self) -> None:
-        """The request is over, as far as the host is concerned."""
+        """The request is over, as far as the host is concerned; on its stream a step may still be under way."""
         if self._graph is not None:
             self._last = torch.cuda.Event()
             self._last.record()
+
+    def wait(self) -> None:
+        """Let the current stream wait for the steps of the request before, which share memory with other buckets'."""
+        if self._last is not None:
+            torch.cuda.current_stream().wait_event(self._last)
 
     def _run(self) -> Tensor:
         return decode_step(self._weights, self.template, self.tokens, self.positions, self._scratch)

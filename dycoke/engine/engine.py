@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class Engine:
         self._pool: tuple[int, int] | None = None
         self.active, self.tail = False, 0
         self._bucket: Bucket | None = None
+        self._latest: Bucket | None = None  # whose last step may still be under way
         self._request: DecodeRequest | None = None
         self._positions: Tensor | None = None
 
@@ -75,6 +76,7 @@ class Engine:
         if captured == self._captured:
             return False
         self._buckets.clear()
+        self._latest = None
         self.weights, self._captured = weights, captured
         return True
 
@@ -131,29 +133,37 @@ class Engine:
         """Find the bucket for parts of a prompt, or make it, and begin with them."""
 
         def make() -> DecodeRequest:
-            return padded_request(self._policy, numbers, parts, row_bucket(rows), self.tail)
+            request = padded_request(self._policy, numbers, parts, row_bucket(rows), self.tail)
+            request.counted = self.counts
+            return request
 
+        if self._latest is not None:
+            self._latest.wait()
+            self._latest = None  # its store may have to go
         request = make()
         key = signature(request)
         if key not in self._buckets:
             self._make_room(request)
-            try:
-                self._buckets[key] = self._made(make, request.batch)
-            except torch.cuda.OutOfMemoryError:
-                if not self._buckets:
-                    raise
-                self._buckets.clear()
-                torch.cuda.empty_cache()
-                self._buckets[key] = self._made(make, request.batch)
+            self._buckets[key] = self._made(make, request.batch)
         self._buckets.move_to_end(key)
-        self._bucket = self._buckets[key]
+        self._bucket = self._latest = self._buckets[key]
         self._bucket.take(request, self._positions)
 
     def _made(self, make: Callable[[], DecodeRequest], rows: int) -> Bucket:
+        """A new bucket; where memory runs out, without any other and without joined weights."""
+        with suppress(torch.cuda.OutOfMemoryError):
+            return self._bucket_of(make, rows, join=True)
+        # Behind the error: while it is handled, its traceback holds on to what was half made.
+        self._buckets.clear()
+        torch.cuda.empty_cache()
+        return self._bucket_of(make, rows, join=False)
+
+    def _bucket_of(self, make: Callable[[], DecodeRequest], rows: int, *, join: bool) -> Bucket:
         if not self._buckets and self.weights.device.type == "cuda":
             self._pool = torch.cuda.graph_pool_handle()  # one that no graph uses any more is gone
         joined = None
-        if worth_joining(self.weights, rows):  # all buckets of many rows share a copy, which is gone with the last
+        if join and worth_joining(self.weights, rows):
+            # All buckets of many rows share a copy, which is gone with the last.
             shared = (each.joined for each in self._buckets.values() if each.joined is not None)
             joined = next(shared, None) or JoinedWeights(self.weights)
         return Bucket(self.weights, make, self._pool, joined)

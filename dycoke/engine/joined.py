@@ -34,12 +34,10 @@ class JoinedWeights:
 
 
 def worth_joining(weights: Weights, rows: int) -> bool:
-    """Whether steps of so many rows gain by joined weights, and the GPU has room for them."""
-    if rows <= FEW_ROWS:
-        return False
+    """Whether steps of so many rows gain by joined weights, and the GPU has room for them; on a CPU, for the tests."""
+    if rows <= FEW_ROWS or weights.device.type != "cuda":
+        return rows > FEW_ROWS
     nbytes = sum(each.nbytes for layer in weights.layers for each in layer.qkv)
-    if weights.device.type != "cuda":
-        return True
     return nbytes <= SHARE * torch.cuda.get_device_properties(weights.device).total_memory
 
 

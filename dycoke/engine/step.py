@@ -38,7 +38,7 @@ def decode_step(
         )
         skinny_linear(inner, (layer.down,), (layer.down_bias,), residual=hidden, out=hidden, scratch=scratch)
     with request.aside.work():
-        if request.policy is not None or len(request.sections) > 1:
+        if request.counted:
             request.end_step()
         positions.add_(1)
     logits = skinny_linear(hidden, (weights.head,), (weights.head_bias,), norm=weights.norm, scratch=scratch)

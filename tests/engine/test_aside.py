@@ -1,5 +1,7 @@
 """Work beside the steps' stream: in turn on a CPU, between a fork and a join on a GPU."""
 
+import weakref
+
 import torch
 
 from dycoke.engine.aside import Aside
@@ -9,11 +11,15 @@ LONG = 20_000_000  # cycles, about 10 ms
 
 
 def test_in_turn():
+    """And nothing is kept: there is nothing to wait for."""
     aside, order = Aside(torch.device("cpu")), []
-    with aside.work():
+    given = torch.zeros(1)
+    seen = weakref.ref(given)
+    with aside.work(given):
         order.append("aside")
+    del given
+    assert order == ["aside"] and seen() is None
     aside.join()
-    assert order == ["aside"]
 
 
 @needs_gpu

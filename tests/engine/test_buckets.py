@@ -1,10 +1,15 @@
 """Stores and graphs of sizes: who shares them, what they take over, and where their tensors lie."""
 
+import weakref
+
 import pytest
 import torch
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 import dycoke
+from dycoke.engine import engine as engine_module
 from dycoke.engine import padded
+from dycoke.engine.joined import JoinedWeights
 from dycoke.methods import DynamicPruning
 from tests.core.decode_small import PLAN, VISUAL, qwen
 from tests.core.subjects import PROMPTS, SUBJECTS, Clip
@@ -89,6 +94,51 @@ def test_what_a_graph_takes_over_is_watched(part):
         ours = generate(model)
     with dycoke.attach(model, PLAN, visual=VISUAL, engine="off"):
         assert torch.equal(ours, generate(model))
+
+
+def test_a_rotary_module_of_the_users_own_is_called():
+    class Turned(Qwen2RotaryEmbedding):
+        def forward(self, x, position_ids):
+            cos, sin = super().forward(x, position_ids)
+            return sin, cos
+
+    model, found = qwen(), []
+    for kind in (Qwen2RotaryEmbedding, Turned):
+        model.model.rotary_emb.__class__ = kind
+        for engine in ("on", "off"):
+            with dycoke.attach(model, PLAN, visual=VISUAL, engine=engine) as run:
+                found.append(generate(model))
+                assert run.report.loop.startswith("engine" if engine == "on" else "stock")
+    assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_a_bucket_that_does_not_fit_is_made_without_the_others_and_their_copies(monkeypatch):
+    """What was half made is gone by then: the copy of joined weights above all."""
+    model, alive, inner = qwen(), [], engine_module.Bucket
+    copies = weakref.WeakSet()
+
+    def joined(weights):
+        made = JoinedWeights(weights)
+        copies.add(made)
+        return made
+
+    def bucket(weights, make, pool, copy=None):
+        alive.append((len(copies), copy is not None))
+        if len(alive) == 2:
+            raise torch.cuda.OutOfMemoryError
+        return inner(weights, make, pool, copy)
+
+    monkeypatch.setattr(engine_module, "JoinedWeights", joined)
+    monkeypatch.setattr(engine_module, "Bucket", bucket)
+    with dycoke.attach(model, PLAN, visual=VISUAL.expand(20, -1), engine="on"):
+        rows = {"inputs_embeds": torch.ones(20, 12, 32), "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+        model.generate(**rows, max_new_tokens=2)
+        long = model.generate(**rows, max_new_tokens=80)
+        assert len(model.generate._engine._buckets) == 1
+    assert alive == [(1, True), (1, True), (0, False)]
+    with dycoke.attach(model, PLAN, visual=VISUAL.expand(20, -1), engine="off"):
+        assert torch.equal(long, model.generate(**rows, max_new_tokens=80))
 
 
 def test_a_policy_with_numbers_in_its_state():

@@ -112,6 +112,22 @@ def test_sampling_on_the_device():
     assert (share - wanted).abs().max() < 0.03
 
 
+def test_a_slow_choice_is_waited_for():
+    """Columns are chosen beside the layers that do not read them, at every step anew."""
+
+    class Slow(DynamicPruning):
+        def step(self, state, attn):
+            torch.cuda._sleep(10_000_000)  # several times what the layers in between take
+            super().step(state, attn)
+
+    subject, found = OnGPU("llava"), []
+    for engine in ("on", "off"):
+        with dycoke.attach(subject.model, Plan(decode=Slow(2, 0.5, refresh=1.0)), engine=engine) as run:
+            found.append(ask(subject, PROMPTS["batch"], eos_token_id=None))
+            assert run.report.loop.startswith("engine" if engine == "on" else "stock")
+    assert torch.equal(*found)
+
+
 def test_a_policy_that_replaces_its_state_is_refused():
     class Replaces(DynamicPruning):
         def step(self, state, attn):

@@ -101,10 +101,11 @@ def test_tokens_are_streamed():
     assert heard.ended
 
 
-def test_the_report_counts_as_in_the_stock_loop():
+@pytest.mark.parametrize("visual", [VISUAL, torch.zeros_like(VISUAL)], ids=["video", "text"])
+def test_the_report_counts_as_in_the_stock_loop(visual):
     model, reports = qwen(), []
     for engine in ("off", "on"):
-        with dycoke.attach(model, PLAN, visual=VISUAL, engine=engine) as run:
+        with dycoke.attach(model, PLAN, visual=visual, engine=engine) as run:
             generate(model)
             reports.append(run.report)
     stock, ours = reports
@@ -113,6 +114,7 @@ def test_the_report_counts_as_in_the_stock_loop():
     }
     for name in ("steps", "read_below", "read_from", "selections"):
         assert getattr(ours.cache, name) == getattr(stock.cache, name), name
+    assert ours.cache.steps == 7 and ours.cache.read_below is not None
     assert ours.cache.device_bytes > stock.cache.device_bytes  # a bucket's columns
 
 
