@@ -8,12 +8,11 @@ a column that is not read now can be read at any later step. The whole store is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from dycoke.aside import Aside
 from dycoke.entries import DeviceEntries, check_state, reorder_state
 from dycoke.host_cache import HostEntries, Slots
 from dycoke.ops.choose import list_columns
@@ -21,9 +20,6 @@ from dycoke.ops.sparse_decode import Reads, Store, sparse_decode, sparse_decode_
 from dycoke.sections import Columns, Section, moved, reordered
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
-
-if TYPE_CHECKING:
-    from dycoke.engine.aside import Aside
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
 
@@ -62,7 +58,7 @@ class DecodeRequest:
         self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
         self.capacity, self.steps, self.stepping = tail, 0, False
         self.counted = True  # whether steps count what they read
-        self.aside: Aside | None = None  # where the columns are chosen; None: in turn with the layers
+        self.aside = Aside()  # where the columns are chosen: here in turn with the layers
         self.use = CacheUse(layers, self.first, self.batch, trace and policy is not None)
         self.use.start(device)
         self._device = device
@@ -206,12 +202,11 @@ class DecodeRequest:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
         columns, query, store = self.shared[query.device, self._number[layer]], query.squeeze(2), self.store(layer)
         if layer >= self.pruned_from:
-            if self.aside is not None:
-                self.aside.join()
+            self.aside.join()
             out = sparse_decode(query, store, columns.pruned, scale, columns.scratch)
         elif layer == self.pruned_from - 1 and self.policy is not None:
             out, attn = sparse_decode_observed(query, store, columns.whole, scale, columns.scratch)
-            with nullcontext() if self.aside is None else self.aside.work(attn):
+            with self.aside.work(attn):
                 self._choose(attn)
         else:
             out = sparse_decode(query, store, columns.whole, scale, columns.scratch)

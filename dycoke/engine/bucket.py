@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dycoke.aside import Aside
 from dycoke.cache import DecodeRequest
-from dycoke.engine.aside import Aside
 from dycoke.engine.joined import JoinedWeights
 from dycoke.engine.refill import recorded, refill
 from dycoke.engine.step import decode_step

@@ -1,18 +1,20 @@
-"""Work beside the steps' stream: in turn on a CPU, between a fork and a join on a GPU."""
+"""Work beside the steps' stream: in turn without a GPU, between a fork and a join on one."""
 
 import weakref
 
+import pytest
 import torch
 
-from dycoke.engine.aside import Aside
+from dycoke.aside import Aside
 from tests.core.decode_stores import DEVICE, needs_gpu
 
 LONG = 20_000_000  # cycles, about 10 ms
 
 
-def test_in_turn():
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_in_turn(device):
     """And nothing is kept: there is nothing to wait for."""
-    aside, order = Aside(torch.device("cpu")), []
+    aside, order = Aside(device), []
     given = torch.zeros(1)
     seen = weakref.ref(given)
     with aside.work(given):

@@ -1,4 +1,4 @@
-"""Work of a decode step that need not be done before what comes next, on a stream of its own."""
+"""Work of a decode step that need not be done before what comes next: in turn, or on a stream of its own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from torch import Tensor
 
 
 class Aside:
-    """Forks off the current stream and joins it again, also while a CUDA graph is captured; on a CPU all is in turn."""
+    """Forks off the current stream and joins it again, also while a CUDA graph is captured.
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    device: a GPU, on which it gets a stream; without one all is done in turn.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
         self._read: tuple[Tensor, ...] | None = None
 
     @contextmanager
