@@ -21,12 +21,15 @@ from dycoke.ask.answer import answer
 from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
 from dycoke.cli import app, main
+from dycoke.engine import joined
 from dycoke.eval.experiment import _KEYS, parse_experiment
 from dycoke.eval.specs import MODELS
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
+from dycoke.ops.skinny_linear import FEW_ROWS
 from dycoke.options import parse_yaml, write_value
 from dycoke.registry import available, build, entry
 from dycoke.report import STAGES
+from dycoke.shapes import LLAVA_ONEVISION
 
 SMALL = {
     "hidden_size": 32,
@@ -194,10 +197,18 @@ def test_decode_tables_are_what_the_record_says():
     assert f"**{memory['dp_host'][1][:-1]} %**" in PROSE
 
 
+def test_the_copy_for_many_rows_is_as_large_as_told():
+    shape = LLAVA_ONEVISION["7b"]
+    copied = 2 * shape.layers * shape.hidden * (shape.hidden + 2 * shape.kv_heads * shape.head_dim)
+    assert f"Batches of more than {FEW_ROWS} rows read a copy" in PROSE
+    assert f"({copied / 1e9:.1f} GB at 7B), where that is at most {joined.SHARE:.0%}".replace("%", " %") in PROSE
+
+
 def later_batches() -> list[dict]:
     """Those of the run behind the one that the other tables are from."""
     record = json.loads((ROOT / "results" / "bench" / "engine_h200_7b_batch.json").read_text())
     assert record["complete"] and record["commit"] and "H200" in record["device"]
+    assert f"behind {record['setting']['warm_up']:.0f} s of warm-up" in PROSE
     return record["batch"]["batches"]
 
 
