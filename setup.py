@@ -15,8 +15,7 @@ REQUIRED = [
     "accelerate",  # placing a model on devices, and launching training
     "safetensors",  # checkpoints
     "huggingface-hub",  # checkpoints by name
-    "decord",  # frames of a video
-    "av",  # what kind of file it is, and writing mp4
+    "av",  # frames of a video, with FFmpeg inside on every platform; writing mp4
     "numpy",
     "pillow",  # image processors
     "pyyaml",  # values of options
@@ -27,12 +26,17 @@ REQUIRED = [
     "sentencepiece<=0.2.1",
     "protobuf",
 ]
+# Other readers of frames. The last release of decord has wheels for Linux on x86-64 and Windows only.
+DECORD = "decord; sys_platform == 'linux' and platform_machine == 'x86_64' or sys_platform == 'win32'"
 EVALUATION = [
     "lmms-eval>=0.7.3,<0.8",  # the harness; earlier wheels of 0.7 hold no tasks
     "filelock<4.3",  # lmms-eval 0.7.3 reaches into a module of it that 4.3 does not have
+    DECORD,  # lmms-eval's llava_onevision and llava_vid import it
     "matplotlib",  # plots of reports
 ]
 EXTRAS = {
+    "decord": [DECORD],
+    "torchcodec": ["torchcodec>=0.8"],  # needs FFmpeg's libraries on the machine, and a release of torch that it names
     "flash-attn": ["flash-attn"],  # a faster attention backend on GPUs; sdpa is used without it
     # One 72B model sharded over all GPUs by ZeRO-3, where device_map="auto" would let them compute one after the other.
     "deepspeed": ["deepspeed>=0.19.8"],

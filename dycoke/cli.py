@@ -70,7 +70,7 @@ def options(
 
 @app.command()
 def ask(
-    video: Annotated[str, typer.Argument(help="Video file.")],
+    video: Annotated[str, typer.Argument(help="Video file, folder of its frames, or picture.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     frames: Annotated[int, typer.Option(help="Frames to read, evenly spaced from the first to the last.")] = 32,
     method: Annotated[str | None, typer.Option(help="Method; see `dycoke methods`. [default: dycoke]")] = None,
@@ -95,6 +95,12 @@ def ask(
             "is; the same up to rounding), or auto (device on a GPU, exact on a CPU)."
         ),
     ] = "auto",
+    reader: Annotated[
+        str, typer.Option(help="Who decodes the video: pyav, or decord or torchcodec where these are installed.")
+    ] = "pyav",
+    sampling: Annotated[
+        str, typer.Option(help="Even steps of frames (index) or of seconds (time), where the frame rate varies.")
+    ] = "index",
 ) -> None:
     """Answer a question about a video and report what it cost."""
     progress = Console(stderr=True)
@@ -104,7 +110,7 @@ def ask(
 
     short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
     ways = method, compare, plan, short, option or []
-    asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype, preprocess)
+    asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype, preprocess, reader, sampling)
     run(asked, Console(), progress)
 
 

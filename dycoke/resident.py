@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
 
 
 def reset_resident_peak() -> None:
@@ -16,10 +15,10 @@ def reset_resident_peak() -> None:
         return
 
 
-def resident_peak() -> int | None:
-    """Peak resident set in bytes since the last reset, None off Linux."""
+def resident_peak(pid: int | None = None) -> int | None:
+    """Peak resident set in bytes of this process since the last reset, or of another one; None off Linux."""
     try:
-        lines = _STATUS.read_text().splitlines()
+        lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

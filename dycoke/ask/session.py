@@ -15,10 +15,11 @@ from dycoke.ask.answer import answer, check_length, check_new_tokens, check_ques
 from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.methods import chosen_methods
 from dycoke.ask.tables import comparison_table, report_table
-from dycoke.ask.video import read_frames
 from dycoke.engine.frames import AUTO, ROUTES, check_route
 from dycoke.nano import MODEL_PATH
 from dycoke.types import Method, Plan
+from dycoke.video.frames import read_frames
+from dycoke.video.reading import INDEX, PYAV, check_reader, check_sampling
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
 _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
@@ -41,6 +42,8 @@ class Asked:
     device: str
     dtype: str
     preprocess: str
+    reader: str = PYAV
+    sampling: str = INDEX
 
 
 def ask(asked: Asked, out: Console, progress: Console) -> None:
@@ -53,9 +56,11 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
     where = placement(asked.device, asked.dtype)
     check_route(asked.preprocess, (AUTO, *ROUTES))
     check_new_tokens(asked.max_new_tokens)
+    check_reader(asked.reader)
+    check_sampling(asked.sampling)
     with _quiet():
         with progress.status(f"reading {asked.frames} frames of {asked.video}"):
-            frames = read_frames(asked.video, asked.frames)
+            frames = read_frames(asked.video, asked.frames, reader=asked.reader, sampling=asked.sampling)
         name = str(MODEL_PATH) if asked.model is None else asked.model
         with progress.status(f"loading {name} on {where.device}"):
             chat = load_chat(name, where, asked.preprocess)

@@ -140,6 +140,27 @@ def engine(
 
 
 @bench.command()
+def video(
+    clips: Annotated[str, typer.Option(help="Files to make and read: some of 720p, 1080p, 4k, two_hours, tiny.")] = (
+        "720p,1080p,4k,two_hours"
+    ),
+    frames: Annotated[str, typer.Option(help="Numbers of frames to read of each.")] = "8,32,64",
+    readers: Annotated[
+        str | None, typer.Option(help="pyav, decord, torchcodec, ffmpeg (the command). [default: all that are there]")
+    ] = None,
+    times: Annotated[int, typer.Option(help="Timed runs of each in a round.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds in which all take turns.")] = 2,
+    json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
+) -> None:
+    """Time reading frames of video files, and its peak memory: ours, other readers and the ffmpeg command."""
+    from dycoke.bench.engine_setting import names, numbers
+    from dycoke.bench.video import Setting, run
+
+    asked = names(clips) or (), numbers("frames", frames) or (), names(readers) or ()
+    run(Setting.chosen(*asked, times, rounds), json, Console())
+
+
+@bench.command()
 def plot(
     records: Annotated[list[Path], typer.Argument(help="Records of `dycoke bench engine`.")],
     out: Annotated[Path, typer.Option(help="Folder for the plots.")] = Path("plots"),

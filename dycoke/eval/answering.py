@@ -24,6 +24,8 @@ from dycoke.eval.placing import Place
 from dycoke.eval.samples import Key, Samples, cost_of, prompt_hash
 from dycoke.eval.specs import AUTO
 from dycoke.types import Method, Plan
+from dycoke.video.frames import reader_of
+from dycoke.video.reading import PYAV
 
 
 class SampleFailed(SystemExit):
@@ -76,6 +78,7 @@ class Answering:
     samples: Samples | None = None  # None: nothing of ours was asked for, and the built-in model answers alone
     replicated = False  # whether one model is sharded over all processes, which then answer every sample together
     fills = False  # whether a batch has as many rows as a share of the GPU's memory allows
+    reader = PYAV  # who reads the frames of `clip`
     stays = False  # whether the model is kept behind a run, for another one
     _plan: Plan
 
@@ -170,17 +173,18 @@ class Answering:
             with _named([each]):
                 shown.append(each.visuals(self.task_dict))  # not timed: a task may make or fetch its videos here
         start = time.perf_counter()
-        clips = []
+        clips, readers = [], {}
         for each, visuals in zip(batch, shown, strict=True):
             with _named([each]):
                 clips.append(self.clip(visuals) if visuals and isinstance(visuals[0], str) else None)
+                readers[each.key] = None if clips[-1] is None else reader_of(visuals[0], self.reader)
         loaded = time.perf_counter()
         if any(clip is None for clip in clips):
             videos = [(each, clip) for each, clip in zip(batch, clips, strict=True) if clip is not None]
             for each in (each for each, clip in zip(batch, clips, strict=True) if clip is None):
                 began = time.perf_counter()
                 with _named([each]):
-                    self._record([each], [self.answer_alone(each)], None, 0.0, began)
+                    self._record([each], [self.answer_alone(each)], None, readers, 0.0, began)
             batch, clips = [each for each, _ in videos], [clip for _, clip in videos]
         if batch:
             load_ms, began = 1e3 * (loaded - start) / len(shown), time.perf_counter()
@@ -188,7 +192,8 @@ class Answering:
                 for part, generated in self._generated(list(zip(batch, clips, strict=True))):
                     texts = self.tokenizer.batch_decode(generated.new, skip_special_tokens=True)
                     rows = [each for each, _ in part]
-                    self._record(rows, [text.strip() for text in texts], generated.lengths(), load_ms, began)
+                    texts = [text.strip() for text in texts]
+                    self._record(rows, texts, generated.lengths(), readers, load_ms, began)
                     began = time.perf_counter()
 
     def _generated(self, batch: list[tuple[Asked, np.ndarray]]) -> Iterator[tuple[list[Any], Generated]]:
@@ -207,10 +212,17 @@ class Answering:
         return super().generate_until([asked.fresh()])[0]
 
     def _record(
-        self, batch: list[Asked], texts: list[str], new: list[int] | None, load_ms: float, began: float
+        self,
+        batch: list[Asked],
+        texts: list[str],
+        new: list[int] | None,
+        readers: Mapping[Key, str | None],
+        load_ms: float,
+        began: float,
     ) -> None:
         """new: generated ids of each; None for one request, which took a step for each but the first of them.
 
+        readers: who read the frames of each, None where the built-in class did or there are none.
         load_ms: what it took to read the frames of one; began: when the batch was begun with, behind that.
         """
         report = attached(self.model).report  # waits for the device
@@ -222,7 +234,7 @@ class Answering:
         for row, (asked, text) in enumerate(zip(batch, texts, strict=True)):
             cost = cost_of(report, self._plan, row, count, load_ms, total_ms)
             head = {"task": asked.task, "doc_id": asked.doc_id, "prompt": asked.prompt, "answer": text}
-            self.samples.add({**head, "new_tokens": new[row], **cost})
+            self.samples.add({**head, "new_tokens": new[row], "reader": readers[asked.key], **cost})
 
 
 def _told_apart(asked: Sequence[Asked]) -> list[Asked]:

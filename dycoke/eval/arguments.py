@@ -14,6 +14,7 @@ from dycoke.engine.frames import check_route
 from dycoke.eval.specs import AUTO
 from dycoke.options import parse_method, parse_value
 from dycoke.registry import build, entry
+from dycoke.video.reading import INDEX, check_reader, check_sampling
 
 _WAYS = ("dycoke", "method", "method_options", "plan", "image_token_start_index")
 
@@ -25,7 +26,8 @@ class Arguments:
     ours: whether anything was given that the built-in model does not know; then it is loaded and asked in our way.
     samples: file that one line for each sample is written to. encoder_cache: videos whose tokens are kept, 0 for none.
     preprocess: who makes pixels of a video's frames, "exact" or "device". batch_size: rows, or "auto" for as many as a
-    share of the GPU's memory holds the keys and values of.
+    share of the GPU's memory holds the keys and values of. reader: who reads the frames of a video, None where the
+    arguments do not say; sampling: which ones (see `dycoke.video.frames.read_frames`).
     """
 
     chosen: Chosen
@@ -35,6 +37,8 @@ class Arguments:
     deepspeed: str | None
     encoder_cache: int
     preprocess: str
+    reader: str | None
+    sampling: str
     builtin: Mapping[str, Any]
     ours: bool
 
@@ -52,17 +56,17 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     """Tell our arguments from those of a built-in class of lmms-eval.
 
     dycoke=True,dycoke_k=... is the published spelling; method=NAME,OPTION=... names any method; plan=FILE.yaml has one
-    for each stage. Further ones of ours are dtype, samples, deepspeed, encoder_cache and preprocess, and batch_size
-    above 1 or "auto". A name that the built-in model or we take is never read as an option of the method; an option of
-    that name can be given in a plan. Texts of options are read as their values: layers=[8,16].
+    for each stage. Further ones of ours are dtype, samples, deepspeed, encoder_cache, preprocess, reader and sampling,
+    and batch_size above 1 or "auto". A name that the built-in model or we take is never read as an option of the
+    method; an option of that name can be given in a plan. Texts of options are read as their values: layers=[8,16].
     Raises ValueError for an argument that neither the built-in model nor the method has, and what choosing a method
     raises.
     """
     known = set(builtin_defaults(builtin))
     rest = dict(given)
     ways = {name: rest.pop(name) for name in list(rest) if name in _WAYS or name.startswith("dycoke_")}
-    names = ("dtype", "samples", "deepspeed", "preprocess")
-    dtype, samples, deepspeed, preprocess = (rest.pop(name, None) for name in names)
+    names = ("dtype", "samples", "deepspeed", "preprocess", "reader", "sampling")
+    dtype, samples, deepspeed, preprocess, reader, sampling = (rest.pop(name, None) for name in names)
     encoder_cache = _integer("encoder_cache", rest.pop("encoder_cache", 0), 0)
     options = {name: rest.pop(name) for name in list(rest) if name not in known}
     chosen = _choose(ways, options)
@@ -72,13 +76,25 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
     if preprocess is not None:
         check_route(preprocess)
-    settings = (dtype, samples, deepspeed, preprocess, encoder_cache or None)
+    _check_reading(reader, sampling, rest.get("video_decode_backend"))
+    settings = (dtype, samples, deepspeed, preprocess, encoder_cache or None, reader, sampling)
     ours = chosen is not None or batch_size != 1 or any(each is not None for each in settings)
     samples = None if samples is None else Path(samples)
     method = chosen or Chosen(build("full"))
     # exact unless asked for otherwise: scores are not to depend on the machine
     route = preprocess or "exact"
-    return Arguments(method, dtype, batch_size, samples, deepspeed, encoder_cache, route, rest, ours)
+    reading = reader, sampling or INDEX
+    return Arguments(method, dtype, batch_size, samples, deepspeed, encoder_cache, route, *reading, rest, ours)
+
+
+def _check_reading(reader: str | None, sampling: str | None, backend: str | None) -> None:
+    """Raise ValueError for a reader or sampling there is none of, or a reader beside another backend."""
+    if reader is not None:
+        check_reader(reader)
+        if backend not in (None, reader):
+            raise ValueError(f"reader={reader} and video_decode_backend={backend}: give one of them")
+    if sampling is not None:
+        check_sampling(sampling)
 
 
 def builtin_defaults(builtin: type) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager,
     writes = ranks.is_main or not model.replicated
     samples = Samples(folder.samples_of(share.rank, share.world) if writes else None, folder.read_samples())
     ranks.wait()  # all have read what is there before one writes on
-    model.max_frames_num = spec.frames
+    model.max_frames_num, model.reader, model.sampling = spec.frames, spec.reader, spec.sampling
     model.use(spec.method.build(), samples)
     judged = spec.score and writes
     judgements = Judgements(folder.judgements_of(share.rank, share.world), folder.read_judgements()) if judged else None

@@ -10,8 +10,10 @@ from dycoke.eval.method_rows import at_frames, frame_counts, method_rows
 from dycoke.eval.specs import AUTO, Launcher, ModelSpec, RunSpec, slug
 from dycoke.eval.values import check_keys, count_of, flag_of, list_of, listed, mapping_of, text_of
 from dycoke.options import parse_yaml
+from dycoke.video.reading import INDEX, PYAV, check_reader, check_sampling
 
 _NEEDED = ("model", "video", "tasks", "methods")
+_READING = ("reader", "sampling")
 _KEYS = ("title", "paper", "include_path", *_NEEDED, "generation", "limit", "seed", "batch_size", "score", "launcher")
 
 
@@ -66,7 +68,8 @@ def parse_experiment(name: str, content: Any) -> Experiment:
     }
     launcher = _launcher(content.get("launcher") or {})
     models = [_model(each, launcher) for each in listed(content["model"])]
-    frames = frame_counts(content["video"], "video")
+    frames = frame_counts(content["video"], "video", _READING)
+    common |= _reading(content["video"])
     known = [model.name for model in models]
     rows = method_rows(list_of(content, "methods"), frames, known)
     tasks = [text_of(task, "tasks") for task in list_of(content, "tasks")]
@@ -91,6 +94,17 @@ def _model(content: Any, launcher: Launcher) -> ModelSpec:
         return ModelSpec(content["id"], content["pretrained"], content.get("args") or {}, own)
     except ValueError as error:
         raise ValueError(f"model: {error}") from error
+
+
+def _reading(video: Any) -> dict[str, str]:
+    """Who reads the frames of videos, and which ones."""
+    reader, sampling = video.get("reader", PYAV), video.get("sampling", INDEX)
+    try:
+        check_reader(reader)
+        check_sampling(sampling)
+    except ValueError as error:
+        raise ValueError(f"video: {error}") from error
+    return {"reader": reader, "sampling": sampling}
 
 
 def _batch_size(content: Any) -> int | str:

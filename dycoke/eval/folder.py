@@ -16,6 +16,7 @@ from dycoke.eval.specs import RunSpec
 EXPERIMENT = "experiment.yaml"
 RESERVED = ("tables", "plots", "logs")  # folders of an experiment that are no runs
 _CIRCUMSTANTIAL = ("launcher", "label", "paper", "made")  # may change without changing what is measured
+_LATER = ("reader", "sampling")  # older folders do not say
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class RunFolder:
             return
         there, asked = self.read_config(), json.loads(json.dumps(spec.config()))
         for key in asked:
-            if key not in _CIRCUMSTANTIAL and there.get(key) != asked[key]:
+            unsaid = key in _LATER and key not in there
+            if key not in _CIRCUMSTANTIAL and not unsaid and there.get(key) != asked[key]:
                 raise ValueError(
                     f"{self.path} was made with {key}={there.get(key)!r}, the experiment now says {asked[key]!r}: give "
                     "the experiment another name, or remove that folder to run it anew"

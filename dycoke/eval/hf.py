@@ -14,9 +14,10 @@ from dycoke.ask.hf_chat import load
 from dycoke.engine.answers import Generated, ending_ids
 from dycoke.eval.answering import Answering, Asked
 from dycoke.eval.arguments import split_arguments
-from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import greedy_or_sampled
 from dycoke.eval.placing import place
+from dycoke.video.frames import read_frames
+from dycoke.video.reading import PYAV
 
 
 class LlavaOnevisionHF(Answering, lmms):
@@ -49,6 +50,7 @@ class LlavaOnevisionHF(Answering, lmms):
             self._chat = load(pretrained, Placement(where.device_map, dtype), attn_implementation, arguments.preprocess)
         where.loaded(self._chat.model)
         self.max_frames_num, self.use_cache = max_frames_num, use_cache
+        self.reader, self.sampling = arguments.reader or PYAV, arguments.sampling
         self.tokenizer.padding_side = "left"  # rows of a batch go on behind their prompts
         expected = arguments.chosen.tokens_per_frame
         if expected not in (None, self._chat.per_frame):
@@ -78,7 +80,7 @@ class LlavaOnevisionHF(Answering, lmms):
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def clip(self, visuals: list[str]) -> np.ndarray:
-        return read_shown(visuals[0], self.max_frames_num)
+        return read_frames(visuals[0], self.max_frames_num, reader=self.reader, sampling=self.sampling)
 
     def generate(self, clips: list[np.ndarray], asked: list[Asked]) -> Generated:
         """Answer one batch of questions, each about a video of its own."""

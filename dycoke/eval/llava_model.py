@@ -17,6 +17,7 @@ from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_
 from dycoke.eval.placing import place
 from dycoke.eval.samples import Samples
 from dycoke.types import Method, Plan
+from dycoke.video.reading import PYAV
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path
 from llava.model.builder import load_pretrained_model
@@ -62,6 +63,8 @@ class LlavaModel(Answering):
         # Rows of a batch go on behind their prompts, so padding stands in front of them.
         self._config.tokenizer_padding_side = "left"
         self.pretrained = settings["pretrained"]
+        self.sampling = arguments.sampling
+        self.reader = arguments.reader or arguments.builtin.get("video_decode_backend", PYAV)
         for option in ("truncation", "conv_template", "use_cache", "truncate_context", "video_decode_backend"):
             setattr(self, option, settings[option])
         self._pad = self.tokenizer.eos_token_id if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id

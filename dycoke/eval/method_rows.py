@@ -40,9 +40,12 @@ def at_frames(method: MethodSpec, frames: int) -> MethodSpec:
     return replace(method, **{key: text and text.replace(_FRAMES, str(frames)) for key, text in texts.items()})
 
 
-def frame_counts(content: Any, key: str) -> list[int]:
-    """The numbers of frames under a key `video`."""
-    _check_video(content, key)
+def frame_counts(content: Any, key: str, beside: tuple[str, ...] = ()) -> list[int]:
+    """The numbers of frames under a key `video`, which may hold these further keys."""
+    try:
+        check_keys(content, ("frames", *beside), ("frames",))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
     counts = listed(content["frames"])
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -125,10 +128,3 @@ def _filled(text: str | None, options: Mapping[str, Any]) -> str | None:
 
 def _described(name: str, options: Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={write_value(value)}" for key, value in options.items())])
-
-
-def _check_video(content: Any, key: str) -> None:
-    try:
-        check_keys(content, ("frames",), ("frames",))
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error

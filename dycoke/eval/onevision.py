@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lmms_eval.models.model_utils.load_video import read_video
 from lmms_eval.models.simple.llava_onevision import Llava_OneVision
 
-from dycoke.ask.video import check_video
 from dycoke.eval.answering import Asked
 from dycoke.eval.arguments import builtin_defaults, split_arguments
-from dycoke.eval.frame_folder import read_shown
 from dycoke.eval.generation import as_given
 from dycoke.eval.llava_model import LlavaModel
+from dycoke.video.frames import read_frames
+from dycoke.video.reading import INDEX, PYAV, check_reader
 from llava.constants import DEFAULT_IMAGE_TOKEN
-
-BACKENDS = ("decord", "pyav")
 
 
 class LlavaOnevision(LlavaModel, Llava_OneVision):
@@ -31,20 +27,15 @@ class LlavaOnevision(LlavaModel, Llava_OneVision):
             super().__init__(**arguments.builtin)
             return
         settings = builtin_defaults(Llava_OneVision) | dict(arguments.builtin)
-        if settings["video_decode_backend"] not in BACKENDS:
-            given = settings["video_decode_backend"]
-            raise ValueError(f"video_decode_backend={given!r}: expected one of {', '.join(BACKENDS)}")
         for option in ("token_strategy", "max_frames_num", "mm_spatial_pool_stride", "mm_spatial_pool_mode"):
             setattr(self, option, settings[option])
+        check_reader(arguments.reader or arguments.builtin.get("video_decode_backend", PYAV))
         pooling = {key: settings[key] for key in ("mm_spatial_pool_stride", "mm_spatial_pool_mode")}
         self.load(arguments, settings, pooling)
 
     def clip(self, visuals: list[str]) -> np.ndarray:
-        path = visuals[0]
-        if self.video_decode_backend == "pyav" and not Path(path).is_dir():
-            check_video(path)
-            return read_video(path, num_frm=self.max_frames_num)
-        return read_shown(path, self.max_frames_num)
+        reader = getattr(self, "reader", self.video_decode_backend)
+        return read_frames(visuals[0], self.max_frames_num, reader=reader, sampling=getattr(self, "sampling", INDEX))
 
     def answer_alone(self, asked: Asked) -> str:
         """What the built-in class answers, which leaves the aspect ratio of several pictures on the config."""

@@ -11,6 +11,7 @@ from dycoke.nano import MODEL_PATH
 from dycoke.plans import build_plan
 from dycoke.registry import build, entry
 from dycoke.types import Method, Plan
+from dycoke.video.reading import INDEX, PYAV
 
 MODELS = ("llava_onevision", "llava_vid", "dycoke_hf")
 AUTO = "auto"
@@ -127,7 +128,8 @@ class MethodSpec:
 class RunSpec:
     """One model, number of frames, method and task: what one row has in one task's columns.
 
-    batch_size: rows, or "auto" for as many as the model finds room for.
+    batch_size: rows, or "auto" for as many as the model finds room for. reader, sampling: who reads the frames of a
+    video, and which (see `dycoke.video.frames.read_frames`).
     """
 
     experiment: str
@@ -140,10 +142,14 @@ class RunSpec:
     batch_size: int | str = 1
     generation: Mapping[str, Any] = field(default_factory=dict)
     score: bool = True
+    reader: str = PYAV
+    sampling: str = INDEX
 
     @property
     def id(self) -> str:
-        return f"{slug(self.model.name)}_f{self.frames}_{self.method.slug}__{slug(self.task)}"
+        unusual = [name for name, usual in ((self.reader, PYAV), (self.sampling, INDEX)) if name != usual]
+        frames = "-".join([f"f{self.frames}", *unusual])
+        return f"{slug(self.model.name)}_{frames}_{self.method.slug}__{slug(self.task)}"
 
     @property
     def launcher(self) -> Launcher:
@@ -158,6 +164,8 @@ class RunSpec:
             "experiment": self.experiment,
             "model": model,
             "frames": self.frames,
+            "reader": self.reader,
+            "sampling": self.sampling,
             "method": method if self.method.plan is None else {"plan": self.method.plan},
             "label": self.method.label,
             "paper": self.method.paper,

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lmms_eval.models.simple.llava_vid import LlavaVid
 from transformers import AutoConfig
 
-from dycoke.ask.video import check_video, decoding
 from dycoke.eval.answering import Asked
 from dycoke.eval.arguments import builtin_defaults, split_arguments
-from dycoke.eval.frame_folder import read_folder
 from dycoke.eval.generation import greedy_or_sampled
 from dycoke.eval.llava_model import LlavaModel
+from dycoke.video.frames import read_chosen, reader_of
+from dycoke.video.reading import INDEX, PYAV, check_reader
+from dycoke.video.timeline import at_rate, evenly
 
 _UNREADABLE = "can not load, check the source"  # how the built-in model's answer about a video it cannot read ends
 _TEXT_TOKENS = 1000  # what the built-in model leaves for the text where it stretches a short context
 _SHORT_CONTEXT = 4096
+_PICTURES = "image"  # the built-in model's backend for a list of pictures
 
 
 class LlavaVideo(LlavaModel, LlavaVid):
@@ -34,23 +35,25 @@ class LlavaVideo(LlavaModel, LlavaVid):
             super().__init__(**arguments.builtin)
             return
         settings = builtin_defaults(LlavaVid) | dict(arguments.builtin)
+        reader = arguments.reader or arguments.builtin.get("video_decode_backend", PYAV)
+        if reader != _PICTURES:
+            check_reader(reader)
         self.max_frames_num, self.fps = int(settings["max_frames_num"]), int(settings["video_fps"])
         self.force_sample, self.add_time_instruction = settings["force_sample"], settings["add_time_instruction"]
         self.torch_dtype = arguments.dtype or settings["torch_dtype"]
         self.load(arguments, settings, _overwritten(settings) if settings["overwrite"] else {})
 
     def clip(self, visuals: list[str]) -> np.ndarray | None:
-        """Frames at `fps`, or as many as wanted where that gives too many; None for what the built-in model reads."""
-        if self.add_time_instruction:
+        """Frames at `fps`, or as many as wanted where that gives too many; None for what the built-in model reads.
+
+        Pictures have no rate, and give as many as wanted, as does sampling="time".
+        """
+        if self.add_time_instruction or len(visuals) > 1 or self.reader == _PICTURES:
             return None
-        if Path(visuals[0]).is_dir():
-            return read_folder(visuals[0], self.max_frames_num)
-        if len(visuals) > 1 or self.video_decode_backend != "decord":
-            return None
-        check_video(visuals[0])
-        with decoding(visuals[0]):
-            frames, _, _ = self.load_video(visuals[0], self.max_frames_num, self.fps, force_sample=self.force_sample)
-        return frames
+        choose = at_rate(self.fps, self.max_frames_num, self.force_sample)
+        if self.sampling != INDEX or reader_of(visuals[0], self.reader) != self.reader:
+            choose = evenly(self.max_frames_num, self.sampling)
+        return read_chosen(visuals[0], choose, reader=self.reader)
 
     def answer_alone(self, asked: Asked) -> str:
         text = super().answer_alone(asked)

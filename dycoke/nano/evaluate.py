@@ -53,7 +53,7 @@ def drawn_frames(scene: Scene) -> np.ndarray:
 
 def filmed_frames(scene: Scene, folder: Path) -> np.ndarray:
     """The frames of one scene as a reader gets them from its mp4 file, uint8 [NATIVE, SIDE, SIDE, 3]."""
-    from dycoke.ask.video import read_frames  # here, because decord is not everywhere that drawn frames are used
+    from dycoke.video.frames import read_frames  # here, because av is not everywhere that drawn frames are used
 
     path = folder / "scene.mp4"
     write_mp4(path, frames_of(scene))

@@ -19,13 +19,13 @@ def test_empty_file(refused, tmp_path):
 
 
 def test_folder(refused, tmp_path):
-    assert "a folder; expected a video file" in refused(video=tmp_path)
+    assert "no frames in this folder; expected a video file, or files .jpg" in refused(video=tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"no video at all " * 99, b"\x00" * 4096])
 def test_no_video(refused, tmp_path, content):
     (tmp_path / "notes.mp4").write_bytes(content)
-    assert "no video file" in refused(video=tmp_path / "notes.mp4")
+    assert "not a video file" in refused(video=tmp_path / "notes.mp4")
 
 
 def test_sound_only(refused, tmp_path):
@@ -236,7 +236,7 @@ def test_usage_errors_are_one_line_too(dycoke):
 def test_a_bug_keeps_its_traceback(monkeypatch, video, checkpoint):
     import dycoke.ask.session as session
 
-    def broken(*_):
+    def broken(*_, **__):
         raise AttributeError("a bug")
 
     monkeypatch.setattr(session, "read_frames", broken)

@@ -64,6 +64,8 @@ def test_a_run_says_all_that_decides_it(content):
             "args": {"conv_template": "qwen_1_5"},
         },
         "frames": 32,
+        "reader": "pyav",
+        "sampling": "index",
         "method": {"name": "dycoke", "options": {"k": 0.3, "l": 3, "p": 0.7}},
         "label": "dycoke k=0.3 l=3 p=0.7",
         "paper": "dycoke_k0.3_l3_p0.7",
@@ -228,3 +230,17 @@ def test_a_file_that_is_no_experiment_is_named(tmp_path, text):
 def test_a_name_that_is_no_folder_is_refused(content):
     with pytest.raises(ValueError, match="the experiment's name 'a table'"):
         parse_experiment("a table", content)
+
+
+def test_who_reads_the_frames_and_which(content):
+    run = parse_experiment("e", content | {"video": {"frames": 8, "reader": "pyav", "sampling": "time"}}).runs[0]
+    assert (run.reader, run.sampling) == ("pyav", "time")
+    assert "_f8-time_" in run.id
+    usual = parse_experiment("e", content | {"video": {"frames": 8}}).runs[0]
+    assert "_f8_" in usual.id and usual.config()["reader"] == "pyav" and usual.config()["sampling"] == "index"
+
+
+@pytest.mark.parametrize("key,value", [("reader", "opencv"), ("sampling", "even"), ("readers", "pyav")])
+def test_ways_to_read_that_there_are_none_of(content, key, value):
+    with pytest.raises(ValueError, match=r"^video: "):
+        parse_experiment("e", content | {"video": {"frames": 8, key: value}})

@@ -11,9 +11,8 @@ import torch
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 import dycoke
-from dycoke.ask.video import read_frames
-from dycoke.eval.frame_folder import read_folder
 from dycoke.eval.hf import LlavaOnevisionHF
+from dycoke.video.frames import read_frames
 from tests.cli.files import write_hf_checkpoint
 from tests.eval.models.asking import GREEDY, Doc, answer, keeping, picture, telling
 from tests.eval.models.conftest import FRAMES, METHODS
@@ -50,8 +49,6 @@ class Direct:
             count, shown = 0, {}
         elif not isinstance(doc.visuals[0], str):
             kind, count, shown = "image", len(doc.visuals), {"images": list(doc.visuals)}
-        elif Path(doc.visuals[0]).is_dir():
-            shown = {"videos": [read_folder(doc.visuals[0], FRAMES)]}
         else:
             shown = {"videos": [read_frames(doc.visuals[0], FRAMES)]}
         text = "<|im_start|>user " + f"<{kind}>\n" * count + doc.question + "<|im_end|><|im_start|>assistant"

@@ -22,6 +22,7 @@ FIELDS = [
     "prompt",
     "answer",
     "new_tokens",
+    "reader",
     "frames",
     "visual_tokens",
     "visual_kept",
@@ -88,6 +89,7 @@ def test_counts_are_those_of_the_report(models: Models, asked, name):
             {"first_layer": 1, "visual_read": visual_columns_read(report, video.kept)} if name == "dycoke" else None
         )
         assert line["decode"] == decode
+        assert line["reader"] == "pyav"
 
 
 def visual_columns_read(report, kept: int) -> int:

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dycoke.eval.frame_folder import read_folder, read_shown
+from dycoke.video import folder as folders
+from dycoke.video.frames import read_frames
+from dycoke.video.timeline import evenly
 from tests.cli.files import write_video
 
 
 def grey(level: int, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Image.Image:
     return Image.new(mode, size, level if mode == "L" else (level, level, level))
+
+
+def read_folder(path, count: int) -> np.ndarray:
+    return folders.read_folder(path, evenly(count))
 
 
 @pytest.fixture
@@ -47,25 +53,27 @@ def test_other_files_are_no_frames(folder):
 
 def test_a_video_is_read_as_one_and_a_folder_as_one(folder):
     video = write_video(folder / "film.mp4", frames=6)
-    assert read_shown(video, 3).shape == (3, 64, 64, 3)
-    assert levels(read_shown(folder, 3)) == [1, 6, 12]
+    assert read_frames(video, 3).shape == (3, 64, 64, 3)
+    assert levels(read_frames(folder, 3)) == [1, 6, 12]
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ValueError, match=r"no frames in this folder; expected files \.jpg, \.jpeg, \.png$"):
+    with pytest.raises(
+        ValueError, match=r"no frames in this folder; expected a video file, or files \.jpg, \.jpeg, \.png"
+    ):
         read_folder(tmp_path, 4)
 
 
 def test_a_picture_that_is_none(folder):
     (folder / "6.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"6\.png: no picture that can be read$"):
+    with pytest.raises(ValueError, match=r"6\.png: not a picture that can be read"):
         read_folder(folder, 12)
 
 
 def test_a_picture_that_is_cut(folder):
     whole = (folder / "6.png").read_bytes()
     (folder / "6.png").write_bytes(whole[: len(whole) - 40])
-    with pytest.raises(ValueError, match=r"6\.png: no picture that can be read$"):
+    with pytest.raises(ValueError, match=r"6\.png: not a picture that can be read"):
         read_folder(folder, 12)
 
 
@@ -78,4 +86,23 @@ def test_pictures_of_several_sizes(folder):
 @pytest.mark.parametrize("count", [0, -1, True])
 def test_a_number_of_frames_that_is_none(folder, count):
     with pytest.raises(ValueError, match="frames="):
-        read_shown(folder, count)
+        read_frames(folder, count)
+
+
+def test_pictures_stand_upright(tmp_path):
+    """Cameras note how they were held."""
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    for number in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png", exif=exif)
+    frames = read_frames(tmp_path, 2)
+    assert frames.shape == (2, 6, 4, 3)
+    assert (frames[:, :, -1] == 200).all() and (frames[:, :, :-1] == 0).all()
+
+
+def test_large_pictures_are_scaled_to_what_memory_allows(folder):
+    frames = read_frames(folder, 12, most_bytes=12 * 3 * 6)
+    assert frames.shape == (12, 2, 3, 3)
+    assert levels(frames) == list(range(1, 13))

@@ -1,0 +1,44 @@
+"""How videos can be read: who decodes them, and which of their frames are taken. Nothing here needs a decoder."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+PYAV, DECORD, TORCHCODEC = "pyav", "decord", "torchcodec"
+READERS = (PYAV, DECORD, TORCHCODEC)
+INDEX, TIME = "index", "time"
+SAMPLINGS = (INDEX, TIME)
+_PACKAGES = {DECORD: "decord", TORCHCODEC: "torchcodec.decoders"}
+
+
+def check_reader(reader: str) -> None:
+    """Raise ValueError for a reader there is none of, or whose package is not installed or does not load."""
+    if reader not in READERS:
+        raise ValueError(f"reader={reader!r}: expected one of {', '.join(READERS)}")
+    if reader in _PACKAGES:
+        package_of(reader)
+
+
+def package_of(reader: str) -> Any:
+    """The package of decord or torchcodec. Raises ValueError if it cannot be imported."""
+    try:
+        return import_module(_PACKAGES[reader])
+    except (ImportError, OSError, RuntimeError) as error:
+        why = str(error).strip().splitlines()
+        raise ValueError(
+            f"reader={reader!r}: its package cannot be loaded ({why[0] if why else type(error).__name__}); install the "
+            f"extra {reader}, or take reader={PYAV!r}"
+        ) from error
+
+
+def check_count(count: int) -> None:
+    """Raise ValueError unless so many frames can be asked for."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"frames={count!r}: expected an integer of at least 1")
+
+
+def check_sampling(sampling: str) -> None:
+    """Raise ValueError for a sampling there is none of."""
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling={sampling!r}: expected one of {', '.join(SAMPLINGS)}")
