@@ -233,14 +233,14 @@ def test_a_name_that_is_no_folder_is_refused(content):
 
 
 def test_who_reads_the_frames_and_which(content):
-    run = parse_experiment("e", content | {"video": {"frames": 8, "reader": "pyav", "sampling": "time"}}).runs[0]
+    run = parse_experiment("e", content | {"video": {"frames": 12, "reader": "pyav", "sampling": "time"}}).runs[0]
     assert (run.reader, run.sampling) == ("pyav", "time")
-    assert "_f8-time_" in run.id
-    usual = parse_experiment("e", content | {"video": {"frames": 8}}).runs[0]
-    assert "_f8_" in usual.id and usual.config()["reader"] == "pyav" and usual.config()["sampling"] == "index"
+    assert "_f12-time_" in run.id
+    usual = parse_experiment("e", content | {"video": {"frames": 12}}).runs[0]
+    assert "_f12_" in usual.id and usual.config()["reader"] == "pyav" and usual.config()["sampling"] == "index"
 
 
 @pytest.mark.parametrize("key,value", [("reader", "opencv"), ("sampling", "even"), ("readers", "pyav")])
 def test_ways_to_read_that_there_are_none_of(content, key, value):
     with pytest.raises(ValueError, match=r"^video: "):
-        parse_experiment("e", content | {"video": {"frames": 8, key: value}})
+        parse_experiment("e", content | {"video": {"frames": 12, key: value}})
