@@ -88,9 +88,9 @@ class Compressor(Protocol):
 class Prompt:
     """What a stage inside the language model may know of a prefill before it starts; B rows of S slots with padding.
 
-    visual [B, S] bool. video [B, S] int64: number of the video in its row, -1 where a slot is no video token; slots
-    [B, S] int64: t * N + n within that video, -1 likewise; per_frame: N. All three are None where nobody knows frames.
-    layers: depth of the language model.
+    visual [B, S] bool, False at padding. video [B, S] int64: number of the video in its row, -1 where a slot is no
+    video token; slots [B, S] int64: t * N + n within that video, -1 likewise; per_frame: N. All three are None where
+    nobody knows frames. layers: depth of the language model.
     """
 
     visual: Tensor
@@ -120,6 +120,8 @@ class LayerPruner(Protocol):
     start(prompt: Prompt) -> the pruners of one request, which may carry state; they stand in for this one.
     count(visual: int) -> int | None: visual tokens that go on of so many; None where that depends on the content, and
     then bound(visual, layers) -> int: the most visual tokens that all layers read together.
+    counts: what `count` is told, "left" (default), the visual tokens before this pruner, or "entered", those that
+    entered the first layer; no more go on than were left.
     """
 
     layer: int

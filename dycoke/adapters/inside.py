@@ -36,7 +36,7 @@ class Prefill:
         started = [own for each in pruners for own in (each.start(prompt) if hasattr(each, "start") else [each])]
         self._pruners = {pruner.layer: pruner for pruner in started}
         self._rotary, self._request, self._flat, self._trace = rotary, request, flat, trace
-        self._visual = prompt.visual if real is None else prompt.visual & real
+        self._visual = prompt.visual
         self._real = torch.ones_like(prompt.visual) if real is None else real
         self._columns = torch.arange(prompt.visual.shape[1], device=prompt.visual.device).expand(prompt.visual.shape)
         self._attention: Tensor | None = None  # of the last row, [B, H, S], for the pruner that comes next

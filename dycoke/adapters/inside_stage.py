@@ -63,6 +63,7 @@ class InsideStage:
         visual [B, S] bool; real [B, S] bool or None; places: video and slot [B, S] int64 of each visual token, and
         tokens a frame, where the family knows them; request: whose cache is filled.
         """
+        visual = visual if real is None else visual & real
         prompt = Prompt(visual, self._layers, *(places or ()))
         prefill = Prefill(self._pruners, self._model().rotary_emb, prompt, real, request, self._flat, self._trace)
         return {**kwargs, PREFILL: prefill}, prefill.entered

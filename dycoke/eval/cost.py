@@ -48,7 +48,7 @@ def planned(plan: Plan, frames: int, per_frame: int, layers: int) -> Tokens:
     entering = _entering(plan.before, frames, per_frame)
     stages, left = [], entering
     for pruner in plan.pruners:
-        left = _going_on(pruner, left)
+        left = _going_on(pruner, left, entering)
         stages.append((pruner.layer, left, _evicts(pruner)))
     prefill, cached = _inside(entering, stages, layers)
     return Tokens(prefill, _decoded(plan.decode, cached), cached)
@@ -139,12 +139,13 @@ def _entering(compressor: Compressor | None, frames: int, per_frame: int) -> int
     return count
 
 
-def _going_on(pruner: LayerPruner, visual: int) -> int:
-    count = pruner.count(visual) if hasattr(pruner, "count") else None
+def _going_on(pruner: LayerPruner, left: int, entered: int) -> int:
+    told = entered if getattr(pruner, "counts", "left") == "entered" else left
+    count = pruner.count(told) if hasattr(pruner, "count") else None
     if count is None:
         name = type(pruner).__name__
         raise ValueError(f"{name}: how many tokens go on depends on the content of the video: measure a run")
-    return count
+    return min(left, count)
 
 
 def _evicts(pruner: LayerPruner) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -10,25 +11,35 @@ from torch import Tensor
 from dycoke import budget
 from dycoke.ops.going_on import strongest
 from dycoke.registry import register
-from dycoke.types import Plan, check_layers
+from dycoke.types import LayerPruner, Plan, Prompt, check_layers
 
 
 @dataclass(frozen=True)
 class Stage:
-    """On entry to `layer`, keep int(n * keep) visual tokens by the attention the layer itself would give them."""
+    """On entry to `layer`, keep int(n * share) visual tokens by the attention the layer itself would give them.
+
+    n are the visual tokens that entered the first layer, entered [B] of them in a request's rows.
+    """
 
     layer: int
-    keep: float
+    share: float
+    entered: Tensor | None = field(default=None, repr=False, compare=False)
 
     option: ClassVar[str] = "layers"
     observes: ClassVar[str] = "own"
     positions: ClassVar[str] = "packed"
+    counts: ClassVar[str] = "entered"
 
     def count(self, visual: int) -> int:
-        return budget.share_floor(self.keep, visual, least=1)
+        return budget.share_floor(self.share, visual, least=1)
+
+    def start(self, prompt: Prompt) -> Sequence[LayerPruner]:
+        return [replace(self, entered=prompt.visual.sum(1))]
 
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return strongest(scores, visual, self.count)
+        if self.entered is None:
+            raise TypeError("PyramidDrop counts the tokens that entered the model: call start(prompt) for a request")
+        return strongest(scores, visual, self.count, self.entered)
 
 
 @register(
@@ -36,7 +47,8 @@ class Stage:
     source="PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction, "
     "CVPR 2025",
     paper="https://arxiv.org/abs/2410.17247",
-    retention="keep^i from the i-th of the layers on; mean over layers .52 at the defaults and 28 layers",
+    retention="int(n * keep^i) / n of n from the i-th of the layers on; mean over layers .52 at the defaults and 28 "
+    "layers",
     official="layers 8, 16, 24; half of the tokens at each",
     deviations=(
         "All videos and pictures of a prompt share one budget, because the published code knows one image span; "
@@ -48,8 +60,10 @@ class Stage:
 class PDrop:
     """At each of `layers`, keep the share `keep` of the visual tokens that are left, by the last token's attention.
 
-    Scores are those of the layer that is entered, from its own query and keys, averaged over heads. What goes on is
-    renumbered without gaps, and decoded tokens count on from there in the layers behind.
+    Behind the i-th of them int(n * keep^i) of the n visual tokens that entered the model are left, as the released
+    code counts from its list of shares. Scores are those of the layer that is entered, from its own query and keys,
+    averaged over heads. What goes on is renumbered without gaps, and decoded tokens count on from there in the layers
+    behind. Source: Cooperx521/PyramidDrop@3f89f94, llava/model/modeling_llama_pdrop.py.
     """
 
     layers: tuple[int, ...] = field(default=(8, 16, 24), metadata={"help": "layers at which tokens leave, ascending"})
@@ -60,4 +74,5 @@ class PDrop:
         budget.check_ratio("keep", self.keep, above_zero=True)
 
     def plan(self) -> Plan:
-        return Plan(inside=tuple(Stage(layer, self.keep) for layer in self.layers))
+        shares = (budget.decimal_power(self.keep, stage) for stage in range(1, len(self.layers) + 1))
+        return Plan(inside=tuple(map(Stage, self.layers, shares)))

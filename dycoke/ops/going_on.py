@@ -10,13 +10,18 @@ from torch import Tensor
 from dycoke.ops.choose import top_columns
 
 
-def strongest(scores: Tensor, visual: Tensor, count: Callable[[int], int]) -> tuple[Tensor, Tensor]:
+def strongest(
+    scores: Tensor, visual: Tensor, count: Callable[[int], int], entered: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Slots that go on if each row keeps its `count(n)` highest scored of n visual tokens: index, mask [B, S'].
 
-    scores [B, S] fp32, visual [B, S] bool; ties go to the lower slot. Reads the device once: row lengths decide S'.
+    scores [B, S] fp32, visual [B, S] bool; ties go to the lower slot. entered [B] int64: numbers that `count` is told
+    in place of n, which stays the most that go on. Reads the device once: row lengths decide S'.
     """
-    found = visual.sum(1).tolist()
-    kept = [count(number) for number in found]
+    found = visual.sum(1)
+    told = found if entered is None else entered.to(found.device)
+    found, told = torch.stack([found, told]).tolist()
+    kept = [min(here, count(number)) for here, number in zip(found, told, strict=True)]
     if kept == found:
         return whole(visual)
     budget = torch.tensor(kept, dtype=torch.int32, device=scores.device)

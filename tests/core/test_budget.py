@@ -114,3 +114,9 @@ def test_share_out_is_exact_and_nobody_gets_more_than_he_has():
 def test_count_out_of_range_or_of_another_type(value, error):
     with pytest.raises(error, match=r"segments=.*: expected an integer"):
         budget.check_count("segments", value)
+
+
+def test_a_power_is_that_of_the_decimal_digits():
+    assert [budget.decimal_power(0.7, power) for power in (1, 2, 3)] == [0.7, 0.49, 0.343]
+    assert 0.7 * 0.7 < 0.49 and budget.share_floor(budget.decimal_power(0.7, 2), 100) == 49
+    assert budget.decimal_power(1, 3) == 1.0 and budget.decimal_power(1e-7, 2) == 1e-14

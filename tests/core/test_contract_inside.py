@@ -68,7 +68,9 @@ def test_what_goes_on(subject, name, frames, constant):
         assert before - set(columns) <= visual  # text goes on
         left, tokens = len(before & visual), len(set(columns) & visual)
         assert each.tokens == tokens
-        count = pruners[each.layer].count(left) if each.layer in pruners else None
+        pruner = pruners.get(each.layer)
+        told = len(visual) if getattr(pruner, "counts", "left") == "entered" else left
+        count = pruner.count(told) if pruner else None
         assert count is None or tokens == count <= left
         before = set(columns)
     assert len(logits) == len(before)

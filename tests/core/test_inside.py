@@ -33,10 +33,17 @@ class FastV(Rule):
 
 
 class PDrop(Rule):
+    """Its stages, the first of which sees all there is, share `entered`, how many that was."""
+
     packed = True
 
+    def __init__(self, share: float, first: bool, entered: list) -> None:
+        self.share, self.first, self.entered = share, first, entered
+
     def keep(self, view):
-        count = min(len(view.visual), max(1, int(len(view.visual) * 0.5)))
+        if self.first:
+            self.entered[:] = [len(view.visual)]
+        count = min(len(view.visual), max(1, int(self.entered[0] * self.share)))
         return ranked(view.visual, lambda c: float(view.own[c].mean()), count)
 
 
@@ -78,11 +85,18 @@ class PruneVid(Rule):
         return ranked(view.visual, lambda c: float(view.previous[c].max()), count)
 
 
+def pdrop(shares: dict[int, float]) -> dict[int, Rule]:
+    """Its stages, by the share that each layer leaves of what entered the model."""
+    entered = []
+    return {layer: PDrop(share, layer == min(shares), entered) for layer, share in shares.items()}
+
+
 SHARES = tuple((1 / 3) ** e for e in (0.59376, 0.96284, 1.44303))
 METHODS = {
     "fastv": (dycoke.build("fastv", k=2, r=0.5), {2: FastV(0.5)}),
     "fastv none left": (dycoke.build("fastv", k=1, r=1.0), {1: FastV(1.0)}),
-    "pdrop": (dycoke.build("pdrop", layers=(0, 2, 4)), {layer: PDrop() for layer in (0, 2, 4)}),
+    "pdrop": (dycoke.build("pdrop", layers=(0, 2, 4)), pdrop({0: 0.5, 2: 0.25, 4: 0.125})),
+    "pdrop most": (dycoke.build("pdrop", layers=(0, 2, 4), keep=0.7), pdrop({0: 0.7, 2: 0.49, 4: 0.343})),
     "sparsevlm": (
         dycoke.build("sparsevlm", layers=(0, 1, 3)),
         {layer + 1: SparseVLM(SHARES, stage) for stage, layer in enumerate((0, 1, 3))},
@@ -122,6 +136,17 @@ def test_prefill_and_answer_are_the_oracles(family, name, rows):
         assert ids[number].tolist() == decoded.ids
         torch.testing.assert_close(steps[number].double(), decoded.logits, atol=1e-5, rtol=0)
     assert [each.layer for each in entered] == sorted(METHODS[name][1])
+
+
+@torch.no_grad()
+def test_pyramid_drop_counts_every_stage_from_what_entered():
+    """int(1001 * .49) is 490, though int(700 * .7) is 489; beside it a short row whose padding is marked as visual."""
+    model, given = model_of("qwen2"), prompt("t" + "v" * 1001 + "t", "vvvvvvvvvvvt")
+    plan = dycoke.build("pdrop", layers=(1, 3), keep=0.7).plan()
+    with dycoke.attach(model, plan, visual=given.visual | (given.mask == 0), trace=True) as run:
+        model(inputs_embeds=given.embeds, attention_mask=given.mask)
+        stages = run.report.inside
+    assert [[len(row) for row in each.columns] for each in stages] == [[2 + 700, 1 + 7], [2 + 490, 1 + 5]]
 
 
 @pytest.mark.parametrize("decode", ["dynamic", "one_shot"])

@@ -91,7 +91,7 @@ def test_rows_change_places(name, layer):
             {1: EvictingRule(0.5), 2: inside.FastV(0.3), 4: inside.FastV(0.3)},
         ),
         ((Evicting(1, 0.5), Silent(), FastV(4, 0.5)), {1: EvictingRule(0.5), 2: SilentRule(), 4: inside.FastV(0.5)}),
-        ((Stage(1, 0.5), Silent()), {1: inside.PDrop(), 2: SilentRule()}),
+        ((Stage(1, 0.5), Silent()), {**inside.pdrop({1: 0.5}), 2: SilentRule()}),
     ],
     ids=["evict twice", "evict, then drop", "evict, look, drop", "renumber, look"],
 )
@@ -215,7 +215,7 @@ def test_flat_masks(monkeypatch, name, padded):
     model.config._attn_implementation = "flash_attention_2"
     pruners, rules = {
         "fastv": (FastV(2, 0.5), {2: inside.FastV(0.5)}),
-        "pdrop": ((Stage(2, 0.5), Stage(4, 0.5)), {2: inside.PDrop(), 4: inside.PDrop()}),
+        "pdrop": ((Stage(2, 0.5), Stage(4, 0.25)), inside.pdrop({2: 0.5, 4: 0.25})),
     }[name]
     with dycoke.attach(model, Plan(inside=pruners), visual=given.visual):
         _, steps = generate(model, given, 3)

@@ -84,6 +84,19 @@ def test_pruners_follow_each_other():
     assert tokens == Tokens((32, 16, 16, 8, 8), (32, 16, 16, 8, 8), (32, 16, 16, 8, 8))
 
 
+def test_a_share_of_what_entered_the_model_is_not_rounded_twice():
+    """PyramidDrop's release counts every stage from the whole: int(1001 * .49), though int(700 * .7) is 489."""
+    tokens = planned(build("pdrop", layers=(1, 3, 4), keep=0.7).plan(), 7, 143, 5)
+    assert tokens.prefill == (1001, 700, 700, 490, 343)
+
+
+def test_no_more_go_on_than_a_pruner_before_has_left():
+    plan = build_plan({"inside": "fastv,k=1,r=0.8"})
+    stages = build("pdrop", layers=(2, 3)).plan().inside
+    tokens = planned(Plan(inside=(plan.inside, *stages)), 1, 100, 5)
+    assert tokens.prefill == (100, 20, 20, 20, 20)
+
+
 def test_a_pruner_that_evicts_empties_the_layers_before():
     """PruneVid's own stage inside, which keeps .4 behind layer 2."""
     tokens = planned(build_plan({"inside": {"name": "prunevid", "layer": 2}}), 2, 10, 5)
@@ -110,6 +123,7 @@ def test_decode_pruning_before_a_pruner_depends_on_the_content():
     [
         {"decode": "dynamic_pruning,layer=2,p=0.5"},
         {"inside": "pdrop,layers=[1,3]"},
+        {"inside": "pdrop,layers=[1,3],keep=0.6"},
         {"inside": "prunevid,layer=1,alpha=0.5"},
         {"inside": "prunevid,layer=2,alpha=0.5", "decode": "dynamic_pruning,layer=2,p=0.4"},
         {"inside": "fastv,k=1,r=0.3", "decode": "dynamic_pruning,layer=3,p=0.5"},
