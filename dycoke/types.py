@@ -6,6 +6,7 @@ slots. Every count is an integer; ratios live in a method's options only (`dycok
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -201,10 +202,16 @@ class Method(Protocol):
     def plan(self) -> Plan: ...
 
 
+def check_choice(name: str, value: str, accepted: Iterable[str]) -> None:
+    """Raise ValueError unless `value` is one of the texts accepted."""
+    accepted = tuple(accepted)
+    if value not in accepted:
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(accepted)}")
+
+
 def check_positions(value: str) -> None:
     """Raise ValueError unless `value` names a way to number the positions."""
-    if value not in POSITIONS:
-        raise ValueError(f"positions={value!r}: expected one of {', '.join(POSITIONS)}")
+    check_choice("positions", value, POSITIONS)
 
 
 def check_layer(name: str, value: int, lowest: int = 1) -> None:
@@ -227,8 +234,7 @@ def check_layers(name: str, value: tuple[int, ...], lowest: int = 0) -> None:
 
 def check_order(value: str) -> None:
     """Raise ValueError unless `value` names an order in which a compressor hands out its tokens."""
-    if value not in ORDERS:
-        raise ValueError(f"order={value!r}: expected one of {', '.join(ORDERS)}")
+    check_choice("order", value, ORDERS)
 
 
 def check_seed(value: int) -> None:

@@ -9,7 +9,7 @@ from dycoke import budget
 from dycoke.methods.dynamic_pruning import CHOICES, DEVIATIONS, PUBLISHED_REFRESH, VARIANTS, DynamicPruning
 from dycoke.ops.temporal_merge import released_merge, temporal_merge
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_positions
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class TemporalMerge:
     def __post_init__(self) -> None:
         budget.check_ratio("k", self.k)
         check_positions(self.positions)
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant={self.variant!r}: expected one of {', '.join(VARIANTS)}")
+        check_choice("variant", self.variant, VARIANTS)
         if not self.raster and self.positions == "original":
             raise ValueError(
                 "positions='original' with variant='official': the released code emits tokens in order of similarity, "
@@ -103,8 +102,7 @@ class DyCoke:
         self.plan()  # the stages check their options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
-        if self.decode not in (*CHOICES, "off"):
-            raise ValueError(f"decode={self.decode!r}: expected one of {', '.join((*CHOICES, 'off'))}")
+        check_choice("decode", self.decode, (*CHOICES, "off"))
         pruning = DynamicPruning(
             self.l,
             self.p,

@@ -12,7 +12,7 @@ from dycoke import budget
 from dycoke.ops.choose import top_columns
 from dycoke.ops.similarity import turn
 from dycoke.registry import register
-from dycoke.types import Plan, check_seed
+from dycoke.types import Plan, check_choice, check_seed
 
 VARIANTS = ("paper", "official")
 CHOICES = ("dynamic", "one_shot", "random")
@@ -103,8 +103,7 @@ class DynamicPruning:
         budget.check_ratio("refresh", self.refresh)
         check_seed(self.seed)
         for name, accepted in (("variant", VARIANTS), ("decode", CHOICES), ("dp_cache", DP_CACHES)):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(accepted)}")
+            check_choice(name, getattr(self, name), accepted)
         if self.variant == "official" and self.decode != "dynamic":
             raise ValueError(
                 f"decode={self.decode!r} with variant='official': the released code has only decode='dynamic'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ from dycoke.ops.diverse import cosine_distances, diverse_tokens
 from dycoke.ops.going_on import strongest
 from dycoke.ops.rank import mask_slots
 from dycoke.ops.segments import find_cuts, segment_ids, step_cosine
-from dycoke.ops.temporal_trees import links, tree_means
+from dycoke.ops.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_layer, check_positions
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_layer, check_positions
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
+Trees = Literal["mean", "published"]
+TREES = {"mean": tree_means, "published": tree_sums_by_children}
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class FlashVidOuter:
 
     The other tokens join the one most like them in the frame before, if it is in the same segment and their cosine
     above tau_merge, unless fewer would then be left than the budget asks for. The trees that result are averaged at
-    their first token, and clustered within each frame until the segment's budget is met, averages at the centres.
-    Tokens come in raster order. With a budget of all tokens the video comes back as it is. Source: FlashVID;
-    Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py.
+    their first token (trees=published divides by less, as `tree_sums_by_children` says), and clustered within each
+    frame until the segment's budget is met, averages at the centres. Tokens come in raster order. With a budget of all
+    tokens the video comes back as it is. Source: FlashVID; Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py.
     """
 
     keep: float = 0.25
@@ -42,6 +44,7 @@ class FlashVidOuter:
     segments: int = 8
     tau_merge: float = 0.8
     positions: Positions = "packed"
+    trees: Trees = "mean"
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     min_frames: ClassVar[int] = 1
@@ -57,6 +60,7 @@ class FlashVidOuter:
             budget.check_ratio(name, getattr(self, name))
         budget.check_count("segments", self.segments)
         check_positions(self.positions)
+        check_choice("trees", self.trees, TREES)
 
     def compress(self, video: VisualTokens) -> Compressed:
         frames, per_frame, _ = video.embeds.shape
@@ -75,7 +79,7 @@ class FlashVidOuter:
             parent = links(directions, ~chosen, segment, self.tau_merge, per_frame - kept)
             left = ~chosen & (parent < 0)
             counts = self._clusters(segment, left, kept - diverse)
-            merged, centres = cluster_trees(tree_means(embeds, parent), left, counts)
+            merged, centres = cluster_trees(TREES[self.trees](embeds, parent), left, counts)
             slots = mask_slots(centres, frames * (kept - diverse))
             tokens = tokens.index_copy(0, slots, merged.flatten(0, 1)[slots].to(tokens.dtype))
             chosen = chosen | centres
@@ -141,15 +145,15 @@ class FlashVidInner:
         "tokens are negative, and so lose a part of the budget.",
         "Chosen tokens of a segment of one frame are not clustered with the others as well, which is an oversight of "
         "the released code that uses them twice.",
-        "A tree is the mean of all its tokens; the released code divides by one more than the root's direct children, "
-        "so that longer trees grow in norm.",
+        "A tree is the mean of all its tokens; the released code, and trees=published, divides by one more than the "
+        "root's direct children, so that longer trees grow in norm: the published numbers are of that.",
         "Where too many tokens would join, as many do as the budget allows, ties to the lower slot; the released code "
         "leaves one more unmerged, and none of equal cosines.",
         "Ties in the clustering go to the lower index, and no noise is added to the densities: equal calls must give "
         "equal results.",
         "Cosines, distances and averages are fp32; the released code has half precision for some.",
         "LLaVA-Video keeps its own newlines, because a method must not change the model; the released scripts run it "
-        "with one newline a frame.",
+        "with one newline a frame, and inside the model count these among the visual tokens that compete.",
     ),
 )
 @dataclass(frozen=True)
@@ -169,6 +173,10 @@ class FlashVid:
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
     layer: int = field(default=20, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
     inner_keep: float = field(default=0.3, metadata={"help": "share that stays there; 1: no stage inside"})
+    trees: Trees = field(
+        default="mean",
+        metadata={"help": "a tree as the mean of its tokens; published: their sum by the root's direct children + 1"},
+    )
 
     def __post_init__(self) -> None:
         budget.check_ratio("inner_keep", self.inner_keep, above_zero=True)
@@ -184,6 +192,7 @@ class FlashVid:
                 self.segments,
                 self.tau_merge,
                 self.positions,
+                self.trees,
             ),
             inside=FlashVidInner(self.layer, self.inner_keep) if self.inner_keep < 1 else None,
         )

@@ -38,7 +38,26 @@ def tree_means(tokens: Tensor, parent: Tensor) -> Tensor:
 
     parent as `links` gives it. Each tree is added up in the order of its slots, so that the result repeats exactly.
     """
-    frames, per_frame, dim = tokens.shape
+    order, begin, _ = _trees(parent)
+    return _bags(tokens, order, begin, "mean")
+
+
+def tree_sums_by_children(tokens: Tensor, parent: Tensor) -> Tensor:
+    """Sum over each tree, divided by one more than its root's direct children; shapes and places as in `tree_means`.
+
+    A tree of more than two frames is so more than the mean of its tokens, and grows with every frame. Source:
+    Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py, spatiotemporal_compression.
+    """
+    order, begin, above = _trees(parent)
+    onto = torch.where(parent.flatten() < 0, -1, above).sort().values
+    slot = torch.arange(len(onto), device=onto.device)
+    children = torch.searchsorted(onto, slot, right=True) - torch.searchsorted(onto, slot)
+    return _bags(tokens, order, begin, "sum") / (1 + children).view(*parent.shape, 1)
+
+
+def _trees(parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots [T * N] tree by tree, where each slot's own tree begins among them, and the slot above each one."""
+    frames, per_frame = parent.shape
     slot = torch.arange(frames * per_frame, device=parent.device)
     above = slot - slot % per_frame - per_frame + parent.flatten()  # in the frame before
     root = torch.where(parent.flatten() < 0, slot, above)
@@ -46,5 +65,8 @@ def tree_means(tokens: Tensor, parent: Tensor) -> Tensor:
     for _ in range(max(frames - 2, 0).bit_length()):
         root = root[root]
     order = root.argsort(stable=True)
-    begin = torch.searchsorted(root[order], slot)
-    return embedding_bag(order, tokens.float().reshape(-1, dim), begin, mode="mean").view(tokens.shape)
+    return order, torch.searchsorted(root[order], slot), above
+
+
+def _bags(tokens: Tensor, order: Tensor, begin: Tensor, mode: str) -> Tensor:
+    return embedding_bag(order, tokens.float().flatten(0, 1), begin, mode=mode).view(tokens.shape)

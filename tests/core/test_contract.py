@@ -13,6 +13,7 @@ FRAMES = [1, 2, 3, 5, 8, 32, 48]
 GRIDS = [(1, 1), (3, 3), (4, 5)]
 DIM = 24
 KEY_DIM = 8
+AS_RELEASED = {"variant": "official", "trees": "published"}  # options under which a method does what its release does
 
 
 def stage_one() -> list[str]:
@@ -27,8 +28,9 @@ def compressors() -> dict:
         found[name] = dycoke.build(name).plan().before
         if "positions" in entry(name).options:
             found[f"{name}-original"] = dycoke.build(name, positions="original").plan().before
-        if "variant" in entry(name).options:
-            found[f"{name}-official"] = dycoke.build(name, variant="official").plan().before
+        for option, value in AS_RELEASED.items():
+            if option in entry(name).options:
+                found[f"{name}-{value}"] = dycoke.build(name, **{option: value}).plan().before
     return found
 
 

@@ -12,7 +12,7 @@ import dycoke
 from dycoke import budget
 from dycoke.methods import FlashVidOuter
 from dycoke.ops.diverse import cosine_distances, diverse_tokens
-from dycoke.ops.temporal_trees import links, tree_means
+from dycoke.ops.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.types import VisualTokens
 from tests.core.slow_merging import cosine, cut, dpc
 from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
@@ -34,7 +34,7 @@ def slow_diverse(x, weight, count):
 
 
 def slow_trees(x, free, segment, tau, limit):
-    """Members of every tree of a segment, by the slot (t, n) of its root."""
+    """Members of every tree of a segment, by the slot (t, n) of its root, and how many of them are its children."""
     wanted = []
     for s, t in pairwise(segment):
         for n in free[t]:
@@ -42,17 +42,20 @@ def slow_trees(x, free, segment, tau, limit):
             if cosine(x[t, n], x[s, best]) > tau:
                 wanted.append((-cosine(x[t, n], x[s, best]), (t, n), (s, best)))
     parent = {child: onto for _, child, onto in sorted(wanted)[:limit]}
-    trees = {}
+    trees, children = {}, {}
     for t in segment:
         for n in free[t]:
             root = (t, n)
             while root in parent:
                 root = parent[root]
             trees.setdefault(root, []).append(x[t, n])
-    return trees
+            children[root] = children.get(root, 0) + (parent.get((t, n)) == root)
+    return trees, children
 
 
-def slow(tokens: VisualTokens, keep, expansion=1.25, alpha=0.7, tau_segment=0.9, segments=8, tau_merge=0.8):
+def slow(
+    tokens: VisualTokens, keep, expansion=1.25, alpha=0.7, tau_segment=0.9, segments=8, tau_merge=0.8, trees="mean"
+):
     """Slots and tokens in raster order."""
     x, saliency = tokens.embeds.double().numpy(), tokens.saliency.double().numpy()
     frames, per_frame, _ = x.shape
@@ -69,12 +72,16 @@ def slow(tokens: VisualTokens, keep, expansion=1.25, alpha=0.7, tau_segment=0.9,
             out |= {t * per_frame + n: x[t, n] for n in chosen}
         if diverse == kept:
             continue
-        trees = slow_trees(x, free, segment, tau_merge, len(segment) * (per_frame - kept))
-        left = [[root for root in trees if root[0] == t] for t in segment]
+        members_of, children = slow_trees(x, free, segment, tau_merge, len(segment) * (per_frame - kept))
+        value = {
+            root: np.sum(members, axis=0) / (1 + children[root] if trees == "published" else len(members))
+            for root, members in members_of.items()
+        }
+        left = [[root for root in value if root[0] == t] for t in segment]
         counts = budget.share_out([len(roots) for roots in left], (kept - diverse) * len(segment))
         for roots, count in zip(left, counts, strict=True):
             if count:
-                points = np.array([np.mean(trees[root], axis=0) for root in sorted(roots)])
+                points = np.array([value[root] for root in sorted(roots)])
                 for centre, members in dpc(points, count, min(count, 7))[1].items():
                     t, n = sorted(roots)[centre]
                     out[t * per_frame + n] = points[members].mean(0)
@@ -83,10 +90,11 @@ def slow(tokens: VisualTokens, keep, expansion=1.25, alpha=0.7, tau_segment=0.9,
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 12, 21])
 @pytest.mark.parametrize("keep", [0.1, 0.3, 0.6])
-def test_equals_the_loop(frames, keep):
+@pytest.mark.parametrize("trees", ["mean", "published"])
+def test_equals_the_loop(frames, keep, trees):
     for seed in range(2):
         tokens = clip(frames, seed=seed)
-        check_equal(FlashVidOuter(keep).compress(tokens), *slow(tokens, keep))
+        check_equal(FlashVidOuter(keep, trees=trees).compress(tokens), *slow(tokens, keep, trees=trees))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,8 @@ def test_equals_the_loop(frames, keep):
         {"alpha": 0.2, "tau_segment": 0.1, "segments": 1},
         {"alpha": 0.2, "tau_segment": 0.1, "segments": 3},
         {"alpha": 0.2, "tau_merge": 0.0, "segments": 1, "tau_segment": 0.0},
+        {"alpha": 0.2, "tau_merge": 0.0, "segments": 1, "tau_segment": 0.0, "trees": "published"},
+        {"alpha": 0.3, "trees": "published"},
     ],
 )
 def test_options_reach_the_loop(options):
@@ -110,10 +120,21 @@ def test_options_reach_the_loop(options):
     assert found.embeds.shape != default.embeds.shape or not torch.equal(found.embeds, default.embeds)
 
 
+GROWN = {"alpha": 0.2, "segments": 1, "trees": "published"}
+
+
 @pytest.mark.parametrize("frames,grid", SHAPES)
 def test_contract(frames, grid):
     for tokens in (clip(frames, grid), clip(frames, grid, dtype=torch.bfloat16), constant(frames, grid)):
-        for options in ({}, {"keep": 0.01}, {"keep": 0.7}, {"positions": "original"}, {"segments": 1}, {"alpha": 0.0}):
+        for options in (
+            {},
+            {"keep": 0.01},
+            {"keep": 0.7},
+            {"positions": "original"},
+            {"segments": 1},
+            {"alpha": 0.0},
+            GROWN,
+        ):
             check_contract(FlashVidOuter(**options), tokens)
     check_contract(FlashVidOuter(0.5), constant(frames, grid, value=0.0))
     check_identity(FlashVidOuter(keep=1.0), clip(frames, grid, dtype=torch.bfloat16))
@@ -155,6 +176,23 @@ def test_chains_over_many_frames_are_one_mean():
     torch.testing.assert_close(means[7, 2], tokens[7, 2])
     assert torch.equal(means[3, 1], tokens[3, 1])
     assert (means[1:, 0] == 0).all() and (means[4:6, 1] == 0).all()
+    # As published: the sum of all twelve by the root and its one child; a root of two children beside one of none.
+    grown = tree_sums_by_children(tokens, parent)
+    torch.testing.assert_close(grown[0, 0], members.sum(0) / 2)
+    assert torch.equal(grown[3, 1], tokens[3, 1]) and (grown[1:, 0] == 0).all() and (grown[4:6, 1] == 0).all()
+    parent[1, 2] = 0
+    torch.testing.assert_close(tree_sums_by_children(tokens, parent)[0, 0], (members.sum(0) + tokens[1, 2]) / 3)
+
+
+def test_published_trees_grow_in_norm_with_their_length():
+    """One scene that hardly changes: what one tree takes in is never less than one token, and mostly more."""
+    tokens = clip(1, seed=2)
+    video = VisualTokens(tokens.embeds.repeat(6, 1, 1), (4, 5), tokens.saliency.repeat(6, 1))
+    options = {"keep": 0.4, "segments": 1}
+    mean, grown = (FlashVidOuter(trees=trees, **options).compress(video) for trees in ("mean", "published"))
+    assert FlashVidOuter(trees="published", **options).count(6, 20) == len(grown.index)
+    ratio = grown.embeds.norm(dim=1)[grown.index < 20].max() / mean.embeds.norm(dim=1)[mean.index < 20].max()
+    assert ratio > 1.5
 
 
 def test_links_stay_in_their_segment_and_never_leave_too_few():
@@ -192,6 +230,7 @@ def test_a_repeated_video_is_merged_down_to_its_budget():
         ({"tau_merge": 2}, r"tau_merge=2"),
         ({"segments": 0}, r"segments=0: expected an integer from 1"),
         ({"positions": "kept"}, r"positions='kept'"),
+        ({"trees": "sum"}, r"trees='sum': expected one of mean, published"),
     ],
 )
 def test_option_out_of_range(options, error):
@@ -201,6 +240,7 @@ def test_option_out_of_range(options, error):
 
 def test_every_option_reaches_the_stage():
     options = {"keep": 0.3, "expansion": 1.5, "alpha": 0.5, "tau_segment": 0.8, "segments": 4, "tau_merge": 0.7}
+    options["trees"] = "published"
     assert dycoke.build("flashvid", positions="original", **options).plan().before == FlashVidOuter(
         positions="original", **options
     )
