@@ -61,14 +61,24 @@ def decimal_power(share: float, power: int) -> float:
     return float(Fraction(str(float(share))) ** power)
 
 
+# Tokens of 576 behind SparseVLM's three layers, by the budget each list is named for. Source: its second release,
+# Gumpest/SparseVLMs, llava/model/language_model/score.py with USE_VERSION=2_0.
+SPARSEVLM_LISTS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
+
+
 def sparsevlm_shares(keep: float) -> tuple[float, float, float]:
     """Shares of the visual tokens left behind SparseVLM's three layers.
 
     At keep = 1/3 the published 300, 200 and 118 of 576; powers of `keep`, so that 1 keeps everything and less never
-    leaves more. Source: SparseVLM, second release.
+    leaves more.
     """
     check_ratio("keep", keep, above_zero=True)
-    return tuple(keep ** math.log(count / 576, 1 / 3) for count in (300, 200, 118))
+    return tuple(keep ** math.log(count / 576, 1 / 3) for count in SPARSEVLM_LISTS[192])
+
+
+def sparsevlm_published(budget: int) -> tuple[float, float, float]:
+    """Shares of the visual tokens that the published list of a budget, 192, 128, 96 or 64 of 576, leaves."""
+    return tuple(count / 576 for count in SPARSEVLM_LISTS[budget])
 
 
 def stage_of(share: float, before: float, visual: int) -> int:

@@ -14,6 +14,7 @@ from dycoke.registry import register
 from dycoke.types import Plan, check_layers
 
 LAYERS = (2, 6, 15)
+KEEP = 1 / 3  # the share that the published budget of 192 is of 576
 HEADS = 14
 
 
@@ -47,13 +48,17 @@ class Stage:
     source="SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference, ICML 2025; "
     "second release (SparseVLM+)",
     paper="https://arxiv.org/abs/2410.04417",
-    retention="keep^.59, keep^.96, keep^1.44 behind the three layers; at keep = 1/3 300, 200 and 118 of 576",
-    official="behind layers 2, 6, 15; 300, 200, 118 of 576 tokens (budget 192); 14 heads",
+    retention="keep^.59, keep^.96, keep^1.44 behind the three layers; at keep = 1/3 300, 200 and 118 of 576; with a "
+    "budget its published list",
+    official="behind layers 2, 6, 15; of 576 tokens 300, 200, 118 (budget 192), 238, 108, 60 (128), 246, 54, 28 (96) "
+    "or 66, 34, 20 (64); 14 heads",
     deviations=(
         "The last row scores alone, where the published code averages the text tokens with most relevance, because "
         "their rows would need the attention matrix that fast kernels never make.",
         "keep as a share, raised to the powers that give the published list for 192 of 576 tokens at 1/3, because "
-        "lists are published for four budgets only; those for 128, 96 and 64 are not reproduced.",
+        "lists are published for four budgets only; budget=192, 128, 96 or 64 takes the list of that name, as shares "
+        "of the visual tokens there are.",
+        "Where all may stay none leaves; the released code always drops one token at least.",
         "A model of 14 heads or fewer averages all of them, because 14 is published for models of 32.",
         "All videos and pictures of a prompt share one budget, because the published code knows one image span; "
         "newlines between visual tokens are text and stay.",
@@ -67,16 +72,25 @@ class SparseVLM:
     with most of it on visual tokens are averaged. Nothing is recycled, and tokens keep their positions.
     """
 
-    keep: float = field(default=1 / 3, metadata={"help": "budget the published lists are named for, in (0, 1]"})
+    keep: float = field(default=KEEP, metadata={"help": "budget the published lists are named for, in (0, 1]"})
     layers: tuple[int, ...] = field(default=LAYERS, metadata={"help": "three layers behind which tokens leave"})
+    budget: int = field(
+        default=0, metadata={"help": "192, 128, 96 or 64: the published list of 576, in place of keep; 0: keep"}
+    )
 
     def __post_init__(self) -> None:
         check_layers("layers", self.layers)
         if len(self.layers) != len(LAYERS):
             raise ValueError(f"layers={self.layers!r}: expected three layers, as {LAYERS}")
         budget.check_ratio("keep", self.keep, above_zero=True)
+        budget.check_count("budget", self.budget, least=0)
+        if self.budget and self.budget not in budget.SPARSEVLM_LISTS:
+            named = ", ".join(map(str, budget.SPARSEVLM_LISTS))
+            raise ValueError(f"budget={self.budget}: expected one of {named}, or 0 for keep")
+        if self.budget and self.keep != KEEP:
+            raise ValueError(f"budget={self.budget} with keep={self.keep}: expected one of the two")
 
     def plan(self) -> Plan:
-        shares = budget.sparsevlm_shares(self.keep)
+        shares = budget.sparsevlm_published(self.budget) if self.budget else budget.sparsevlm_shares(self.keep)
         stages = zip(self.layers, shares, (1.0, *shares), strict=False)
         return Plan(inside=tuple(Stage(layer + 1, share, before) for layer, share, before in stages))

@@ -101,6 +101,10 @@ METHODS = {
         dycoke.build("sparsevlm", layers=(0, 1, 3)),
         {layer + 1: SparseVLM(SHARES, stage) for stage, layer in enumerate((0, 1, 3))},
     ),
+    "sparsevlm budget": (
+        dycoke.build("sparsevlm", layers=(0, 1, 3), budget=128),
+        {layer + 1: SparseVLM((238 / 576, 108 / 576, 60 / 576), stage) for stage, layer in enumerate((0, 1, 3))},
+    ),
     "holitom": (dycoke.build("holitom", layer=2), {2: HoliTom(0.5)}),
     "prunevid": (dycoke.build("prunevid", layer=2), {3: PruneVid()}),
     "flashvid": (dycoke.build("flashvid", layer=4), {4: FlashVid(0.3)}),

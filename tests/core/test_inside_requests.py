@@ -227,6 +227,10 @@ def test_a_static_cache_given_by_hand():
         ("pdrop", {"keep": 0}, ValueError, r"keep=0: expected a number in \(0, 1\]"),
         ("sparsevlm", {"layers": (2, 6)}, ValueError, r"layers=\(2, 6\): expected three layers"),
         ("sparsevlm", {"keep": 2.0}, ValueError, r"keep=2\.0"),
+        ("sparsevlm", {"budget": 100}, ValueError, "budget=100: expected one of 192, 128, 96, 64, or 0 for keep"),
+        ("sparsevlm", {"budget": -64}, ValueError, "budget=-64: expected an integer from 0"),
+        ("sparsevlm", {"budget": "64"}, TypeError, "budget='64': expected an integer"),
+        ("sparsevlm", {"budget": 64, "keep": 0.2}, ValueError, r"budget=64 with keep=0\.2: expected one of the two"),
     ],
 )
 def test_options_out_of_range(name, options, error, said):

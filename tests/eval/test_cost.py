@@ -90,6 +90,20 @@ def test_a_share_of_what_entered_the_model_is_not_rounded_twice():
     assert tokens.prefill == (1001, 700, 700, 490, 343)
 
 
+@pytest.mark.parametrize(
+    "budget,counts,mean",
+    [(192, (300, 200, 118), 206.5), (128, (238, 108, 60), 144), (96, (246, 54, 28), 114), (64, (66, 34, 20), 82)],
+)
+def test_budgets_of_sparsevlm_are_its_published_lists(budget, counts, mean):
+    """576 tokens in 32 layers, which read less from the ones behind 2, 6 and 15 on; a video gets the same shares."""
+    plan = build("sparsevlm", budget=budget).plan()
+    tokens = planned(plan, 1, 576, 32)
+    assert tokens.prefill == (576,) * 3 + (counts[0],) * 4 + (counts[1],) * 9 + (counts[2],) * 16
+    assert sum(tokens.prefill) / 32 == pytest.approx(mean, abs=0.6)
+    video = planned(plan, 32, 196, 32)
+    assert [video.prefill[layer] / 6272 for layer in (3, 7, 16)] == pytest.approx([n / 576 for n in counts], abs=2e-4)
+
+
 def test_no_more_go_on_than_a_pruner_before_has_left():
     plan = build_plan({"inside": "fastv,k=1,r=0.8"})
     stages = build("pdrop", layers=(2, 3)).plan().inside
