@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,11 @@ from dycoke.methods.full import KeepAll
 from dycoke.ops.absorb import absorb
 from dycoke.ops.arrange import arrange
 from dycoke.registry import register
-from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_order, check_positions
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
 
 ADAPTIVE = "adaptive"
+Spacing = Literal["even", "published"]
+SPACINGS: tuple[str, ...] = ("even", "published")
 NEIGHBOURS = 32
 SOURCE = "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, ICCV 2025"
 PAPER = "https://arxiv.org/abs/2403.15388"
@@ -107,13 +109,14 @@ class PruMerge:
     "prumerge_plus",
     source=SOURCE,
     paper=PAPER,
-    retention="4 * share of saliency outliers + 1 / N (adaptive), or keep",
+    retention="4 * share of saliency outliers + 1 / N (adaptive), or keep; with spacing=published more, as "
+    "the spacing is rounded down",
     official="adaptive: saliency above Q3 + 1.5 IQR, and 3 evenly spaced tokens for each; 32 neighbours",
     deviations=(
         *DEVIATIONS,
         "Evenly spaced tokens are taken from those that are not salient, so that their number is known; the released "
-        "code spaces them over the whole image and then drops those that are salient already, a number that differs "
-        "from frame to frame.",
+        "code, and spacing=published, spaces them by int(int(1/r)/3) slots of a share r of outliers over the whole "
+        "image, and then drops those that are salient already, a number that differs from frame to frame.",
     ),
 )
 @dataclass(frozen=True)
@@ -122,9 +125,47 @@ class PruMergePlus(PruMerge):
 
     A quarter of a frame's kept tokens, rounded up, are salient; the others stand at even spacing, from the first,
     among the rest in raster order. Both take in their neighbours. Published order: salient by saliency, spaced, extra.
+    spacing=published takes keep=adaptive, for it follows the share of outliers.
     """
 
+    spacing: Spacing = field(
+        default="even",
+        metadata={
+            "help": "even, among tokens that are not salient; published: over whole frames, less the salient ones"
+        },
+    )
+
     spread: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("spacing", self.spacing, SPACINGS)
+        if self.spacing == "published" and self.keep != ADAPTIVE:
+            raise ValueError(
+                f"spacing='published' with keep={self.keep!r}: expected keep={ADAPTIVE!r}, for the share of outliers "
+                "says how many tokens are kept"
+            )
+
+    def compress(self, video: VisualTokens) -> Compressed:
+        return super().compress(video) if self.spacing == "even" else self._compress_published(video)
+
+    def bound(self, frames: int, per_frame: int) -> int:
+        if self.spacing == "even":
+            return super().bound(frames, per_frame)
+        return frames * per_frame  # from a sixth of outliers on nearly every slot is spaced
+
+    def _compress_published(self, video: VisualTokens) -> Compressed:
+        frames, per_frame = video.embeds.shape[:2]
+        found = outliers(video.saliency)
+        salient = budget.outlier_tokens(found, frames, per_frame)
+        chosen, stays = choose_published(video.saliency, salient, budget.spacing_step(found, frames, per_frame))
+        embeds, within = absorb(video.embeds, video.saliency, video.keys, chosen, NEIGHBOURS, extra=True)
+        kept = stays.sum(1, keepdim=True)
+        whole = kept >= per_frame - 1  # the extra token is the one that is missing
+        embeds = torch.where(whole[..., None], video.embeds.take_along_dim(within[..., None], 1), embeds)
+        where = torch.cat([stays, kept < per_frame], dim=1).flatten().nonzero().flatten()
+        index = within + torch.arange(frames, device=within.device)[:, None] * per_frame
+        return arrange(embeds.flatten(0, 1)[where], index.flatten()[where], frames * per_frame, self.raster)
 
 
 def outliers(saliency: Tensor) -> int:
@@ -142,3 +183,16 @@ def choose(saliency: Tensor, kept: int, spread: int) -> Tensor:
     # Place floor(i * R / count): integers throughout, so that no rounding can repeat a token.
     places = torch.arange(kept - salient, device=order.device) * rest.shape[1] // max(1, kept - salient)
     return torch.cat([order[:, :salient], rest[:, places]], dim=1)
+
+
+def choose_published(saliency: Tensor, salient: int, step: int) -> tuple[Tensor, Tensor]:
+    """`salient` tokens of each frame by saliency [T, N], then every `step`-th slot but the last: [T, k] int64.
+
+    And which of them count [T, k] bool: a spaced one that is salient already does not.
+    """
+    order = saliency.argsort(dim=1, descending=True, stable=True)[:, :salient]
+    spaced = torch.arange(0, saliency.shape[1] - 1, step, device=order.device).expand(len(order), -1)
+    taken = torch.zeros_like(saliency, dtype=torch.bool).scatter_(1, order, True)
+    return torch.cat([order, spaced], 1), torch.cat(
+        [torch.ones_like(order, dtype=torch.bool), ~taken.gather(1, spaced)], 1
+    )

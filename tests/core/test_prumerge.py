@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 import dycoke
+from dycoke import budget
 from dycoke.methods.prumerge import outliers
 from dycoke.types import VisualTokens
 
 NAMES = ["prumerge", "prumerge_plus"]
+
+
+def adaptive_share(video: VisualTokens) -> float:
+    flat = video.saliency.double().flatten().numpy()
+    first, third = np.percentile(flat, 25), np.percentile(flat, 75)
+    return len([s for s in flat if s > third + 1.5 * (third - first)]) / len(flat)
 
 
 def described(name: str, video: VisualTokens, keep: float | str) -> tuple[list[int], list[Tensor]]:
@@ -19,10 +26,7 @@ def described(name: str, video: VisualTokens, keep: float | str) -> tuple[list[i
     frames, size = video.saliency.shape
     each = 4 if name == "prumerge_plus" else 1
     if keep == "adaptive":
-        flat = video.saliency.double().flatten().numpy()
-        first, third = np.percentile(flat, 25), np.percentile(flat, 75)
-        ratio = len([s for s in flat if s > third + 1.5 * (third - first)]) / len(flat)
-        left = min(size, max(1, int(size * ratio)) * each + 1)
+        left = min(size, max(1, int(size * adaptive_share(video))) * each + 1)
     else:
         left = min(size, max(1, round(keep * size)))
     if left == size:
@@ -30,34 +34,65 @@ def described(name: str, video: VisualTokens, keep: float | str) -> tuple[list[i
 
     slots, tokens = [], []
     for t in range(frames):
-        x, score, keys = video.embeds[t].double(), video.saliency[t].double().tolist(), video.keys[t].double()
-        by_score = sorted(range(size), key=lambda n: (-score[n], n))
+        by_score = ranked(video, t)
         count = max(1, left - 1)
         chosen = by_score[: math.ceil(count / each)]
         rest = [n for n in range(size) if n not in chosen]
         spaced = count - len(chosen)
         chosen = chosen + [rest[i * len(rest) // spaced] for i in range(spaced)]
-        for n in chosen:
-            others = sorted((m for m in range(size) if m != n), key=lambda m: (-cosine(keys[n], keys[m]), m))
-            tokens.append(x[n] + sum(score[m] * x[m] for m in others[:32]))
-        slots += [t * size + n for n in chosen]
-        if left > 1:
-            unchosen = [n for n in by_score if n not in chosen]
-            tokens.append(sum(score[n] * x[n] for n in unchosen))
-            slots.append(t * size + unchosen[0])
+        one_frame(video, t, chosen, left > 1, slots, tokens)
     return slots, tokens
+
+
+def described_published(video: VisualTokens) -> tuple[list[int], list[Tensor]]:
+    """PruMerge+ with the release's spacing; as `described`."""
+    (frames, size), share = video.saliency.shape, adaptive_share(video)
+    step = max(1, int(int(1 / (share or 1 / size)) / 3))
+    slots, tokens = [], []
+    for t in range(frames):
+        chosen = ranked(video, t)[: max(1, int(size * share))]
+        chosen = chosen + [n for n in range(0, size - 1, step) if n not in chosen]
+        if len(chosen) < size - 1:
+            one_frame(video, t, chosen, True, slots, tokens)
+        else:  # nothing is lost: a whole frame as it is
+            whole = chosen + [n for n in range(size) if n not in chosen]
+            slots += [t * size + n for n in whole]
+            tokens += [video.embeds[t, n].double() for n in whole]
+    if len(slots) == frames * size:
+        order = np.argsort(slots)
+        slots, tokens = [slots[i] for i in order], [tokens[i] for i in order]
+    return slots, tokens
+
+
+def ranked(video: VisualTokens, t: int) -> list[int]:
+    score = video.saliency[t].double().tolist()
+    return sorted(range(len(score)), key=lambda n: (-score[n], n))
+
+
+def one_frame(video: VisualTokens, t: int, chosen: list[int], extra: bool, slots: list, tokens: list) -> None:
+    """Append what the chosen tokens of a frame become, and the extra one."""
+    x, score, keys = video.embeds[t].double(), video.saliency[t].double().tolist(), video.keys[t].double()
+    size = len(score)
+    for n in chosen:
+        others = sorted((m for m in range(size) if m != n), key=lambda m: (-cosine(keys[n], keys[m]), m))
+        tokens.append(x[n] + sum(score[m] * x[m] for m in others[:32]))
+    slots += [t * size + n for n in chosen]
+    if extra:
+        unchosen = [n for n in ranked(video, t) if n not in chosen]
+        tokens.append(sum(score[n] * x[n] for n in unchosen))
+        slots.append(t * size + unchosen[0])
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b) / max(math.sqrt(float(a @ a) * float(b @ b)), 1e-12)
 
 
-def video(frames: int, grid: tuple[int, int], seed: int = 0, dtype=torch.float32) -> VisualTokens:
+def video(frames: int, grid: tuple[int, int], seed: int = 0, dtype=torch.float32, spread: float = 1.5) -> VisualTokens:
     """Random tokens with a heavy tail of saliency, on few levels so that there are ties."""
     generator = torch.Generator().manual_seed(seed)
     size = (frames, grid[0] * grid[1])
     embeds, keys = (torch.randn(*size, dim, generator=generator) for dim in (12, 6))
-    saliency = (torch.randn(size, generator=generator).mul(1.5).exp() * 2).ceil() / 64
+    saliency = (torch.randn(size, generator=generator).mul(spread).exp() * 2).ceil() / 64
     return VisualTokens(embeds.to(dtype), grid, saliency, keys.to(dtype))
 
 
@@ -73,6 +108,51 @@ def test_equals_the_description(name, frames, grid, keep, dtype):
         assert kept.index.tolist() == slots
         rtol = 1e-5 if dtype == torch.float32 else 1e-2  # the last bit of bf16 may round the other way
         torch.testing.assert_close(kept.embeds, torch.stack(want).to(dtype), atol=1e-4, rtol=rtol)
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.8, 1.5, 3.0])
+@pytest.mark.parametrize("frames,grid", [(1, (1, 1)), (1, (2, 2)), (3, (4, 5)), (3, (7, 7))])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_published_spacing_equals_the_description(frames, grid, spread, dtype):
+    tokens = video(frames, grid, dtype=dtype, spread=spread)
+    kept = dycoke.build("prumerge_plus", spacing="published").compress(tokens)
+    slots, want = described_published(tokens)
+    assert kept.index.tolist() == slots
+    rtol = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(kept.embeds, torch.stack(want).to(dtype), atol=1e-4, rtol=rtol)
+
+
+def test_published_spacing_keeps_what_the_tables_of_others_call_55_percent():
+    """A share of 12.3 % of 576 stands out: 71 salient, and 288 at every second slot less the salient ones."""
+    method = dycoke.build("prumerge_plus", spacing="published")
+    saliency = torch.linspace(1, 1.001, 576).repeat(2, 1)
+    saliency[0, :142:2] = 2.0  # on spaced slots
+    saliency[1, 1:143:2] = 2.0  # beside them
+    tokens = VisualTokens(torch.ones(2, 576, 2), (24, 24), saliency, torch.ones(2, 576, 2))
+    kept = method.compress(tokens)
+    assert (kept.index // 576).bincount().tolist() == [288 + 1, 71 + 288 + 1]
+    assert method.count(2, 576) is None and method.bound(2, 576) == 2 * 576
+    assert budget.spacing_step(80, 1, 576) == 2 and budget.spacing_step(64, 1, 576) == 3
+    assert [budget.spacing_step(none, 3, 9) for none in (0, 3)] == [3, 3] and budget.spacing_step(27, 3, 9) == 1
+
+
+def test_a_frame_of_which_nothing_is_lost_is_not_merged():
+    """An outlier in five and a spacing of one slot: but the last all are spaced, and it comes as the extra token."""
+    saliency = torch.linspace(1, 1.001, 20).repeat(2, 1)
+    saliency[0, 16:] = saliency[1, 3:7] = 2.0
+    embeds = torch.randn(2, 20, 3, generator=torch.Generator().manual_seed(0))
+    tokens = VisualTokens(embeds, (4, 5), saliency, torch.ones(2, 20, 3))
+    kept = dycoke.build("prumerge_plus", spacing="published").compress(tokens)
+    assert kept.index.tolist() == list(range(40)) and torch.equal(kept.embeds, embeds.flatten(0, 1))
+
+
+def test_published_spacing_is_that_of_outliers():
+    with pytest.raises(ValueError, match=r"spacing='published' with keep=0\.5: expected keep='adaptive'"):
+        dycoke.build("prumerge_plus", spacing="published", keep=0.5)
+    with pytest.raises(ValueError, match=r"spacing='wide': expected one of even, published"):
+        dycoke.build("prumerge_plus", spacing="wide")
+    with pytest.raises(TypeError, match="unknown option 'spacing'"):
+        dycoke.build("prumerge", spacing="published")
 
 
 @pytest.mark.parametrize("name,each", [("prumerge", 1), ("prumerge_plus", 4)])
@@ -141,11 +221,11 @@ def test_no_extra_token_without_a_kept_one_beside_it():
 
 
 @pytest.mark.parametrize("options", [{"order": "raster"}, {"positions": "original"}], ids=str)
-@pytest.mark.parametrize("name", NAMES)
-def test_raster_order_is_the_same_tokens_sorted(name, options):
+@pytest.mark.parametrize("name,more", [*((name, {}) for name in NAMES), ("prumerge_plus", {"spacing": "published"})])
+def test_raster_order_is_the_same_tokens_sorted(name, more, options):
     tokens = video(3, (4, 5))
-    published = dycoke.build(name).compress(tokens)
-    method = dycoke.build(name, **options)
+    published = dycoke.build(name, **more).compress(tokens)
+    method = dycoke.build(name, **more, **options)
     kept = method.compress(tokens)
     order = published.index.argsort()
     assert method.raster and not dycoke.build(name).raster
