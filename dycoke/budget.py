@@ -205,17 +205,35 @@ def anchor_counts(lengths: Sequence[int], context: int, room: int, every: int) -
     anchors, at most `room` each. They get equal shares, the remainder one each from the last on, as FastVID's release
     for LLaVA-Video has it.
     """
-    if not context:
-        return [0] * sum(lengths)
-    counts: list[int] = []
+    return [count for length in lengths for count in _spread_anchors(length, context * length, room, every)]
+
+
+def llava_video_counts(
+    lengths: Sequence[int], kept: int, context: float, per_frame: int, every: int
+) -> tuple[list[int], list[int]]:
+    """Salient tokens and anchors of every frame, as FastVID's release for LLaVA-Video counts them, segment by segment.
+
+    Of a segment's `kept` times L tokens int(kept * L * context) are anchors, in the frames `anchor_counts` says. The
+    others are salient, as many in each frame, the remainder one each from the first on. Source:
+    LunarShen/FastVID@ea8b57e, fastvid_llavavideo/LLaVA-NeXT/llava/model/language_model/modeling_qwen2.py.
+    """
+    salient, anchors = [], []
     for length in lengths:
-        total = context * length
-        needed = -(-total // room)
-        step = every if needed == 1 else min(every, (length - 1) // (needed - 1))
-        share, rest = divmod(total, -(-length // step))
-        from_end = [0 if place % step else share + (place // step < rest) for place in range(length)]
-        counts += reversed(from_end)
-    return counts
+        pooled = share_floor(context, kept * length)
+        share, rest = divmod(kept * length - pooled, length)
+        salient += [share + (place < rest) for place in range(length)]
+        anchors += _spread_anchors(length, pooled, per_frame - share - bool(rest), every)
+    return salient, anchors
+
+
+def _spread_anchors(length: int, total: int, room: int, every: int) -> list[int]:
+    if not total:
+        return [0] * length
+    needed = -(-total // room)
+    step = every if needed == 1 else min(every, (length - 1) // (needed - 1))
+    share, rest = divmod(total, -(-length // step))
+    from_end = [0 if place % step else share + (place // step < rest) for place in range(length)]
+    return from_end[::-1]
 
 
 def flashvid_per_frame(keep: float, expansion: float, per_frame: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -14,9 +14,11 @@ from dycoke.ops.cluster import density_scores, distances
 from dycoke.ops.rank import mask_slots, top_mask
 from dycoke.ops.segments import find_cuts, segment_ids, spans, step_cosine
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_positions
 
 NEIGHBOURS = 4  # that make a token's density, in the released code
+Release = Literal["onevision", "llava_video"]
+RELEASES: tuple[str, ...] = ("onevision", "llava_video")
 
 
 @register(
@@ -28,6 +30,9 @@ NEIGHBOURS = 4  # that make a token's density, in the released code
     deviations=(
         "Without vision_head the frame means of the tokens and the attention they receive stand in for the frame "
         "embeddings and the attention of SigLIP's pooling head, which the checkpoints of LLaVA do not hold.",
+        "As in the release for LLaVA-OneVision on every model; release=llava_video has the formula of the other: of a "
+        "segment's n L tokens in L frames int(n L d) are context, spare salient ones go to its first frames, and an "
+        "anchor is not a member of its own context.",
         "What a segment's context does not divide by its anchor frames goes to the last of these, one each, as in the "
         "release for LLaVA-Video; that for LLaVA-OneVision drops it, so that the count depends on the cuts.",
         "Where the anchor frames could not hold a segment's context, they stand closer together; the released code "
@@ -48,7 +53,7 @@ class FastVID:
     Of the int(N * keep) tokens of a frame, a share `context` is pooled over the segment and spent on anchors, which
     stand in every anchor_every-th frame from the segment's end: those tokens that are not salient and score highest
     as density peaks. Tokens keep their own positions by default, as published. Where int(N * keep) is N, the video
-    comes back as it is. Source: FastVID; LunarShen/FastVID@ea8b57e, fastvid_llavaonevision.
+    comes back as it is. Source: FastVID; LunarShen/FastVID@ea8b57e, fastvid_llavaonevision, fastvid_llavavideo.
     """
 
     keep: float = field(default=0.1, metadata={"help": "share of every frame's tokens kept, in (0, 1]"})
@@ -59,6 +64,9 @@ class FastVID:
     beta: float = field(default=0.6, metadata={"help": "least weight of an anchor against its context, in [0, 1]"})
     vision_head: str = field(default="", metadata={"help": "SigLIP checkpoint whose pooling head is used; empty: none"})
     positions: Positions = field(default="original", metadata={"help": "RoPE positions: packed or original"})
+    release: Release = field(
+        default="onevision", metadata={"help": "whose formula: onevision, or llava_video, budgets by the segment"}
+    )
 
     needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
     min_frames: ClassVar[int] = 1
@@ -73,6 +81,7 @@ class FastVID:
         if not isinstance(self.vision_head, str):
             raise TypeError(f"vision_head={self.vision_head!r}: expected a path, or '' for none")
         check_positions(self.positions)
+        check_choice("release", self.release, RELEASES)
 
     def plan(self) -> Plan:
         return Plan(before=self)
@@ -83,21 +92,28 @@ class FastVID:
         if kept == per_frame:
             return KeepAll().compress(video)
         device = video.embeds.device
-        context = budget.share_floor(self.context, kept)
         scenes = video.embeds.float().mean(1) if video.scenes is None else video.scenes
         segment = segment_ids(find_cuts(step_cosine(scenes), self.tau, self.segments))
-        lengths = [last - first + 1 for first, last in spans(segment.tolist())]
-        counts = budget.anchor_counts(lengths, context, per_frame - kept + context, self.anchor_every)
+        of_frame, counts = self._counts([last - first + 1 for first, last in spans(segment.tolist())], kept, per_frame)
 
-        salient = top_mask(video.saliency, torch.full((frames,), kept - context, device=device))
+        salient = top_mask(video.saliency, torch.tensor(of_frame, device=device))
         chosen, embeds = salient, video.embeds.flatten(0, 1)
-        if context:
+        if any(counts):
             scores = density_scores(distances(video.embeds), ~salient, NEIGHBOURS)
             anchors = top_mask(scores, torch.tensor(counts, device=device))
-            merged, slots = gather_context(video.embeds, ~salient, anchors, counts, segment, self.beta)
+            themselves = self.release == "onevision"
+            merged, slots = gather_context(video.embeds, ~salient, anchors, counts, segment, self.beta, themselves)
             chosen, embeds = salient | anchors, embeds.index_copy(0, slots, merged.to(embeds.dtype))
         index = mask_slots(chosen, frames * kept)
         return Compressed(embeds.index_select(0, index), index)
+
+    def _counts(self, lengths: list[int], kept: int, per_frame: int) -> tuple[list[int], list[int]]:
+        """Salient tokens and anchors of every frame, `kept` together as a mean over a segment."""
+        if self.release == "llava_video":
+            return budget.llava_video_counts(lengths, kept, self.context, per_frame, self.anchor_every)
+        context = budget.share_floor(self.context, kept)
+        anchors = budget.anchor_counts(lengths, context, per_frame - kept + context, self.anchor_every)
+        return [kept - context] * sum(lengths), anchors
 
     def _kept(self, per_frame: int) -> int:
         return budget.share_floor(self.keep, per_frame, least=1)

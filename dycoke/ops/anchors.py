@@ -10,15 +10,16 @@ from dycoke.ops.rank import mask_slots
 
 
 def gather_context(
-    embeds: Tensor, free: Tensor, anchors: Tensor, counts: list[int], segment: Tensor, beta: float
+    embeds: Tensor, free: Tensor, anchors: Tensor, counts: list[int], segment: Tensor, beta: float, themselves: bool
 ) -> tuple[Tensor, Tensor]:
     """Anchors with their context: embeds [K, D] fp32 and slots [K] int64, ascending.
 
     embeds [T, N, D]; free [T, N] bool: tokens that are context; anchors [T, N] bool: K of the free ones, counts[t] in
     frame t; segment [T] int64. In each frame with anchors, every free token of the frame's segment joins the anchor
     with the most similar direction, ties to the lower slot; so an anchor joins itself, and each frame with anchors
-    sums up the whole segment. With n tokens joined an anchor becomes w * itself + (1 - w) * their mean, where w is the
-    larger of beta and 1 / (n + 1). Source: FastVID (DTM), as in LunarShen/FastVID@ea8b57e, fastvid_llavaonevision.
+    sums up the whole segment. Unless `themselves`, the anchors of a frame join none of it. With n tokens joined an
+    anchor becomes w * itself + (1 - w) * their mean, where w is the larger of beta and 1 / (n + 1). Source: FastVID
+    (DTM), LunarShen/FastVID@ea8b57e: as in fastvid_llavaonevision, and in fastvid_llavavideo without `themselves`.
     """
     tokens, device = embeds.float().flatten(0, 1), embeds.device
     total = sum(counts)
@@ -35,7 +36,11 @@ def gather_context(
     nearest = similarity.argmax(2) + begin  # [T * N, A]
     shared = segment[slots // embeds.shape[1]][:, None] == segment.repeat_interleave(embeds.shape[1])  # [K, T * N]
     anchor = torch.arange(total, device=device)[:, None]
-    joins = ((nearest.T.index_select(0, host) == anchor) & shared & free.flatten()).float()
+    joins = (nearest.T.index_select(0, host) == anchor) & shared & free.flatten()
+    if not themselves:
+        frame = torch.arange(len(tokens), device=device) // embeds.shape[1]
+        joins &= ~((slots // embeds.shape[1])[:, None].eq(frame) & anchors.flatten())
+    joins = joins.float()
     number = joins.sum(1, keepdim=True)
     weight = (1 / (number + 1)).clamp_min(beta)
     mean = joins @ tokens / number.clamp_min(1)

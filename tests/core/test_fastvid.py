@@ -15,8 +15,11 @@ from tests.core.stage_one import SHAPES, check_contract, check_equal, check_iden
 
 
 def slow_counts(length, context, room, every):
+    return slow_anchors(length, context * length, room, every)
+
+
+def slow_anchors(length, total, room, every):
     """Anchors of each frame of a segment."""
-    total = context * length
     while total > math.ceil(length / every) * room:
         every -= 1
     counts = [0] * length
@@ -26,19 +29,37 @@ def slow_counts(length, context, room, every):
     return counts
 
 
-def slow(tokens: VisualTokens, keep=0.1, tau=0.9, segments=8, anchor_every=4, context=0.4, beta=0.6):
+def slow(
+    tokens: VisualTokens,
+    keep=0.1,
+    tau=0.9,
+    segments=8,
+    anchor_every=4,
+    context=0.4,
+    beta=0.6,
+    release="onevision",
+):
     """Slots and tokens in raster order."""
     x, saliency = tokens.embeds.double().numpy(), tokens.saliency.double().numpy()
     frames, per_frame, _ = x.shape
     scenes = x.mean(1) if tokens.scenes is None else tokens.scenes.double().numpy()
     kept = max(1, int(per_frame * keep))
-    pooled = int(kept * context)
-    salient = [sorted(range(per_frame), key=lambda n: (-saliency[t, n], n))[: kept - pooled] for t in range(frames)]
-    free = [[n for n in range(per_frame) if n not in salient[t]] for t in range(frames)]
-    out = {t * per_frame + n: x[t, n] for t in range(frames) for n in salient[t]}
     similarity = [cosine(scenes[t], scenes[t + 1]) for t in range(frames - 1)]
+    out = {}
     for segment in cut(similarity, tau, segments):
-        counts = slow_counts(len(segment), pooled, per_frame - kept + pooled, anchor_every)
+        length = len(segment)
+        if release == "onevision":
+            pooled = int(kept * context) * length
+            salient_counts = [kept - int(kept * context)] * length
+        else:
+            pooled = int(kept * length * context)
+            share, rest = divmod(kept * length - pooled, length)
+            salient_counts = [share + 1] * rest + [share] * (length - rest)
+        order = [sorted(range(per_frame), key=lambda n: (-saliency[t, n], n)) for t in segment]
+        salient = {t: order[i][: salient_counts[i]] for i, t in enumerate(segment)}
+        free = {t: [n for n in range(per_frame) if n not in salient[t]] for t in segment}
+        out |= {t * per_frame + n: x[t, n] for t in segment for n in salient[t]}
+        counts = slow_anchors(length, pooled, per_frame - max(salient_counts), anchor_every)
         for t, count in zip(segment, counts, strict=True):
             if not count:
                 continue
@@ -46,6 +67,8 @@ def slow(tokens: VisualTokens, keep=0.1, tau=0.9, segments=8, anchor_every=4, co
             joined = {a: [] for a in anchors}
             for u in segment:
                 for n in free[u]:
+                    if release == "llava_video" and u == t and n in anchors:
+                        continue
                     joined[max(anchors, key=lambda a: cosine(x[u, n], x[t, a]))].append(x[u, n])
             for a, members in joined.items():
                 weight = max(1 / (len(members) + 1), beta)
@@ -56,10 +79,12 @@ def slow(tokens: VisualTokens, keep=0.1, tau=0.9, segments=8, anchor_every=4, co
 
 @pytest.mark.parametrize("frames", [1, 2, 5, 12, 21])
 @pytest.mark.parametrize("keep", [0.1, 0.3, 0.7])
-def test_equals_the_loop(frames, keep):
+@pytest.mark.parametrize("release", ["onevision", "llava_video"])
+def test_equals_the_loop(frames, keep, release):
     for seed in range(2):
         tokens = clip(frames, seed=seed)
-        check_equal(dycoke.build("fastvid", keep=keep).compress(tokens), *slow(tokens, keep))
+        found = dycoke.build("fastvid", keep=keep, release=release).compress(tokens)
+        check_equal(found, *slow(tokens, keep, release=release))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +98,10 @@ def test_equals_the_loop(frames, keep):
         {"context": 0.0},
         {"beta": 0.0, "segments": 2},
         {"beta": 0.95},
+        {"release": "llava_video"},
+        {"release": "llava_video", "segments": 1, "tau": 0.2, "context": 0.5},
+        {"release": "llava_video", "segments": 2, "anchor_every": 1, "beta": 0.0},
+        {"release": "llava_video", "segments": 2, "context": 1.0},
     ],
 )
 def test_options_reach_the_loop(options):
@@ -91,10 +120,21 @@ def test_scenes_of_the_pooling_head_cut_where_there_are_some():
     assert not torch.equal(method.compress(headed).index, method.compress(tokens).index)
 
 
+OTHER = [{"release": "llava_video", "keep": keep, "segments": 1} for keep in (0.1, 0.5, 0.95)]
+
+
 @pytest.mark.parametrize("frames,grid", SHAPES)
 def test_contract(frames, grid):
     for tokens in (clip(frames, grid), clip(frames, grid, dtype=torch.bfloat16), constant(frames, grid)):
-        for options in ({}, {"keep": 0.01}, {"keep": 0.5}, {"keep": 0.95}, {"positions": "packed"}, {"segments": 1}):
+        for options in (
+            {},
+            {"keep": 0.01},
+            {"keep": 0.5},
+            {"keep": 0.95},
+            {"positions": "packed"},
+            {"segments": 1},
+            *OTHER,
+        ):
             check_contract(dycoke.build("fastvid", **options), tokens)
     check_contract(dycoke.build("fastvid", keep=0.5), constant(frames, grid, value=0.0))
     check_identity(dycoke.build("fastvid", keep=1.0), clip(frames, grid, dtype=torch.bfloat16))
@@ -138,6 +178,19 @@ def test_anchor_counts_are_exact_and_fit():
                     assert sum(counts) == context * length and max(counts) <= room
 
 
+def test_the_release_for_llava_video_budgets_by_the_segment():
+    """169 tokens a frame, of which a tenth are 16: int(16 * 5 * .4) = 32 anchors and 48 salient tokens in 5 frames."""
+    salient, anchors = budget.llava_video_counts([5, 1], 16, 0.4, 169, 4)
+    assert salient == [10, 10, 10, 9, 9, 10] and anchors == [16, 0, 0, 0, 16, 6]
+    for length in range(1, 12):
+        for kept in range(1, 9):
+            for context in (0.0, 0.1, 0.4, 1.0):
+                salient, anchors = budget.llava_video_counts([length], kept, context, 9, 4)
+                assert sum(anchors) == int(kept * length * context) and sum(salient + anchors) == kept * length
+                assert max(s + a for s, a in zip(salient, anchors, strict=True)) <= 9
+                assert salient == sorted(salient, reverse=True) and salient[0] - salient[-1] <= 1
+
+
 @pytest.mark.parametrize(
     "options,error",
     [
@@ -148,6 +201,7 @@ def test_anchor_counts_are_exact_and_fit():
         ({"segments": 0}, r"segments=0: expected an integer from 1"),
         ({"anchor_every": 0}, r"anchor_every=0"),
         ({"positions": "kept"}, r"positions='kept'"),
+        ({"release": "llava"}, r"release='llava': expected one of onevision, llava_video"),
     ],
 )
 def test_option_out_of_range(options, error):
