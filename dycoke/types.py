@@ -91,7 +91,8 @@ class Prompt:
 
     visual [B, S] bool, False at padding. video [B, S] int64: number of the video in its row, -1 where a slot is no
     video token; slots [B, S] int64: t * N + n within that video, -1 likewise; per_frame: N. All three are None where
-    nobody knows frames. layers: depth of the language model.
+    nobody knows frames. layers: depth of the language model. newlines [B, S] bool: the newlines of videos and
+    pictures, False at padding, or None where nobody knows them.
     """
 
     visual: Tensor
@@ -99,6 +100,7 @@ class Prompt:
     video: Tensor | None = None
     slots: Tensor | None = None
     per_frame: int | None = None
+    newlines: Tensor | None = None
 
 
 @runtime_checkable
@@ -117,6 +119,8 @@ class LayerPruner(Protocol):
     option, behind: for messages, the option that names the layer and how many layers before `layer` its value is.
     evicts: True, what does not go on leaves the KV cache of the layers before, too.
     positions: "original" (default), tokens keep theirs; "packed", they are renumbered from this layer on.
+    newlines_compete: True, the newlines of videos and pictures are among `visual` in prune, join and merge; otherwise
+    they are text.
     merge(hidden [B, S, D], visual, index, mask) -> [B, S', D]: what goes on instead of hidden at index.
     start(prompt: Prompt) -> the pruners of one request, which may carry state; they stand in for this one.
     count(visual: int) -> int | None: visual tokens that go on of so many; None where that depends on the content, and

@@ -38,6 +38,7 @@ class FamilyAdapter:
 
     provides: ClassVar[frozenset[str]] = frozenset()
     knows_frames: ClassVar[bool] = False
+    knows_newlines: ClassVar[bool] = False
     compressor: Compressor
     recorder: Recorder
 
@@ -61,6 +62,7 @@ class FamilyAdapter:
             raise ValueError("trace=True: this plan has no stage 'decode' or 'inside' to trace")
         self.compressor, self.recorder = plan.before or KeepAll(), recorder
         self.check(self.compressor, visual)
+        self._check_newlines(plan)
         if plan.decode is not None or plan.pruners:
             from dycoke.adapters.decoding import DecodeStage  # transformers only where it is needed
 
@@ -98,6 +100,13 @@ class FamilyAdapter:
         if compressor.positions == "original" and not compressor.raster:
             raise ValueError(f"{compressor!r}: positions='original' needs tokens in raster order")
 
+    def _check_newlines(self, plan: Plan) -> None:
+        if not self.knows_newlines and any(getattr(each, "newlines_compete", False) for each in plan.pruners):
+            raise ValueError(
+                f"newlines='published': {type(self._model()).__name__} does not tell newlines from text; accepted: "
+                "newlines='kept', or a video model"
+            )
+
     def __reduce_ex__(self, protocol: int) -> Any:
         raise TypeError("a model that carries a method cannot be copied or pickled; remove the method first")
 
@@ -118,6 +127,13 @@ class FamilyAdapter:
 
         video [B, S] int64, the number of a token's video in its row, and slots [B, S] int64, its slot t * N + n in that
         video, both -1 at every other slot; and N, the tokens a frame has before any is dropped.
+        """
+        return None
+
+    def newlines(self) -> Tensor | None:
+        """Newlines [B, S] bool of videos and pictures in the prefill under way, behind `visual`, called once for each.
+
+        None if there is nothing visual; only of an adapter that knows them.
         """
         return None
 
@@ -213,7 +229,8 @@ class FamilyAdapter:
                 kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual)
                 use = request.use if self._stage is not None else None
             if self._inside is not None and visual is not None:
-                kwargs, entered = self._inside.prefill(kwargs, visual, real, self._known_places(visual), request)
+                places, newlines = self._known_places(visual), self.newlines()
+                kwargs, entered = self._inside.prefill(kwargs, visual, real, places, newlines, request)
         elif self._stage is not None:
             self.forget()
         self.recorder.start("prefill")

@@ -64,6 +64,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
 
     provides = frozenset({"saliency", "keys", "query"})
     knows_frames = True
+    knows_newlines = True
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config
@@ -72,6 +73,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._video_id, self._image_id = model.config.video_token_id, model.config.image_token_id
         self._newline = weakref.ref(inner.image_newline)
         self._visual: Tensor | None = None
+        self._newlines: Tensor | None = None
         self._places: tuple[Tensor, Tensor, int] | None = None
         self._ids: Tensor | None = None
         self._on_host: tuple[Tensor | None, Tensor | None] | None = None
@@ -94,7 +96,12 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         visual, self._visual = self._visual, None
         # The ids of an image stand for its newlines too, which are text. They are copies of one vector.
         newline = self._newline().to(kwargs["inputs_embeds"])
-        return visual & ~(kwargs["inputs_embeds"] == newline).all(-1)
+        self._newlines = visual & (kwargs["inputs_embeds"] == newline).all(-1)
+        return visual & ~self._newlines
+
+    def newlines(self) -> Tensor | None:
+        newlines, self._newlines = self._newlines, None
+        return newlines
 
     def places(self) -> tuple[Tensor, Tensor, int] | None:
         places, self._places = self._places, None

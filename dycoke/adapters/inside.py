@@ -36,7 +36,7 @@ class Prefill:
         started = [own for each in pruners for own in (each.start(prompt) if hasattr(each, "start") else [each])]
         self._pruners = {pruner.layer: pruner for pruner in started}
         self._rotary, self._request, self._flat, self._trace = rotary, request, flat, trace
-        self._visual = prompt.visual
+        self._visual, self._newlines = prompt.visual, prompt.newlines
         self._real = torch.ones_like(prompt.visual) if real is None else real
         self._columns = torch.arange(prompt.visual.shape[1], device=prompt.visual.device).expand(prompt.visual.shape)
         self._attention: Tensor | None = None  # of the last row, [B, H, S], for the pruner that comes next
@@ -65,16 +65,21 @@ class Prefill:
         tables = tuple(table.to(hidden.device).expand(len(hidden), -1, -1) for table in told["position_embeddings"])
         if observes(pruner) == "own":
             self._attention = _own_attention(module, hidden, tables, real)
-        chosen = pruner.prune(hidden, visual, self._scores(pruner, visual, real, tables))
+        competing = visual
+        if getattr(pruner, "newlines_compete", False) and self._newlines is not None:
+            competing = visual | self._newlines.to(hidden.device)
+        chosen = pruner.prune(hidden, competing, self._scores(pruner, competing, real, tables))
         if chosen is None:
             return hidden, told
         index, mask = chosen
         mask = mask & real.gather(1, index)
         if hasattr(pruner, "merge"):
-            hidden = pruner.merge(hidden, visual, index, mask)
+            hidden = pruner.merge(hidden, competing, index, mask)
         else:
             hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
         self._visual, self._real = visual.gather(1, index) & mask, mask
+        if self._newlines is not None:
+            self._newlines = self._newlines.to(index.device).gather(1, index) & mask
         self._columns = self._columns.to(index.device).gather(1, index)
         self._move(pruner, kwargs["position_ids"], index, real)
         self._told = {

@@ -56,15 +56,17 @@ class InsideStage:
         visual: Tensor,
         real: Tensor | None,
         places: tuple[Tensor, Tensor, int] | None,
+        newlines: Tensor | None,
         request: DecodeRequest | None,
     ) -> tuple[dict[str, Any], list[Entered]]:
         """Arguments of a prefill, and a list that grows as its layers drop tokens.
 
         visual [B, S] bool; real [B, S] bool or None; places: video and slot [B, S] int64 of each visual token, and
-        tokens a frame, where the family knows them; request: whose cache is filled.
+        tokens a frame, where the family knows them; newlines [B, S] bool likewise; request: whose cache is filled.
         """
-        visual = visual if real is None else visual & real
-        prompt = Prompt(visual, self._layers, *(places or ()))
+        if real is not None:
+            visual, newlines = visual & real, None if newlines is None else newlines & real
+        prompt = Prompt(visual, self._layers, *(places or (None, None, None)), newlines)
         prefill = Prefill(self._pruners, self._model().rotary_emb, prompt, real, request, self._flat, self._trace)
         return {**kwargs, PREFILL: prefill}, prefill.entered
 

@@ -23,10 +23,12 @@ class LlavaAdapter(FamilyAdapter):
 
     provides = frozenset({"saliency", "keys", "query"})
     knows_frames = True
+    knows_newlines = True
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()
         self._visual: Tensor | None = None
+        self._newlines: Tensor | None = None
         self._places: tuple[Tensor, Tensor, int] | None = None
         self._per_frame = 0
         self._whole = False
@@ -61,7 +63,7 @@ class LlavaAdapter(FamilyAdapter):
 
     def packed(self, packed: Packed) -> Tensor | None:
         """RoPE positions of the packed batch: the tokens' own, or None for consecutive ones."""
-        self._visual, self._whole = packed.visual, not packed.padded
+        self._visual, self._newlines, self._whole = packed.visual, packed.newlines, not packed.padded
         per_frame, self._per_frame = self._per_frame, 0
         self._places = (packed.video, packed.slots, per_frame) if per_frame else None
         return packed.positions if self.compressor.positions == "original" else None
@@ -83,6 +85,10 @@ class LlavaAdapter(FamilyAdapter):
             return None
         video, slots, per_frame = places
         return expand_rows(video, self._shape), expand_rows(slots, self._shape), per_frame
+
+    def newlines(self) -> Tensor | None:
+        newlines, self._newlines = self._newlines, None
+        return None if newlines is None or self._shape is None else expand_rows(newlines, self._shape)
 
     def language_model(self, model: nn.Module) -> nn.Module:
         return model.get_model()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,10 +14,14 @@ from dycoke.methods.full import KeepAll
 from dycoke.ops.arrange import arrange
 from dycoke.ops.cluster import cluster_means, dpc_knn
 from dycoke.ops.fold import fold
+from dycoke.ops.going_on import strongest
 from dycoke.ops.rank import mask_slots, top_mask
 from dycoke.ops.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
 from dycoke.registry import register
-from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_order, check_positions
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
+
+Newlines = Literal["kept", "published"]
+NEWLINES: tuple[str, ...] = ("kept", "published")
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,35 @@ class HoliTomOuter:
         return budget.holitom_bound(self.keep, frames, per_frame)
 
 
+@dataclass(frozen=True)
 class HoliTomInner(FastV):
-    """Pruner: FastV, but what leaves is averaged into what stays."""
+    """Pruner: FastV, but what leaves is averaged into what stays.
+
+    newlines=published: newlines count and compete as visual tokens do, and may be averaged into these.
+    """
+
+    newlines: Newlines = "kept"
 
     option: ClassVar[str] = "layer"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("newlines", self.newlines, NEWLINES)
+
+    @property
+    def newlines_compete(self) -> bool:
+        return self.newlines == "published"
+
+    def count(self, visual: int) -> int | None:
+        return None if self.newlines_compete else super().count(visual)
+
+    def bound(self, visual: int, layers: int) -> int:
+        """Visual tokens read by all layers together: no layout has more newlines than tokens between them."""
+        most = min(visual, super().count(2 * visual if self.newlines_compete else visual))
+        return self.k * visual + (layers - self.k) * most
+
+    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        return strongest(scores, visual, super().count)
 
     def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         return fold(hidden, visual, index, mask)
@@ -144,6 +173,8 @@ class HoliTomInner(FastV):
         "1024 frames to a segment, because no model here reads as many.",
         "Inside, a token that stays becomes the mean of itself and all that leave for it; the released code halves it "
         "with one after the other, so that the result depends on their order.",
+        "Inside, newlines between visual tokens are text and stay; the released code, and newlines=published, counts "
+        "them into the tokens of which a share stays, and folds them into others.",
         "The layer whose attention is scored stays causal; the released code asks for its attention map and thereby "
         "lets it see what comes later.",
     ),
@@ -153,7 +184,9 @@ class HoliTom:
     """Merge what stays still through a segment, keep a share of what is left, and merge again inside the model.
 
     On entry to `layer`, the share r of the visual tokens that got least of the last token's attention in the layer
-    before leaves, each averaged into the one that stays and is most like it.
+    before leaves, each averaged into the one that stays and is most like it. With newlines=published the newlines of
+    videos and pictures are among them. Source: cokeshao/HoliTom@b1d1412, holitom/modeling_qwen2.py, and
+    holitom/llava_arch.py:642 for what counts.
     """
 
     keep: float = field(default=0.25, metadata={"help": "R, share of the visual tokens kept, in (0, 1]"})
@@ -166,6 +199,9 @@ class HoliTom:
     )
     layer: int = field(default=18, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
     r: float = field(default=0.5, metadata={"help": "share that leaves there; 0: no stage inside (without M)"})
+    newlines: Newlines = field(
+        default="kept", metadata={"help": "kept there, as text; published: they compete with visual tokens"}
+    )
 
     def __post_init__(self) -> None:
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
@@ -173,5 +209,5 @@ class HoliTom:
     def plan(self) -> Plan:
         return Plan(
             before=HoliTomOuter(self.keep, self.tau, self.beta, self.neighbours, self.positions, self.order),
-            inside=HoliTomInner(self.layer, self.r) if self.r else None,
+            inside=HoliTomInner(self.layer, self.r, self.newlines) if self.r else None,
         )

@@ -28,7 +28,8 @@ class Packed(NamedTuple):
 
     positions count in the uncompressed, unpadded sequence; 0 at padding. video [B, S] int64 is the number of the video
     a token belongs to, counted from 0 in its row, and slots [B, S] int64 its slot t * N + n in that video; both are -1
-    at text, newlines, images and padding. padded: whether any row is shorter than the longest.
+    at text, newlines, images and padding. newlines [B, S] bool is True at the newlines of videos and images. padded:
+    whether any row is shorter than the longest.
     """
 
     embeds: Tensor
@@ -38,6 +39,7 @@ class Packed(NamedTuple):
     labels: Tensor | None
     video: Tensor
     slots: Tensor
+    newlines: Tensor
     padded: bool
 
     def consecutive(self) -> Tensor:
@@ -99,7 +101,7 @@ def splice(
     ]
     if max_length is not None:
         packed = [[None if part is None else part[:max_length] for part in parts] for parts in packed]
-    embeds, visual, positions, video, slots, labels = zip(*packed, strict=True)
+    embeds, visual, positions, video, slots, newlines, labels = zip(*packed, strict=True)
     mask = [torch.ones_like(row) for row in visual]
     return Packed(
         embeds=_pad(embeds, 0, padding_side),
@@ -109,12 +111,13 @@ def splice(
         labels=None if labels[0] is None else _pad(labels, IGNORE_INDEX, padding_side),
         video=_pad(video, -1, padding_side),
         slots=_pad(slots, -1, padding_side),
+        newlines=_pad(newlines, False, padding_side),
         padded=len({len(row) for row in visual}) > 1,
     )
 
 
 def _splice_row(row: PromptRow, text: Tensor, blocks: Sequence[Block]) -> list[Tensor | None]:
-    """Return embeds [S, D], visual, positions, video and slots [S] and labels [S] (or None) of one row."""
+    """Return embeds [S, D], visual, positions, video, slots and newlines [S] and labels [S] (or None) of one row."""
     device = text.device
     parts: list[tuple[Tensor, ...]] = []
     offset = videos = 0
@@ -123,14 +126,16 @@ def _splice_row(row: PromptRow, text: Tensor, blocks: Sequence[Block]) -> list[T
         length = piece.shape[0]
         place = torch.arange(offset, offset + length, device=device)
         nowhere = torch.full_like(place, -1)
-        parts.append((piece, torch.zeros_like(place, dtype=torch.bool), place, nowhere, nowhere))
+        neither = torch.zeros_like(place, dtype=torch.bool)
+        parts.append((piece, neither, place, nowhere, nowhere, neither))
         offset += length
         if number < len(blocks):
             block = blocks[number]
             place = block.slots.to(device) + offset
             slots = torch.full_like(place, -1) if block.index is None else block.index.to(device)
             video = torch.where(slots < 0, slots, videos)
-            parts.append((block.tokens.to(text), block.visual.to(device), place, video, slots))
+            visual = block.visual.to(device)
+            parts.append((block.tokens.to(text), visual, place, video, slots, ~visual))
             offset += block.full_length
             videos += block.index is not None
     return [*(torch.cat(column) for column in zip(*parts, strict=True)), _splice_labels(row, blocks)]

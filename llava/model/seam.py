@@ -33,10 +33,11 @@ class VideoSeam(Protocol):
     def packed(self, packed: Packed) -> Tensor | None:
         """Choose the position ids of a packed batch; called once per batch, one without images too (and then ignored).
 
-        packed.visual [B, S] bool is True at tokens of a video or an image, False at text and newlines; packed.video
-        and packed.slots [B, S] int64 say which video of its row a token is of, and which of its slots t * N + n it
-        is, -1 elsewhere. packed.positions [B, S] int64 holds the place each token has in the uncompressed, unpadded
-        sequence, 0 at padding. packed.mask [B, S] bool is True at real tokens.
+        packed.visual [B, S] bool is True at tokens of a video or an image, False at text and newlines; packed.newlines
+        [B, S] bool is True at the newlines. packed.video and packed.slots [B, S] int64 say which video of its row a
+        token is of, and which of its slots t * N + n it is, -1 elsewhere. packed.positions [B, S] int64 holds the place
+        each token has in the uncompressed, unpadded sequence, 0 at padding. packed.mask [B, S] bool is True at real
+        tokens.
         Returns position ids [B, S], or None for the usual consecutive ones.
         """
         ...

@@ -31,10 +31,14 @@ class View:
 
 
 class Rule:
-    """Says which visual columns go on. packed: positions are renumbered. evicts: earlier layers forget the others."""
+    """Says which visual columns go on. packed: positions are renumbered. evicts: earlier layers forget the others.
+
+    newlines: columns that are visual to it, though to nothing else.
+    """
 
     packed = False
     evicts = False
+    newlines: tuple[int, ...] = ()
 
     def keep(self, view: View) -> list[int]:
         raise AssertionError
@@ -69,7 +73,7 @@ class Whole(Row):
         for number, block in enumerate(self.layers):
             rule = rules.get(number)
             if rule is not None:
-                left = [column for column in visual if column in hidden]
+                left = [column for column in sorted({*visual, *rule.newlines}) if column in hidden]
                 view = View(hidden, left, previous, self._own(number, hidden, place), self._rotary(place, last))
                 kept = rule.keep(view)
                 gone = set(left) - set(kept)

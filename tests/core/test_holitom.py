@@ -150,6 +150,7 @@ def test_ratio_is_what_is_left_after_merging_in_double():
         ({"neighbours": 0}, r"neighbours=0: expected an integer from 1"),
         ({"order": "time"}, r"order='time': expected one of published, raster"),
         ({"positions": "kept"}, r"positions='kept'"),
+        ({"newlines": "folded"}, r"newlines='folded': expected one of kept, published"),
     ],
 )
 def test_option_out_of_range(options, error):
