@@ -138,6 +138,7 @@ class PruneVidInner:
         "equal results.",
         "Below seven frames the densities of frames take as many neighbours as there are, and below four there is one "
         "cluster of frames; the released code fails there.",
+        "A group of which int(n * keep) is none keeps one cluster; the released code fails there.",
         "A merged token stands at its cluster's centre, so that it has a position; the released code only renumbers.",
         "keep=1 returns the video as it is; the released code would still average what is static.",
         "Cosines, distances and averages are fp32, whatever the model's precision: ties would depend on it.",

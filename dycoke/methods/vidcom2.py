@@ -31,6 +31,8 @@ TEMPERATURE = 0.01  # of the softmax that turns frame scores into shares of the 
         "the released code rounds every frame by itself, so that its total is known only afterwards.",
         "What a frame capped at all its tokens cannot take goes to the others; the released code leaves it unspent.",
         "Below one token a frame the frames compete for the budget; the released code then exceeds it.",
+        "In LLaVA-Video a newline stands behind each row that keeps a token; the released code keeps all newlines of a "
+        "frame, in one block behind its kept tokens.",
         "Variance, norms and similarities are fp32; the released code computes them in the model's half precision.",
     ),
 )
