@@ -1,48 +1,15 @@
-"""Options of methods as text: "name=value" pairs, values in YAML, and the YAML that is read here."""
+"""Options of methods as text: "name=value" pairs, with values in YAML."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
-import yaml
+from dycoke.bounded_yaml import parse_yaml
+from dycoke.brief import brief
 
-_BOOL = "tag:yaml.org,2002:bool"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people write it, where PyYAML's 1.1 is a trap: off, on, yes and no are texts, and 1e-9 is a number.
-
-    A key that stands twice in a mapping is an error.
-    """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list]] = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """What a text says in YAML: 0.7 a number, true a bool, paper and off texts. Raises ValueError of one line."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"no value in YAML: {' '.join(str(error).split())}") from error
+_LONGEST = 10_000  # characters of a method and its options
 
 
 def parse_value(text: str) -> Any:
@@ -50,14 +17,12 @@ def parse_value(text: str) -> Any:
     try:
         return parse_yaml(text)
     except ValueError as error:
-        raise ValueError(f"{text!r} is {error}") from error
+        raise ValueError(f"{brief(text)} is {error}") from error
 
 
 def write_value(value: Any) -> str:
     """The text that `parse_value` reads as this value; a tuple is written as a list."""
-    if isinstance(value, str) and value and parse_value(value) == value:
-        return value
-    return json.dumps(value)  # what JSON writes, YAML reads
+    return value if isinstance(value, str) and _is_plain(value) else json.dumps(value)  # which YAML reads
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -67,26 +32,35 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         name = name.strip()
         if not (name and equals):
-            raise ValueError(f"option {pair!r}: expected name=value")
+            raise ValueError(f"option {brief(pair)}: expected name=value")
         if name in options:
-            raise ValueError(f"option {name!r} is given twice: {options[name]!r} and {value!r}")
+            raise ValueError(f"option {brief(name)} is given twice: {brief(options[name])} and {brief(value)}")
         options[name] = parse_value(value)
     return options
 
 
 def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     """Name and options from "name,option=value,layers=[8,16]". Raises ValueError as `parse_options` does."""
+    if len(text) > _LONGEST:
+        raise ValueError(f"{brief(text)}: {len(text)} characters; expected a method's name and its options")
     name, *pairs = _split(text)
     return name.strip(), parse_options(pairs)
 
 
+def _is_plain(text: str) -> bool:
+    """Whether YAML reads a text without quotes as itself."""
+    try:
+        return bool(text) and parse_yaml(text) == text
+    except ValueError:
+        return False
+
+
 def _split(text: str) -> list[str]:
     """What stands between the commas that are in no brackets."""
-    parts, depth = [""], 0
-    for char in text:
+    parts, start, depth = [], 0, 0
+    for place, char in enumerate(text):
         depth += (char in "[{") - (char in "]}")
         if char == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += char
-    return parts
+            parts.append(text[start:place])
+            start = place + 1
+    return [*parts, text[start:]]

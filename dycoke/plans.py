@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dycoke.brief import LINE, brief, shorten
 from dycoke.registry import STAGES, available, build, entry
 from dycoke.types import Plan
 
@@ -18,10 +19,10 @@ def build_plan(spec: Mapping[str, Any]) -> Plan:
     Raises ValueError, naming the stage, for whatever of this does not hold.
     """
     if not isinstance(spec, Mapping):
-        raise ValueError(f"plan {spec!r}: expected a mapping of {', '.join(STAGES)} to methods")
+        raise ValueError(f"plan {brief(spec)}: expected a mapping of {', '.join(STAGES)} to methods")
     unknown = [key for key in spec if key not in STAGES]
     if unknown or not spec:
-        found = f"unknown key {', '.join(map(repr, unknown))}" if unknown else "an empty mapping"
+        found = f"unknown key {', '.join(map(brief, unknown))}" if unknown else "an empty mapping"
         raise ValueError(f"plan: {found}; expected one or more of {', '.join(STAGES)}")
     return Plan(**{stage: _stage(stage, spec[stage]) for stage in STAGES if stage in spec})
 
@@ -31,15 +32,15 @@ def load_plan(path: str | Path) -> Plan:
 
     Raises ValueError of one line, naming the file, if it cannot be read or holds no such thing.
     """
-    from dycoke.options import parse_yaml  # here, because the benchmarks run where PyYAML is not installed
+    from dycoke.bounded_yaml import read_yaml  # here, because the benchmarks run where PyYAML is not installed
 
     try:
-        spec = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        spec = read_yaml(path)
         return build_plan(spec["plan"] if isinstance(spec, Mapping) and set(spec) == {"plan"} else spec)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {shorten(str(error), LINE)}") from error
 
 
 def _stage(stage: str, value: Any) -> Any:
@@ -63,8 +64,8 @@ def _named(value: Any) -> tuple[str, dict[str, Any]]:
     if isinstance(value, str):
         return parse_method(value)
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise ValueError(f"{value!r}: expected a method's name, or a mapping of `name` and its options")
+        raise ValueError(f"{brief(value)}: expected a method's name, or a mapping of `name` and its options")
     strange = [option for option in value if not isinstance(option, str)]
     if strange:
-        raise ValueError(f"{value!r}: option {strange[0]!r}: expected the name of an option")
+        raise ValueError(f"{brief(value)}: option {brief(strange[0])}: expected the name of an option")
     return value["name"], {option: each for option, each in value.items() if option != "name"}

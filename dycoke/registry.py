@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from dycoke.brief import LINE, brief, shorten
 from dycoke.types import Method, Plan
 
 C = TypeVar("C", bound=type)
@@ -107,7 +108,7 @@ def available() -> list[str]:
 def entry(name: str) -> Entry:
     """The table row of a method. Raises ValueError naming the registered ones."""
     if name not in _methods:
-        raise ValueError(f"unknown method {name!r}; available: {', '.join(available())}")
+        raise ValueError(f"unknown method {brief(name)}; available: {', '.join(available())}")
     return _methods[name]
 
 
@@ -126,5 +127,11 @@ def build(name: str, **options: Any) -> Method:
     unknown = sorted(set(options) - set(row.options))
     if unknown:
         accepted = ", ".join(sorted(row.options)) or "no options"
-        raise TypeError(f"{name}: unknown option {', '.join(map(repr, unknown))}; accepts: {accepted}")
-    return row.cls(**{option: tuple(value) if isinstance(value, list) else value for option, value in options.items()})
+        raise TypeError(f"{name}: unknown option {', '.join(map(brief, unknown))}; accepts: {accepted}")
+    frozen = {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
+    try:
+        return row.cls(**frozen)
+    except (TypeError, ValueError) as error:
+        if len(str(error)) <= LINE:
+            raise
+        raise type(error)(shorten(str(error), LINE)) from error

@@ -6,10 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval.method_rows import at_frames, frame_counts, method_rows
+from dycoke.bounded_yaml import read_yaml
+from dycoke.brief import LINE, brief, shorten
+from dycoke.eval.method_rows import MOST, at_frames, frame_counts, method_rows
 from dycoke.eval.specs import AUTO, Launcher, ModelSpec, RunSpec, slug
 from dycoke.eval.values import check_keys, count_of, flag_of, list_of, listed, mapping_of, text_of
-from dycoke.options import parse_yaml
 from dycoke.video.reading import INDEX, PYAV, check_reader, check_sampling
 
 _NEEDED = ("model", "video", "tasks", "methods")
@@ -40,22 +41,20 @@ def load_experiment(path: str | Path, name: str | None = None) -> Experiment:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        return parse_experiment(name or path.stem, read_yaml(path))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: no text") from error
-    try:
-        return parse_experiment(name or path.stem, parse_yaml(text))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {shorten(str(error), LINE)}") from error
 
 
 def parse_experiment(name: str, content: Any) -> Experiment:
     """The experiment that a mapping describes. Raises ValueError, naming the key."""
     if slug(name) != name:
         raise ValueError(
-            f"the experiment's name {name!r} is to be a folder's: letters, digits, dots, dashes, underscores"
+            f"the experiment's name {brief(name)} is to be a folder's: letters, digits, dots, dashes, underscores"
         )
     check_keys(content, _KEYS, _NEEDED)
     common = {
@@ -73,6 +72,7 @@ def parse_experiment(name: str, content: Any) -> Experiment:
     known = [model.name for model in models]
     rows = method_rows(list_of(content, "methods"), frames, known)
     tasks = [text_of(task, "tasks") for task in list_of(content, "tasks")]
+    _check_number(len(models) * len(tasks) * sum(len(counts) for _, counts, _ in rows))
     runs = tuple(
         RunSpec(model=model, frames=count, method=at_frames(method, count), task=task, **common)
         for model in models
@@ -83,6 +83,8 @@ def parse_experiment(name: str, content: Any) -> Experiment:
     )
     _check_unique(runs)
     title, paper = text_of(content.get("title", name), "title"), content.get("paper")
+    if paper is not None:
+        text_of(paper, "paper")
     include = [text_of(folder, "include_path") for folder in listed(content.get("include_path") or [])]
     return Experiment(name, title, paper, runs, tuple(include))
 
@@ -122,6 +124,11 @@ def _launcher(content: Any) -> Launcher:
         return Launcher(**content)
     except ValueError as error:
         raise ValueError(f"launcher: {error}") from error
+
+
+def _check_number(runs: int) -> None:
+    if runs > MOST:
+        raise ValueError(f"{runs} runs, of all models, frames, methods and tasks together; expected at most {MOST}")
 
 
 def _check_unique(runs: tuple[RunSpec, ...]) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dycoke.bench.record import write_record, write_text
+from dycoke.bounded_yaml import read_yaml, write_yaml
+from dycoke.brief import brief
 from dycoke.eval.lines import read_lines
 from dycoke.eval.specs import RunSpec
 
@@ -59,7 +59,7 @@ class RunFolder:
         if self.config.is_file():
             self.check(spec)
             return
-        write_text(self.config, yaml.safe_dump(spec.config() | {"made": made}, sort_keys=False, allow_unicode=True))
+        write_text(self.config, write_yaml(spec.config() | {"made": made}))
 
     def check(self, spec: RunSpec) -> None:
         """Raise ValueError if the folder was made with other settings than those of `spec`."""
@@ -70,15 +70,15 @@ class RunFolder:
             unsaid = key in _LATER and key not in there
             if key not in _CIRCUMSTANTIAL and not unsaid and there.get(key) != asked[key]:
                 raise ValueError(
-                    f"{self.path} was made with {key}={there.get(key)!r}, the experiment now says {asked[key]!r}: give "
-                    "the experiment another name, or remove that folder to run it anew"
+                    f"{self.path} was made with {key}={brief(there.get(key))}, the experiment now says "
+                    f"{brief(asked[key])}: give the experiment another name, or remove that folder to run it anew"
                 )
 
     def read_config(self) -> dict[str, Any]:
         """What the folder says of its run. Raises ValueError if that cannot be read."""
         try:
-            content = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = read_yaml(self.config)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{self.config}: expected a mapping")

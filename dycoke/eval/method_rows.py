@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
+from math import prod
+from string import Formatter
 from typing import Any
 
+from dycoke.brief import brief
 from dycoke.eval.specs import MethodSpec, takes_list
 from dycoke.eval.values import check_keys, list_of, listed, text_of
 from dycoke.options import write_value
@@ -15,6 +18,10 @@ from dycoke.registry import entry
 Row = tuple[MethodSpec, list[int], list[str]]
 """A method, numbers of frames, names of models."""
 
+MOST = 10_000
+"""Runs of an experiment, and rows."""
+
+_LABEL = 1000  # characters
 _FRAMES = "{frames}"
 _ROW = ("label", "paper", "video", "models")  # of a method, beside its own options
 
@@ -49,7 +56,7 @@ def frame_counts(content: Any, key: str, beside: tuple[str, ...] = ()) -> list[i
     counts = listed(content["frames"])
     for count in counts:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{key}: frames={count!r}: expected an integer of at least 1, or a list of such")
+            raise ValueError(f"{key}: frames={brief(count)}: expected an integer of at least 1, or a list of such")
     return counts
 
 
@@ -59,7 +66,7 @@ def _section(content: Mapping[str, Any], frames: list[int], models: list[str]) -
     heading, entries = text_of(content["section"], "section"), list_of(content, "methods")
     rows = method_rows(entries, frames, models)
     if any(method.section for method, _, _ in rows):
-        raise ValueError(f"section {heading!r} has a section within it; expected methods")
+        raise ValueError(f"section {brief(heading)} has a section within it; expected methods")
     return [(replace(method, section=heading), counts, names) for method, counts, names in rows]
 
 
@@ -67,10 +74,10 @@ def _rows(content: Any, frames: list[int], models: list[str]) -> list[Row]:
     """The rows an entry stands for, one for each combination of its options; frames and models are the file's."""
     given = {"name": content} if isinstance(content, str) else content
     if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
-        raise ValueError(f"{content!r}: expected a method's name, or a mapping with either name or plan")
+        raise ValueError(f"{brief(content)}: expected a method's name, or a mapping with either name or plan")
     frames = frame_counts(given["video"], "video") if "video" in given else frames
     models = _chosen(given["models"], models) if "models" in given else models
-    label, paper = given.get("label"), given.get("paper")
+    label, paper = (None if given.get(key) is None else text_of(given[key], key) for key in ("label", "paper"))
     if "plan" in given:
         check_keys(given, ("plan", *_ROW), ("plan",))
         found = [MethodSpec(plan=given["plan"], label=label or "", paper=paper)]
@@ -83,7 +90,7 @@ def _rows(content: Any, frames: list[int], models: list[str]) -> list[Row]:
 def _chosen(names: Any, models: list[str]) -> list[str]:
     """The models an entry names, by the last part of their checkpoint's name."""
     if not isinstance(names, list) or not names or any(name not in models for name in names):
-        raise ValueError(f"models={names!r}: expected a list out of {', '.join(models)}")
+        raise ValueError(f"models={brief(names)}: expected a list out of {', '.join(models)}")
     return names
 
 
@@ -91,7 +98,12 @@ def _variants(given: Mapping[str, Any], label: str | None, paper: str | None) ->
     name = given["name"]
     entry(text_of(name, "name"))
     options = {key: value for key, value in given.items() if key not in ("name", *_ROW)}
+    strange = [key for key in options if not isinstance(key, str)]
+    if strange:
+        raise ValueError(f"option {brief(strange[0])}: expected the name of an option")
     choices = [_choices(value, takes_list(name, key)) for key, value in options.items()]
+    if prod(map(len, choices)) > MOST:
+        raise ValueError(f"{prod(map(len, choices))} combinations of its options; expected at most {MOST}")
     found = []
     for values in product(*choices):
         chosen = dict(zip(options, values, strict=True))
@@ -115,15 +127,28 @@ def _choices(value: Any, takes_list: bool) -> list[Any]:
 
 
 def _filled(text: str | None, options: Mapping[str, Any]) -> str | None:
-    """A label or a published row's key, with {k} standing for the option k; {frames} is filled in by `at_frames`."""
+    """A label or a published row's key, with {k} standing for the option k; {frames} is filled in by `at_frames`.
+
+    Names are all that may stand in braces: a format that Python takes would look into objects, or be as wide as it
+    says.
+    """
     if text is None:
         return None
+    known, filled = {"frames": _FRAMES, **options}, ""
     try:
-        return text_of(text, "label and paper").format(**{"frames": _FRAMES, **options})
-    except (KeyError, IndexError, ValueError) as error:
+        for literal, name, form, conversion in Formatter().parse(text):
+            if name is not None and (form or conversion):
+                raise ValueError(name)
+            filled += literal + ("" if name is None else str(known[name]))
+            if len(filled) > _LABEL:
+                break
+    except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{text!r}: expected {{}} around names of options given here, or frames: {', '.join(options)}"
+            f"{brief(text)}: expected {{}} around names of options given here, or frames: {', '.join(options)}"
         ) from error
+    if len(filled) > _LABEL:
+        raise ValueError(f"{brief(text)}: more than {_LABEL} characters")
+    return filled
 
 
 def _described(name: str, options: Mapping[str, Any]) -> str:

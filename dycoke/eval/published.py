@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dycoke.options import parse_yaml
+from dycoke.bounded_yaml import read_yaml
+from dycoke.brief import brief
 
 TABLES = Path(__file__).resolve().parents[2] / "results" / "paper" / "tables.yaml"
 
@@ -29,7 +30,7 @@ def published_table(table: str) -> dict[str, Any]:
     """
     tables = _read(TABLES)
     if table not in tables:
-        raise ValueError(f"published table {table!r}: expected one of {', '.join(tables)}")
+        raise ValueError(f"published table {brief(table)}: expected one of {', '.join(tables)}")
     return tables[table]
 
 
@@ -37,4 +38,4 @@ def published_table(table: str) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; published numbers come with a checkout of the repository")
-    return parse_yaml(path.read_text(encoding="utf-8"))
+    return read_yaml(path)

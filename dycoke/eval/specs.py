@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dycoke.brief import brief
 from dycoke.nano import MODEL_PATH
 from dycoke.plans import build_plan
 from dycoke.registry import build, entry
@@ -40,13 +41,13 @@ class Launcher:
         for name in ("processes", "machines", "port"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}={value!r}: expected an integer of at least 1")
+                raise ValueError(f"{name}={brief(value)}: expected an integer of at least 1")
         if not isinstance(self.cpu, bool):
-            raise ValueError(f"cpu={self.cpu!r}: expected true or false")
+            raise ValueError(f"cpu={brief(self.cpu)}: expected true or false")
         if self.device_map not in (None, "auto"):
-            raise ValueError(f"device_map={self.device_map!r}: expected auto, or nothing for one GPU a process")
+            raise ValueError(f"device_map={brief(self.device_map)}: expected auto, or nothing for one GPU a process")
         if self.deepspeed is not None and not isinstance(self.deepspeed, str):
-            raise ValueError(f"deepspeed={self.deepspeed!r}: expected the path of a JSON file")
+            raise ValueError(f"deepspeed={brief(self.deepspeed)}: expected the path of a JSON file")
         if self.deepspeed and self.count < 2:
             raise ValueError("deepspeed shards a model over several processes; give processes")
         if self.device_map and (self.count > 1 or self.cpu or self.deepspeed):
@@ -74,11 +75,11 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         if self.id not in MODELS:
-            raise ValueError(f"id {self.id!r}: expected one of {', '.join(MODELS)}")
+            raise ValueError(f"id {brief(self.id)}: expected one of {', '.join(MODELS)}")
         if not isinstance(self.pretrained, str) or not self.pretrained:
-            raise ValueError(f"pretrained {self.pretrained!r}: expected a folder, a hub name or {EMBEDDED}")
+            raise ValueError(f"pretrained {brief(self.pretrained)}: expected a folder, a hub name or {EMBEDDED}")
         if not isinstance(self.args, Mapping):
-            raise ValueError(f"args {self.args!r}: expected a mapping of model arguments")
+            raise ValueError(f"args {brief(self.args)}: expected a mapping of model arguments")
         for name in self.args:
             if name in _OURS or str(name).startswith("dycoke_"):
                 raise ValueError(f"args: {name} is set by the experiment; leave it out")
