@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 
 from dycoke.bench.commands import bench
+from dycoke.brief import LINE, shorten
 from dycoke.version import __version__
+from dycoke.visible import visible_line
 
 BAD_INPUT = 2
 
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         if "--traceback" in arguments:
             raise
         message = str(error)
-    print(f"dycoke: {' '.join(message.split())}", file=sys.stderr)
+    print(f"dycoke: {shorten(visible_line(message), LINE)}", file=sys.stderr)
     return BAD_INPUT
 
 
@@ -154,7 +156,9 @@ def sweep(
 
 @app.command()
 def report(
-    experiment: Annotated[str, typer.Argument(help="Experiment that was swept: its name, or its YAML file.")],
+    experiment: Annotated[
+        str, typer.Argument(help="Experiment that was swept: its name, its YAML file, or the folder of its results.")
+    ],
     results: Annotated[Path, typer.Option(help="Folder that holds the experiments' folders.")] = Path("results"),
     times: Annotated[bool, typer.Option("--times", help="Print the efficiency table as well.")] = False,
     difference: Annotated[
@@ -171,6 +175,9 @@ def report(
         print(f"\n{written.efficiency}", end="")
     if written.difference is not None:
         print(f"\n{written.difference}", end="")
+    for folder in dict.fromkeys(file.parent for file in written.files):
+        names = ", ".join(sorted(file.name for file in written.files if file.parent == folder))
+        print(visible_line(f"written to {folder}: {names}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

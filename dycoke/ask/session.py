@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from dycoke.ask.answer import answer, check_length, check_new_tokens, check_question, warm_up
@@ -20,6 +21,7 @@ from dycoke.nano import MODEL_PATH
 from dycoke.types import Method, Plan
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import INDEX, PYAV, check_reader, check_sampling
+from dycoke.visible import visible, visible_line
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
 _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
@@ -59,10 +61,10 @@ def ask(asked: Asked, out: Console, progress: Console) -> None:
     check_reader(asked.reader)
     check_sampling(asked.sampling)
     with _quiet():
-        with progress.status(f"reading {asked.frames} frames of {asked.video}"):
+        with progress.status(Text(f"reading {asked.frames} frames of {visible_line(asked.video)}")):
             frames = read_frames(asked.video, asked.frames, reader=asked.reader, sampling=asked.sampling)
         name = str(MODEL_PATH) if asked.model is None else asked.model
-        with progress.status(f"loading {name} on {where.device}"):
+        with progress.status(Text(f"loading {visible_line(name)} on {where.device}")):
             chat = load_chat(name, where, asked.preprocess)
             check_question(asked.question, chat.placeholders)
             request = chat.request(frames, asked.question)
@@ -82,7 +84,7 @@ def _stream(
 
         def show(text: str) -> None:
             status.stop()  # before the first piece; stopping twice does nothing
-            out.file.write(text)
+            out.file.write(visible(text))
             out.file.flush()
 
         done = answer(chat, method, request, max_new_tokens, show)

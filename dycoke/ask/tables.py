@@ -12,6 +12,7 @@ from rich.text import Text
 from dycoke.ask.answer import Answer
 from dycoke.report import Report
 from dycoke.usage import CacheReport
+from dycoke.visible import visible
 
 
 def report_table(report: Report) -> Group:
@@ -31,9 +32,9 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     table = Table(box=box.SIMPLE)
     table.add_column("")
     for item in answers:
-        table.add_column(item.report.method, overflow="fold")
+        table.add_column(Text(item.report.method), overflow="fold")
     reports = [item.report for item in answers]
-    table.add_row("answer", *(Text(item.text) for item in answers), end_section=True)
+    table.add_row("answer", *(Text(visible(item.text)) for item in answers), end_section=True)
     for label, values in (
         ("visual tokens", [str(r.stages["compress"].tokens) for r in reports]),
         ("share kept", [_share(r) for r in reports]),
@@ -45,7 +46,7 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
         ("peak MiB", [_peak(r) for r in reports]),
         ("decoded by", [r.loop for r in reports]),
     ):
-        table.add_row(label, *values)
+        table.add_row(label, *map(Text, values))
     if any(report.inside for report in reports):
         table.add_row("visual tokens inside", *(_inside(report) for report in reports))
     table.add_section()

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dycoke.visible import visible_line
+
 bench = typer.Typer(
     help="Benchmarks of single operations and of whole answers.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -169,4 +171,4 @@ def plot(
     from dycoke.bench.plots import draw
 
     for path in draw(records, out):
-        print(path)
+        print(visible_line(str(path)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ class Experiment:
 def load_experiment(path: str | Path, name: str | None = None) -> Experiment:
     """The experiment in a YAML file, called by the file's stem unless it has another name.
 
-    A list of models, of frames, or of values of an option is a sweep: each combination is a run, for each task.
+    A list of models, of frames, or of values of an option is a sweep: each combination is a run, for each task. Rows of
+    one model and number of frames that have the same label have what their runs are called behind it.
     Raises ValueError of one line, naming file and key, for whatever cannot be read, is unknown or out of range;
     whether a task or a checkpoint exists is found when it is loaded.
     """
@@ -82,6 +85,7 @@ def parse_experiment(name: str, content: Any) -> Experiment:
         for task in tasks
     )
     _check_unique(runs)
+    runs = tuple(_told_apart(runs))
     title, paper = text_of(content.get("title", name), "title"), content.get("paper")
     if paper is not None:
         text_of(paper, "paper")
@@ -139,3 +143,15 @@ def _check_unique(runs: tuple[RunSpec, ...]) -> None:
         seen.add(run.id)
     if not runs:
         raise ValueError("no runs: model, frames, tasks and methods each need one entry at least")
+
+
+def _told_apart(runs: tuple[RunSpec, ...]) -> Iterator[RunSpec]:
+    """The runs, those of several methods under one label with labels of their own."""
+    called: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    for run in runs:
+        called[run.model.name, run.frames, run.method.label].add(run.method.slug)
+    for run in runs:
+        method = run.method
+        if len(called[run.model.name, run.frames, method.label]) > 1:
+            method = replace(method, label=f"{method.label} ({method.slug})")
+        yield replace(run, method=method)

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dycoke.visible import visible_line
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,8 +36,8 @@ def new_figure(rows: int, columns: int, height: float) -> Figure:
 
 
 def plain(text: str) -> str:
-    """A text in which Matplotlib finds no formula."""
-    return text.replace("$", r"\$")
+    """A text in which Matplotlib finds no formula, and nothing that it cannot draw."""
+    return visible_line(text).replace("$", r"\$")
 
 
 def write_plot(folder: Path, name: str, figure: Figure | None) -> list[Path]:

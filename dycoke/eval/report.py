@@ -10,6 +10,7 @@ from dycoke.eval import plots
 from dycoke.eval.differences import difference_table
 from dycoke.eval.efficiency_table import efficiency_records, efficiency_table
 from dycoke.eval.figures import check_matplotlib, write_plot
+from dycoke.eval.folder import EXPERIMENT
 from dycoke.eval.main_table import main_records, main_table
 from dycoke.eval.numbers import Published
 from dycoke.eval.rows import read_results
@@ -26,21 +27,26 @@ _PLOTS = {
 class Written:
     """The tables in Markdown; the main one is the same for the same answers, the times of efficiency differ.
 
-    difference: of two methods that were named, None without; it is not written into a file.
+    difference: of two methods that were named, None without; it is not written into a file. files: those that were.
     """
 
     main: str
     efficiency: str
-    difference: str | None = None
+    difference: str | None
+    files: tuple[Path, ...]
 
 
 def write_report(experiment: str, results: Path, pair: tuple[str, str] | None = None) -> Written:
     """Write the tables and plots of an experiment below its folder, the same bytes for the same runs.
 
-    pair: labels of two methods to be compared. Raises ValueError as `read_results` and `difference_table` do, where
+    experiment: as `read_results` takes it, or the experiment's folder itself, wherever it is. pair: labels of two
+    methods to be compared. Raises ValueError as `read_results` and `difference_table` do, where
     matplotlib is missing, and for an unknown published table; nothing is written then.
     """
     check_matplotlib()
+    if (Path(experiment) / EXPERIMENT).is_file():
+        folder = Path(experiment).resolve()
+        experiment, results = folder.name, folder.parent
     found = read_results(experiment, results)
     difference = None if pair is None else markdown(difference_table(found, *pair))
     paper = Published(found)
@@ -50,16 +56,19 @@ def write_report(experiment: str, results: Path, pair: tuple[str, str] | None = 
     }
     figures = {name: draw(found) for name, draw in _PLOTS.items()}
     folder = results / found.experiment.name
-    written = {}
+    written, files = {}, []
     for name, (table, records) in tables.items():
         written[name] = markdown(table)
-        _write_texts(folder / "tables", name, {"md": written[name], "tex": latex(table), "csv": csv_text(records)})
+        texts = {"md": written[name], "tex": latex(table), "csv": csv_text(records)}
+        files += _write_texts(folder / "tables", name, texts)
     for name, figure in figures.items():
-        write_plot(folder / "plots", name, figure)
-    return Written(written["main"], written["efficiency"], difference)
+        files += write_plot(folder / "plots", name, figure)
+    return Written(written["main"], written["efficiency"], difference, tuple(files))
 
 
-def _write_texts(folder: Path, name: str, texts: dict[str, str]) -> None:
+def _write_texts(folder: Path, name: str, texts: dict[str, str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    for ending, text in texts.items():
-        write_text(folder / f"{name}.{ending}", text)
+    files = {folder / f"{name}.{ending}": text for ending, text in texts.items()}
+    for file, text in files.items():
+        write_text(file, text)
+    return list(files)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dycoke.eval.tables import Cell, Table
+from dycoke.visible import visible_line
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -20,8 +21,12 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     **{char: f"\\{char}" for char in "&%$#_"},
+    **{char: f"{{{char}}}" for char in "[]*"},  # behind the end of a row they would be its arguments
 }
-_MARKDOWN = re.compile(r"([\\`*|<>\[\]]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")  # an underscore within a word is plain
+_LIGATURE = re.compile(r"(?<=([-`',]))(?=\1)|(?<=[?!])(?=`)")  # where LaTeX makes one sign of two
+# an underscore within a word is plain
+_MARKDOWN = re.compile(r"([\\`*|<>\[\]~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+_FORMULA = tuple("=+-@＝＋－＠")
 _LATEX_RANKS = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
 _MARKDOWN_RANKS = ("{}", "**{}**", "<u>{}</u>")
 
@@ -66,8 +71,11 @@ def latex(table: Table) -> str:
 
 
 def csv_text(records: Iterable[Mapping[str, Any]]) -> str:
-    """Records as CSV with a header: numbers with all their digits, nothing for None."""
-    records = list(records)
+    """Records as CSV with a header: numbers with all their digits, nothing for None.
+
+    A text that a spreadsheet would run, for it begins with =, +, - or @, has an apostrophe in front.
+    """
+    records = [{key: _csv_cell(value) for key, value in record.items()} for record in records]
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
     writer.writeheader()
@@ -77,12 +85,19 @@ def csv_text(records: Iterable[Mapping[str, Any]]) -> str:
 
 def escape_markdown(text: str) -> str:
     """A text on one line in which Markdown finds nothing of its own."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN.sub(r"\\\1", visible_line(text))
 
 
 def escape_latex(text: str) -> str:
     """A text on one line in which LaTeX finds nothing of its own."""
-    return "".join(_LATEX.get(char, char) for char in " ".join(text.split()))
+    return "".join(_LATEX.get(char, char) for char in _LIGATURE.sub("\0", visible_line(text))).replace("\0", "{}")
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = visible_line(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _markdown_row(row: Sequence[Cell]) -> list[str]:

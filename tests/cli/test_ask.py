@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from contextlib import nullcontext
 
@@ -151,6 +152,27 @@ def test_pieces_come_while_generating(chats, video, kind):
     assert "".join(text for text, _ in seen).strip() == done.text != ""
     assert len(seen) > 1
     assert seen[0][1] < len(steps)
+
+
+@pytest.mark.parametrize("name", ["[/b].mp4", "[bold]x.mp4"])
+def test_any_path_of_a_video_is_read(dycoke, video, checkpoint, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    path = shutil.copy(video, tmp_path / name)
+    assert dycoke("ask", path, "What is it?", "--model", checkpoint, *SMALL).code == 0
+
+
+@pytest.mark.parametrize("ways", [(), ("--compare", "full,dycoke")])
+def test_an_answer_does_not_steer_the_terminal(dycoke, video, checkpoint, monkeypatch, ways):
+    said = "\x1b]0;owned\x07[/b]\x9b31m\ud800"
+
+    def decode(self, ids, **_):
+        return said[: 2 * len(ids)]
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerBase.decode", decode)
+    done = dycoke("ask", video, "What is it?", "--model", checkpoint, "--frames", 8, "--max-new-tokens", 12, *ways)
+    assert done.code == 0, done.err
+    assert r"\x1b]0;owned\x07[/b]\x9b31m\ud800" in done.out
+    assert not set(done.out) & set("\x1b\x07\x9b")
 
 
 @pytest.mark.parametrize("kind", ["llava", "hf"])

@@ -13,6 +13,18 @@ def test_missing_file(refused, tmp_path):
     assert "no such file" in refused(video=tmp_path / "absent.mp4")
 
 
+def test_what_would_steer_a_terminal_is_written_out(refused):
+    name = "a\x1b]0;owned\x07\x9b31m\u202e\udcff.mp4"
+    line = refused(video=name)
+    assert line == r"dycoke: a\x1b]0;owned\x07\x9b31m\u202e\udcff.mp4: no such file"
+    assert r"\x1b" in refused("--method", "\x1b[2J") and r"\x07" in refused("--option", "\x07")
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[bold]", "[/]", "[link=x]"])
+def test_a_name_that_rich_could_take_for_markup(refused, name):
+    assert f"{name} is no local folder" in refused(model=name)
+
+
 def test_empty_file(refused, tmp_path):
     (tmp_path / "empty.mp4").touch()
     assert "is empty" in refused(video=tmp_path / "empty.mp4")

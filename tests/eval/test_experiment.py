@@ -84,6 +84,16 @@ def test_a_batch_size_that_the_model_finds(content):
     assert {run.batch_size for run in parse_experiment("small", content).runs} == {"auto"}
 
 
+def test_rows_under_one_label_are_told_apart(content):
+    content["methods"] = [
+        "full",
+        {"name": "dycoke", "k": [0.3, 0.7], "label": "Ours"},
+        {"name": "fastv", "label": "FastV", "video": {"frames": [8, 16]}},
+    ]
+    labels = [run.method.label for run in parse_experiment("small", content).runs[::2]]
+    assert labels == ["full", "Ours (dycoke-k0.3)", "Ours (dycoke-k0.7)", "FastV", "FastV"]
+
+
 def test_an_option_that_is_a_list_is_no_sweep_but_a_list_of_lists_is_one(content):
     content["methods"] = [{"name": "pdrop", "layers": [[4, 6], [2, 3]]}]
     runs = parse_experiment("small", content).runs

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import shutil
 import sys
+from collections import defaultdict
 
 import pytest
 
 from dycoke import cli
 from dycoke.eval.folder import RunFolder
 from dycoke.eval.report import write_report
-from tests.eval.report_cases import SMALL, small
+from tests.eval.report_cases import SCORES, SMALL, small
 
 TWO = SMALL.replace("frames: 32", "frames: [16, 32]")
 TABLES = [f"tables/{name}.{ending}" for name in ("efficiency", "main") for ending in ("csv", "md", "tex")]
@@ -64,6 +66,41 @@ def test_an_experiment_may_be_named_by_its_file(tmp_path, capsys):
     small(tmp_path)
     assert cli.main(["report", "anywhere/small.yaml", "--results", str(tmp_path)]) == 0
     assert "# A small table" in capsys.readouterr().out
+
+
+def test_an_experiment_may_be_named_by_its_folder(tmp_path, capsys, monkeypatch):
+    small(tmp_path / "kept")
+    for folder in (tmp_path / "kept" / "small", f"{tmp_path}/kept/small/", "small", "."):
+        monkeypatch.chdir(tmp_path / "kept" / ("small" if folder == "." else ""))
+        assert cli.main(["report", str(folder)]) == 0
+        assert "# A small table" in capsys.readouterr().out
+
+
+def test_the_files_written_are_named(tmp_path, capsys):
+    small(tmp_path)
+    assert cli.main(["report", "small", "--results", str(tmp_path)]) == 0
+    told = capsys.readouterr().err.splitlines()
+    named = [
+        f"{line.partition(': ')[0].rpartition('/')[2]}/{name}"
+        for line in told
+        for name in line.split(": ")[1].split(", ")
+    ]
+    assert sorted(named) == sorted(written(tmp_path))
+    assert told[0].startswith(f"written to {tmp_path}/small/tables: ")
+
+
+def test_labels_come_out_as_texts(tmp_path, capsys):
+    odd = r'''"=1+1 \uD800\e]0;t\a [/b] ~~x~~"'''
+    small(
+        tmp_path,
+        text=SMALL.replace("label: Random", f"label: {odd}"),
+        scores=defaultdict(lambda: SCORES["Random"], SCORES),
+    )
+    assert cli.main(["report", "small", "--results", str(tmp_path), "--times"]) == 0
+    out, shown = capsys.readouterr().out, r"=1+1 \ud800\x1b]0;t\x07 [/b] ~~x~~"
+    assert not set(out) & set("\x1b\x07") and r"\~\~x\~\~" in out
+    with (tmp_path / "small" / "tables" / "main.csv").open(newline="") as file:
+        assert f"'{shown}" in {row["method"] for row in csv.DictReader(file)}
 
 
 def test_a_plot_that_is_no_more_is_removed(tmp_path):

@@ -85,6 +85,10 @@ def test_latex_of_a_report_holds_together(tmp_path):
         ("{~^}", r"\{\textasciitilde{}\textasciicircum{}\}"),
         ("50 % #1 $", r"50 \% \#1 \$"),
         ("two\n lines", "two lines"),
+        ("[5cm] *", "{[}5cm{]} {*}"),
+        ("--difference ''x'' ?` ---", "-{}-difference '{}'x'{}' ?{}` -{}-{}-"),
+        ("^^5c", r"\textasciicircum{}\textasciicircum{}5c"),
+        ("\x1b[0m\ud800\u202e", r"\textbackslash{}x1b{[}0m\textbackslash{}ud800\textbackslash{}u202e"),
     ],
 )
 def test_what_means_something_in_latex_is_escaped(text, escaped):
@@ -100,6 +104,8 @@ def test_what_means_something_in_latex_is_escaped(text, escaped):
         ("*<b>`", r"\*\<b\>\`"),
         ("a\\b", r"a\\b"),
         ("two\n lines", "two lines"),
+        ("~~gone~~ &lt; $x$", r"\~\~gone\~\~ \&lt; \$x\$"),
+        ("\x1b]0;t\x07", r"\\x1b\]0;t\\x07"),
     ],
 )
 def test_what_means_something_in_markdown_is_escaped(text, escaped):
@@ -123,6 +129,26 @@ def test_csv_reads_back_with_all_digits():
     assert float(read[0]["value"]) == 1 / 3
     assert [row["method"] for row in read] == ['a "b", c', "d"]
     assert [row["published"] for row in read] == ["", "57.0"]
+
+
+@pytest.mark.parametrize(
+    ("label", "written"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("+1", "'+1"),
+        ("-1", "'-1"),
+        ("\t=1", "'=1"),
+        ("\r@x", "'@x"),
+        (" \n-2", "'-2"),
+        ("a\x1b=\ud800", r"a\x1b=\ud800"),
+        ("K=0.3", "K=0.3"),
+    ],
+)
+def test_no_spreadsheet_runs_a_text(label, written):
+    text = csv_text([{"method": label, "value": -1.5, "low": None}])
+    text.encode()
+    assert next(csv.DictReader(io.StringIO(text))) == {"method": written, "value": "-1.5", "low": ""}
 
 
 @pytest.mark.parametrize(
