@@ -52,8 +52,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["dycoke", "dycoke.*", "llava", "llava.*"]),
-    package_data={"dycoke.nano": ["model/*", "samples/*"], "dycoke.eval": ["tasks/*/*"]},
+    packages=[*find_packages(include=["dycoke", "dycoke.*", "llava", "llava.*"]), "dycoke.eval_configs"],
+    package_dir={"dycoke.eval_configs": "eval_configs"},
+    package_data={
+        "dycoke.nano": ["model/*", "samples/*"],
+        "dycoke.eval": ["tasks/*/*"],
+        "dycoke.eval_configs": ["*.yaml"],
+    },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from dycoke.bench.commands import bench
 from dycoke.brief import LINE, shorten
+from dycoke.command_group import SETTINGS, CommandGroup
 from dycoke.version import __version__
 from dycoke.visible import visible_line
 
@@ -19,15 +19,34 @@ BAD_INPUT = 2
 # Typer's copy of click's base of all errors in a command line, which it does not export.
 _CommandLineError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name__ == "ClickException")
 
+
+class _Commands(CommandGroup):
+    """The commands, and `bench` where it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*self._with_bench().commands]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        known = self if cmd_name in self.commands else self._with_bench()
+        return super(_Commands, known).get_command(ctx, cmd_name)
+
+    def _with_bench(self) -> _Commands:
+        if "bench" not in self.commands:
+            from dycoke.bench.commands import bench
+
+            self.add_command(typer.main.get_command(bench), "bench")
+        return self
+
+
 app = typer.Typer(
     name="dycoke",
+    cls=_Commands,
+    context_settings=SETTINGS,
     help="Training-free token compression for video language models.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.add_typer(bench, name="bench")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except _CommandLineError as error:
         message = error.format_message()
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands, alone
+            print(message)
+            return 0
     except (ValueError, OSError) as error:
         if "--traceback" in arguments:
             raise
@@ -83,7 +105,7 @@ def ask(
     p: Annotated[float | None, typer.Option("--p", help="Short for --option p=VALUE.")] = None,
     option: Annotated[list[str] | None, typer.Option(help="Option of the method, name=value; repeatable.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint folder or hub repository. [default: the embedded model]")
+        str | None, typer.Option(help="Checkpoint folder or hub repository. [default: nano, the embedded model]")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 128,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -105,15 +127,20 @@ def ask(
     ] = "index",
 ) -> None:
     """Answer a question about a video and report what it cost."""
-    progress = Console(stderr=True)
-    with progress.status("starting"):  # importing transformers takes seconds
-        from dycoke.ask.session import Asked
-        from dycoke.ask.session import ask as run
+    from dycoke.ask.asked import Asked, check_places
 
     short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
     ways = method, compare, plan, short, option or []
     asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype, preprocess, reader, sampling)
-    run(asked, Console(), progress)
+    check_places(asked)
+    progress = Console(stderr=True)
+    with progress.status("starting"):  # importing torch takes seconds, and transformers some more
+        from dycoke.ask.methods import chosen_methods
+
+        methods = chosen_methods(method, compare, short, asked.options, plan)
+        from dycoke.ask.session import ask as run
+
+    run(asked, methods, Console(), progress)
 
 
 @app.command()
@@ -133,7 +160,7 @@ def methods(
 
 @app.command()
 def sweep(
-    experiment: Annotated[Path, typer.Argument(help="YAML file; see eval_configs/.")],
+    experiment: Annotated[str, typer.Argument(help="YAML file, or an experiment of eval_configs/ by name: smoke.")],
     results: Annotated[Path, typer.Option(help="Folder of all results.")] = Path("results"),
     processes: Annotated[
         int | None,
@@ -145,13 +172,17 @@ def sweep(
     main_port: Annotated[int | None, typer.Option(help="Port that machine 0 listens on.")] = None,
 ) -> None:
     """Run what is missing of an experiment; interrupted at any point, it goes on from there."""
-    console = Console(stderr=True)
+    from dycoke.eval.experiment import load_experiment
+    from dycoke.eval.shipped import experiment_file
+
+    path, console = experiment_file(experiment), Console(stderr=True)
     with console.status("starting"):
+        load_experiment(path)  # before what takes longer to import
         from dycoke.eval.launching import Node
         from dycoke.eval.sweep import Scale
         from dycoke.eval.sweep import sweep as run
 
-    run(experiment, results, Scale(processes, machines, main_port, Node(machine_rank, main_address)), console)
+    run(path, results, Scale(processes, machines, main_port, Node(machine_rank, main_address)), console)
 
 
 @app.command()

@@ -32,15 +32,23 @@ def load_plan(path: str | Path) -> Plan:
 
     Raises ValueError of one line, naming the file, if it cannot be read or holds no such thing.
     """
+    spec = read_plan(path)
+    try:
+        return build_plan(spec["plan"] if isinstance(spec, Mapping) and set(spec) == {"plan"} else spec)
+    except ValueError as error:
+        raise ValueError(f"{path}: {shorten(str(error), LINE)}") from error
+
+
+def read_plan(path: str | Path) -> Any:
+    """What the YAML file of a plan says, not looked into. Raises ValueError as `load_plan` does."""
     from dycoke.bounded_yaml import read_yaml  # here, because the benchmarks run where PyYAML is not installed
 
     try:
-        spec = read_yaml(path)
-        return build_plan(spec["plan"] if isinstance(spec, Mapping) and set(spec) == {"plan"} else spec)
+        return read_yaml(path)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: {shorten(str(error), LINE)}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _stage(stage: str, value: Any) -> Any:

@@ -61,6 +61,14 @@ class Entry:
 
 
 _methods: dict[str, Entry] = {}
+_OURS = "dycoke.methods."
+
+
+def _registered() -> dict[str, Entry]:
+    """The table, with our methods in it."""
+    import dycoke.methods  # noqa: F401  here, because its files import this one, and torch
+
+    return _methods
 
 
 def register(
@@ -79,8 +87,9 @@ def register(
     """
 
     def add(cls: C) -> C:
-        if name in _methods:
-            raise ValueError(f"method {name!r} is registered already, by {_methods[name].cls.__qualname__}")
+        known = _methods if cls.__module__.startswith(_OURS) else _registered()
+        if name in known:
+            raise ValueError(f"method {name!r} is registered already, by {known[name].cls.__qualname__}")
         if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen and hasattr(cls, "plan")):
             raise TypeError(f"method {name!r}: {cls.__qualname__} must be a frozen dataclass with a plan() method")
         if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # what dataclass writes by itself
@@ -102,12 +111,12 @@ def register(
 
 def available() -> list[str]:
     """Names of the registered methods, sorted."""
-    return sorted(_methods)
+    return sorted(_registered())
 
 
 def entry(name: str) -> Entry:
     """The table row of a method. Raises ValueError naming the registered ones."""
-    if name not in _methods:
+    if name not in _registered():
         raise ValueError(f"unknown method {brief(name)}; available: {', '.join(available())}")
     return _methods[name]
 

@@ -102,7 +102,9 @@ class Report:
         if cache.first_layer < cache.layers:
             rows.append((f"tokens read a step, {pruned}", _count(cache.read_from)))
         if cache.selections is not None:
-            chosen = f"{cache.selections} times in {self.stages['decode'].tokens} decoded tokens"
+            tokens = self.stages["decode"].tokens
+            times = "once" if cache.selections == 1 else f"{cache.selections} times"
+            chosen = f"{times} in {tokens} decoded token{'' if tokens == 1 else 's'}"
             rows.append(("visual tokens chosen anew", chosen))
         return [*rows, ("KV cache", held)]
 

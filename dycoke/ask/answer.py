@@ -22,10 +22,11 @@ _INCOMPLETE = "\ufffd"  # what a tokenizer decodes part of a character to
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and what it cost."""
+    """What the model said, and what it cost. cut: whether it had more to say when max_new_tokens were generated."""
 
     text: str
     report: Report
+    cut: bool = False
 
 
 def check_question(question: str, placeholders: tuple[str, ...] = ()) -> None:
@@ -66,7 +67,8 @@ def answer(
             pad_token_id=chat.tokenizer.eos_token_id if pad is None else pad,
             streamer=streamer,
         )
-        return Answer(streamer.text.strip(), run.report)
+        ends = request.get("eos_token_id", chat.model.generation_config.eos_token_id)
+        return Answer(streamer.text.strip(), run.report, streamer.is_cut(max_new_tokens, ends))
 
 
 def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
@@ -121,6 +123,11 @@ class _Pieces(BaseStreamer):
 
     def end(self) -> None:
         self._show(self._decode())
+
+    def is_cut(self, max_new_tokens: int, ends: int | list[int] | None) -> bool:
+        """Whether so many tokens came and the last of them is none of those that end an answer."""
+        ends = ends if isinstance(ends, list) else [ends]
+        return len(self._ids or ()) >= max_new_tokens and self._ids[-1] not in ends
 
     def _decode(self) -> str:
         return self._tokenizer.decode(self._ids, skip_special_tokens=True)

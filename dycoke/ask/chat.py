@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+
+from dycoke.ask.asked import config_file
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda")
@@ -85,9 +85,9 @@ def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
     Raises FileNotFoundError if there is none, ValueError if it is damaged, lacks tensors or is of another family, or
     for a way to make pixels that there is none of, or not for its image processor.
     """
-    config_file = _config_file(name)
+    file = config_file(name)
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: its config.json is no JSON") from error
     if not isinstance(config, dict):
@@ -99,17 +99,3 @@ def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
     if config.get("quantization_config"):
         raise ValueError(f"{name} is quantised, which is not supported; use the original checkpoint")
     return import_module(_LOADERS[architecture]).load(name, where, preprocess=preprocess)
-
-
-def _config_file(name: str) -> Path:
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{name} is no model folder: it has no config.json")
-        return folder / "config.json"
-    if folder.exists():
-        raise ValueError(f"{name} is a file; expected a model folder or the name of a hub repository")
-    try:
-        return Path(hf_hub_download(name, "config.json"))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{name} is no local folder, and the hub gives no config.json for it") from error

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -13,57 +12,42 @@ from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
 from dycoke.ask.answer import answer, check_length, check_new_tokens, check_question, warm_up
+from dycoke.ask.asked import Asked
 from dycoke.ask.chat import Chat, load_chat, placement
-from dycoke.ask.methods import chosen_methods
 from dycoke.ask.tables import comparison_table, report_table
 from dycoke.engine.frames import AUTO, ROUTES, check_route
-from dycoke.nano import MODEL_PATH
+from dycoke.nano import EMBEDDED, MODEL_PATH, checkpoint_of
+from dycoke.nano.drawn import is_drawn
 from dycoke.types import Method, Plan
 from dycoke.video.frames import read_frames
-from dycoke.video.reading import INDEX, PYAV, check_reader, check_sampling
+from dycoke.video.reading import check_reader, check_sampling
 from dycoke.visible import visible, visible_line
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
 _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"
+_NOT_DRAWN = (
+    "dycoke: the embedded model knows drawn clips only (shapes, digits and letters before clouds), and this video is "
+    "none: expect no sense in the answer; --model names another"
+)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The arguments of `dycoke ask`; see its help. short: options of the method that have an option of their own."""
-
-    video: str
-    question: str
-    frames: int
-    method: str | None
-    compare: str | None
-    plan: str | None
-    short: Mapping[str, float]
-    options: Sequence[str]
-    model: str | None
-    max_new_tokens: int
-    device: str
-    dtype: str
-    preprocess: str
-    reader: str = PYAV
-    sampling: str = INDEX
-
-
-def ask(asked: Asked, out: Console, progress: Console) -> None:
-    """Print the streamed answer and its report, or several methods side by side.
+def ask(asked: Asked, methods: dict[str, Method | Plan], out: Console, progress: Console) -> None:
+    """Print the streamed answer and its report, or several methods side by side; methods are `chosen_methods`.
 
     What is cheap to refuse is refused first, the model is loaded last. Raises ValueError and OSError on bad input.
     """
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
-    methods = chosen_methods(asked.method, asked.compare, asked.short, asked.options, asked.plan)
     where = placement(asked.device, asked.dtype)
     check_route(asked.preprocess, (AUTO, *ROUTES))
     check_new_tokens(asked.max_new_tokens)
     check_reader(asked.reader)
     check_sampling(asked.sampling)
-    with _quiet():
+    name = checkpoint_of(EMBEDDED if asked.model is None else asked.model)
+    with _quiet(progress):
         with progress.status(Text(f"reading {asked.frames} frames of {visible_line(asked.video)}")):
             frames = read_frames(asked.video, asked.frames, reader=asked.reader, sampling=asked.sampling)
-        name = str(MODEL_PATH) if asked.model is None else asked.model
+        if name == str(MODEL_PATH) and not is_drawn(frames):
+            progress.print(Text(_NOT_DRAWN), soft_wrap=True)
         with progress.status(Text(f"loading {visible_line(name)} on {where.device}")):
             chat = load_chat(name, where, asked.preprocess)
             check_question(asked.question, chat.placeholders)
@@ -89,12 +73,12 @@ def _stream(
 
         done = answer(chat, method, request, max_new_tokens, show)
     out.file.write("\n\n")
-    out.print(report_table(done.report))
+    out.print(report_table(done.report, done.cut))
 
 
 def _compare(
     chat: Chat,
-    methods: dict[str, Method],
+    methods: dict[str, Method | Plan],
     request: dict[str, Any],
     max_new_tokens: int,
     out: Console,
@@ -112,8 +96,12 @@ def _compare(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence other libraries' bars and warnings; our own warnings stay."""
+def _quiet(progress: Console) -> Iterator[None]:
+    """Silence other libraries' bars and warnings; our own warnings are a line each."""
+
+    def tell(message: Warning | str, *_: Any, **__: Any) -> None:
+        progress.print(Text(f"dycoke: {visible_line(str(message))}"), soft_wrap=True)
+
     level = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -121,6 +109,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=_NOISY)
+            warnings.showwarning = tell
             yield
     finally:
         transformers_logging.set_verbosity(level)

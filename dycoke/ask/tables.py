@@ -10,21 +10,29 @@ from rich.table import Table
 from rich.text import Text
 
 from dycoke.ask.answer import Answer
+from dycoke.eval.cost import measured, retained
 from dycoke.report import Report
 from dycoke.usage import CacheReport
 from dycoke.visible import visible
 
+_CUT = "by --max-new-tokens"
 
-def report_table(report: Report) -> Group:
-    """One request: a headline, tokens, milliseconds and peak memory of each stage, and what a pruned cache cost."""
-    headline = Text(f"{report.method}: {report.frames} frames, {_share(report)} of the visual tokens kept")
+
+def report_table(report: Report, cut: bool = False) -> Group:
+    """One request: a headline, tokens, milliseconds and peak memory of each stage, and what a pruned cache cost.
+
+    cut: as in `Answer`.
+    """
+    told = f"read per layer on average (mean over {_layers(report)} layers)" if report.inside else "kept"
+    headline = Text(f"{report.method}: {report.frames} frames, {_share(report)} of the visual tokens {told}")
     table = Table(box=box.SIMPLE)
     table.add_column("stage")
     for column in ("tokens", "ms", "peak MiB"):
         table.add_column(column, justify="right")
     for row in report.rows():
         table.add_row(*row)
-    return Group(headline, table, *_cache_lines(report), *map(Text, report.loop_rows()))
+    ended = [f"answer cut: {_CUT}"] if cut else []
+    return Group(headline, table, *_cache_lines(report), *map(Text, [*ended, *report.loop_rows()]))
 
 
 def comparison_table(answers: Sequence[Answer]) -> Table:
@@ -32,12 +40,14 @@ def comparison_table(answers: Sequence[Answer]) -> Table:
     table = Table(box=box.SIMPLE)
     table.add_column("")
     for item in answers:
-        table.add_column(Text(item.report.method), overflow="fold")
-    reports = [item.report for item in answers]
-    table.add_row("answer", *(Text(visible(item.text)) for item in answers), end_section=True)
+        table.add_column(Text(item.report.method), overflow="fold", min_width=len(item.report.method))
+    reports, cut = [item.report for item in answers], any(item.cut for item in answers)
+    table.add_row("answer", *(Text(visible(item.text)) for item in answers), end_section=not cut)
+    if cut:
+        table.add_row("answer cut", *(Text(_CUT if item.cut else "-") for item in answers), end_section=True)
     for label, values in (
         ("visual tokens", [str(r.stages["compress"].tokens) for r in reports]),
-        ("share kept", [_share(r) for r in reports]),
+        (_kept_of(reports), [_share(r) for r in reports]),
         ("prompt tokens", [str(r.stages["prefill"].tokens) for r in reports]),
         ("vision ms", [_ms(r.stages["vision"].ms) for r in reports]),
         ("compress ms", [_ms(r.stages["compress"].ms) for r in reports]),
@@ -85,8 +95,26 @@ def _inside(report: Report) -> str:
     return "\n".join(f"{each.tokens} from layer {each.layer} on" for each in report.inside) or "-"
 
 
+def _kept_of(reports: Sequence[Report]) -> str:
+    return "share kept, mean of layers" if any(report.inside for report in reports) else "share kept"
+
+
+def _layers(report: Report) -> int | str:
+    return "-" if report.cache is None else report.cache.layers
+
+
 def _share(report: Report) -> str:
-    return "-" if report.visual_kept is None else f"{report.visual_kept:.1%}"
+    """The share of the visual tokens that a layer reads in prefill, as a mean over the layers."""
+    if report.visual_kept is None or (report.inside and report.cache is None):
+        return "-"
+    if not report.inside:
+        return f"{report.visual_kept:.1%}"
+    usage = {
+        "visual_kept": report.stages["compress"].tokens,
+        "inside": [(each.layer, each.tokens) for each in report.inside],
+        "decode": None,
+    }
+    return f"{retained(measured(usage, report.cache.layers), report.stages['vision'].tokens):.1%}"
 
 
 def _ms(value: float | None) -> str:

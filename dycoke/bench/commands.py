@@ -8,10 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dycoke.command_group import CommandGroup
 from dycoke.visible import visible_line
 
 bench = typer.Typer(
-    help="Benchmarks of single operations and of whole answers.", no_args_is_help=True, rich_markup_mode=None
+    cls=CommandGroup,
+    help="Benchmarks of single operations and of whole answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 

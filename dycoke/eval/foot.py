@@ -7,7 +7,7 @@ from typing import Any
 
 from dycoke.eval.benchmarks import BENCHMARKS
 from dycoke.eval.rows import Results, Run
-from dycoke.eval.specs import EMBEDDED
+from dycoke.nano import EMBEDDED
 from dycoke.options import write_value
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dycoke.brief import brief
-from dycoke.nano import MODEL_PATH
+from dycoke.nano import EMBEDDED, checkpoint_of
 from dycoke.plans import build_plan
 from dycoke.registry import build, entry
 from dycoke.types import Method, Plan
@@ -16,7 +16,6 @@ from dycoke.video.reading import INDEX, PYAV
 
 MODELS = ("llava_onevision", "llava_vid", "dycoke_hf")
 AUTO = "auto"
-EMBEDDED = "nano"  # stands for the embedded model wherever a checkpoint is named
 _OURS = ("pretrained", "max_frames_num", "batch_size", "method", "method_options", "plan", "dycoke", "samples")
 
 
@@ -92,7 +91,7 @@ class ModelSpec:
     @property
     def checkpoint(self) -> str:
         """What the model is loaded from."""
-        return str(MODEL_PATH) if self.pretrained == EMBEDDED else self.pretrained
+        return checkpoint_of(self.pretrained)
 
 
 @dataclass(frozen=True)

@@ -11,4 +11,11 @@ CONVERSATION = "qwen_1_5"
 
 HOME = Path(__file__).resolve().parent
 MODEL_PATH = HOME / "model"
+EMBEDDED = "nano"
+"""Stands for the embedded model wherever a checkpoint is named."""
 SAMPLES_PATH = HOME / "samples"
+
+
+def checkpoint_of(name: str) -> str:
+    """What a checkpoint of this name is loaded from."""
+    return str(MODEL_PATH) if name == EMBEDDED else name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from dycoke.video.decode import decode, opened
 from dycoke.video.folder import read_folder
 from dycoke.video.picture import is_picture, read_picture
 from dycoke.video.readers import read_with_decord, read_with_torchcodec
-from dycoke.video.reading import DECORD, INDEX, PYAV, check_reader
+from dycoke.video.reading import DECORD, INDEX, PYAV, check_path, check_reader
 from dycoke.video.timeline import Choose, evenly
 
 PILLOW = "pillow"
@@ -65,23 +64,6 @@ def check_video(path: str | Path) -> None:
     check_whole(path)
     with opened(path):
         pass
-
-
-def check_path(path: str | Path) -> None:
-    """Raise FileNotFoundError or ValueError unless there is a file with something in it, or a folder."""
-    if not str(path) or "://" in str(path) or "\0" in str(path):
-        raise ValueError(
-            f"{str(path)!r}: expected the path of a video file; a video of the web has to be fetched first"
-        )
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if path.is_dir():
-        return
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe may never end, and cannot be read twice
-        raise ValueError(f"{path}: not a regular file; expected a video that is stored as a whole")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path}: the file is empty")
 
 
 def check_whole(path: Path) -> None:

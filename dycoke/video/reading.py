@@ -1,8 +1,10 @@
-"""How videos can be read: who decodes them, and which of their frames are taken. Nothing here needs a decoder."""
+"""How videos can be read: from where, who decodes them, which frames are taken. Nothing here needs a decoder."""
 
 from __future__ import annotations
 
+import stat
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 PYAV, DECORD, TORCHCODEC = "pyav", "decord", "torchcodec"
@@ -42,3 +44,20 @@ def check_sampling(sampling: str) -> None:
     """Raise ValueError for a sampling there is none of."""
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling={sampling!r}: expected one of {', '.join(SAMPLINGS)}")
+
+
+def check_path(path: str | Path) -> None:
+    """Raise FileNotFoundError or ValueError unless there is a file with something in it, or a folder."""
+    if not str(path) or "://" in str(path) or "\0" in str(path):
+        raise ValueError(
+            f"{str(path)!r}: expected the path of a video file; a video of the web has to be fetched first"
+        )
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if path.is_dir():
+        return
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe may never end, and cannot be read twice
+        raise ValueError(f"{path}: not a regular file; expected a video that is stored as a whole")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path}: the file is empty")

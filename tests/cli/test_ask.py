@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from dycoke.ask.answer import answer, check_length
 from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
 from dycoke.engine.frames import FrameSettings
+from dycoke.nano import SAMPLES_PATH
 from dycoke.registry import build
 
 SMALL = ("--frames", 8, "--max-new-tokens", 6)
@@ -159,6 +161,30 @@ def test_any_path_of_a_video_is_read(dycoke, video, checkpoint, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     path = shutil.copy(video, tmp_path / name)
     assert dycoke("ask", path, "What is it?", "--model", checkpoint, *SMALL).code == 0
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "nano")])
+def test_the_embedded_model_says_what_it_knows(dycoke, video, model):
+    done = dycoke("ask", SAMPLES_PATH / "digits.mp4", "Describe the events in order.", *model, *SMALL)
+    assert (done.code, done.err) == (0, "") and "answer cut: by --max-new-tokens" in done.out
+    done = dycoke("ask", video, "What is it?", *model, *SMALL)
+    assert done.code == 0 and len(done.err.splitlines()) == 1
+    assert "knows drawn clips only" in done.err and "--model" in done.err
+
+
+def test_a_method_inside_is_headlined_with_the_mean_over_the_layers(dycoke):
+    ways = ("--method", "fastv", "--option", "k=1", "--option", "r=0.65")
+    done = dycoke("ask", SAMPLES_PATH / "digits.mp4", "Describe the events in order.", *ways, *SMALL)
+    kept = int(re.search(r"visual tokens from layer 1 on +(\d+)", done.out)[1])
+    share = (128 + 7 * kept) / 8 / 128
+    headline = f"fastv: 8 frames, {share:.1%} of the visual tokens read per layer on average (mean over 8 layers)"
+    assert done.out.splitlines().count(headline) == 1 and share < 0.5
+
+
+def test_warnings_of_ours_are_a_line(dycoke, video, checkpoint):
+    done = dycoke("ask", video, "What is it?", "--model", checkpoint, "--option", "dp_cache=host", *SMALL)
+    if not torch.cuda.is_available():
+        assert done.err == "dycoke: dp_cache='host' needs CUDA: the cache stays on the device\n"
 
 
 @pytest.mark.parametrize("ways", [(), ("--compare", "full,dycoke")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -55,6 +56,44 @@ def test_tokens_that_leave_inside():
     assert ["visual", "tokens", "inside", "256", "from", "layer", "2", "on", "-"] in compared
     assert ["128", "from", "layer", "4", "on"] in compared
     assert not any("inside" in line for line in table_lines(comparison_table([Answer("b", full)])))
+
+
+def test_the_headline_of_a_method_inside_is_the_mean_over_the_layers():
+    """As the report of an experiment has it: 512 of 512 enter two of the 8 layers, 256 two more, 128 the last four."""
+    stages = STAGES | {"compress": Stage(512, 0.5, None)}
+    pruned = Report("pdrop", 32, stages, ON_DEVICE, inside=(InsideReport(2, 256), InsideReport(4, 128)))
+    share = f"{100 * (2 * 512 + 2 * 256 + 4 * 128) / 8 / 512}%"
+    headline = f"pdrop: 32 frames, {share} of the visual tokens read per layer on average (mean over 8 layers)"
+    assert share == "50.0%" and table_lines(report_table(pruned))[0] == headline.split()
+    compared = table_lines(comparison_table([Answer("a", pruned), Answer("b", report(ON_DEVICE))]))
+    assert ["share", "kept,", "mean", "of", "layers", "50.0%", "43.8%"] in compared
+    assert table_lines(report_table(report(ON_DEVICE)))[0] == [
+        "dycoke:",
+        "32",
+        "frames,",
+        "43.8%",
+        "of",
+        "the",
+        "visual",
+        "tokens",
+        "kept",
+    ]
+    assert ["share", "kept", "43.8%"] in table_lines(comparison_table([Answer("b", report(ON_DEVICE))]))
+
+
+def test_an_answer_that_was_cut_is_marked():
+    mark = "by --max-new-tokens"
+    assert f"answer cut: {mark}".split() in table_lines(report_table(report(None), cut=True))
+    compared = table_lines(comparison_table([Answer("a", report(None), cut=True), Answer("b", report(None))]))
+    assert ["answer", "cut", *mark.split(), "-"] in compared
+    whole = [*table_lines(report_table(report(None))), *table_lines(comparison_table([Answer("a", report(None))]))]
+    assert not any("cut" in line for line in whole)
+
+
+def test_counts_of_one_are_in_the_singular():
+    stages = STAGES | {"decode": Stage(1, 2.0, None)}
+    once = Report("dycoke", 32, stages, replace(ON_DEVICE, selections=1))
+    assert "visual tokens chosen anew: once in 1 decoded token\n" in str(once)
 
 
 def test_no_cache_no_line():
