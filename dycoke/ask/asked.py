@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dycoke.engine.routes import AUTO, ROUTES, check_route
 from dycoke.nano import checkpoint_of
 from dycoke.options import parse_options
 from dycoke.plans import read_plan
@@ -34,11 +35,13 @@ class Asked:
 
 
 def check_places(asked: Asked) -> None:
-    """Raise ValueError or OSError for a video, a plan or a model that is not there, and for options that are no YAML.
+    """Raise ValueError or OSError for a video, a plan or a model that is not there, and for options that are no YAML or
+    no way to make pixels.
 
     What else is wrong with them is found where they are read.
     """
     check_path(asked.video)
+    check_route(asked.preprocess, (AUTO, *ROUTES))
     parse_options(asked.options)
     if asked.plan is not None:
         read_plan(asked.plan)

@@ -15,7 +15,6 @@ from dycoke.ask.answer import answer, check_length, check_new_tokens, check_ques
 from dycoke.ask.asked import Asked
 from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.tables import comparison_table, report_table
-from dycoke.engine.frames import AUTO, ROUTES, check_route
 from dycoke.nano import EMBEDDED, MODEL_PATH, checkpoint_of
 from dycoke.nano.drawn import is_drawn
 from dycoke.types import Method, Plan
@@ -38,7 +37,6 @@ def ask(asked: Asked, methods: dict[str, Method | Plan], out: Console, progress:
     """
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
     where = placement(asked.device, asked.dtype)
-    check_route(asked.preprocess, (AUTO, *ROUTES))
     check_new_tokens(asked.max_new_tokens)
     check_reader(asked.reader)
     check_sampling(asked.sampling)

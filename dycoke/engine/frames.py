@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-ROUTES = ("exact", "device")
-AUTO = "auto"
+from dycoke.engine.routes import AUTO, ROUTES, check_route
 
 _MODES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 _PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor", "LlavaOnevisionVideoProcessor")
@@ -142,12 +141,6 @@ def pixels_of(
     if settings is not None:
         return settings(frames, device, dtype)
     return processor.preprocess(frames, return_tensors="pt")["pixel_values"].to(device, dtype)
-
-
-def check_route(value: Any, accepted: Sequence[str] = ROUTES) -> None:
-    """Raise ValueError unless `value` names a way to make pixels."""
-    if value not in accepted:
-        raise ValueError(f"preprocess={value!r}: expected one of {', '.join(accepted)}")
 
 
 def _size(processor: Any, size: Any) -> tuple[int, int] | int:

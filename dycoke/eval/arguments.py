@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from dycoke.adapters.loader import Chosen, choose_method
 from dycoke.ask.chat import DTYPES
-from dycoke.engine.frames import check_route
+from dycoke.engine.routes import check_route
 from dycoke.eval.specs import AUTO
 from dycoke.options import parse_method, parse_value
 from dycoke.registry import build, entry
