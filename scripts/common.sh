@@ -22,16 +22,37 @@ find_python() {
     return 1
 }
 
+# start_group COMMAND...: start a command in a process group of its own, whose number is then in GROUP. However this
+# script ends, at its reader's leaving or a hang-up too, the group ends with it, until end_group says that it is over.
+start_group() {
+    GROUP=
+    trap 'kill -- "-${GROUP:-$!}" 2>/dev/null || true' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 141' PIPE
+    trap 'exit 143' TERM
+    set -m # each job has a group now
+    "$@" </dev/null &
+    set +m
+    GROUP=$!
+}
+
+# end_group: wait for the group; its status is the command's.
+end_group() {
+    local status=0
+    wait "$GROUP" || status=$?
+    trap - EXIT HUP INT PIPE TERM
+    return "$status"
+}
+
 # with_progress LOG MESSAGE COMMAND...: run a command that takes long, saying every few seconds that it still does.
 # Its output goes to LOG, and is shown only if the command fails.
 with_progress() {
-    local log=$1 message=$2 pid step status=0
+    local log=$1 message=$2 step status=0
     shift 2
     local start=$SECONDS next=$((SECONDS + 2))
-    "$@" >"$log" 2>&1 &
-    pid=$!
-    trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
-    while kill -0 "$pid" 2>/dev/null; do
+    start_group "$@" >"$log" 2>&1
+    while kill -0 "$GROUP" 2>/dev/null; do
         if ((SECONDS >= next)); then
             step=$(grep -oE '^(Collecting|Downloading|Installing) [^ ]+' "$log" | tail -n 1) || step=starting
             echo "$message ($((SECONDS - start)) s): $step" >&2
@@ -39,8 +60,7 @@ with_progress() {
         fi
         sleep 0.2
     done
-    wait "$pid" || status=$?
-    trap - INT TERM
+    end_group || status=$?
     if ((status != 0)); then
         tail -n 20 "$log" >&2
         fail "$message: failed; all of its output is in $log"
@@ -64,7 +84,8 @@ prepare_environment() {
     if [[ ! -x $VENV/bin/pip ]]; then # pip comes last: without it the environment is half-made
         python=$(find_python) || fail "no Python 3.11 or newer on PATH; install one (and its venv module) and try again"
         echo "making $VENV with $python" >&2
-        "$python" -m venv "$VENV" >&2 || fail "$python -m venv does not work; on Debian and Ubuntu install python3-venv"
+        start_group "$python" -m venv "$VENV" >&2
+        end_group || fail "$python -m venv does not work; on Debian and Ubuntu install python3-venv"
     fi
     # Python compiles the few modules that are imported on first use; compiling all of them here takes a minute.
     with_progress "$VENV/install.log" "installing packages" \

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +48,11 @@ if [[ $1 == -m && $2 == venv ]]; then
     if [[ ${VENV_STATUS:-0} != 0 ]]; then exit "$VENV_STATUS"; fi
     for program in pip ruff dycoke; do cp "$0" "$3/bin/$program"; done
 fi
+if [[ $1 == -m && $2 == "${SLEEPS:-}" ]]; then
+    sleep 60 &
+    echo "$$ $!" >"$CALLS.pids"
+    wait
+fi
 if [[ $1 == -m && $2 == pip ]]; then exit "${PIP_STATUS:-0}"; fi
 if [[ $1 == -m && $2 == pytest ]]; then
     echo "3 passed in 0.01s"
@@ -76,9 +85,19 @@ class Tree:
         (self.bin / "python3").chmod(0o755)
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(**self._how(script, arguments, environment), capture_output=True)
+
+    def start(self, script: str, **environment: str) -> subprocess.Popen:
+        """A script that goes on, with the signals that it would have on a terminal."""
+        how = self._how(script, (), environment)
+        return subprocess.Popen(
+            **how, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        )
+
+    def _how(self, script: str, arguments: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
         known = {"PATH": str(self.bin), "CALLS": str(self.calls_file), "TMPDIR": str(self.root.parent)}
         command = [str(self.bin / "bash"), str(self.root / script), *arguments]
-        return subprocess.run(command, env=known | environment, capture_output=True, text=True, cwd="/")
+        return {"args": command, "env": known | environment, "text": True, "cwd": "/"}
 
     @property
     def calls(self) -> list[str]:
@@ -141,6 +160,50 @@ def test_half_made_environment_is_made_again(tree):
     assert done.returncode == 1 and "python3-venv" in done.stderr.splitlines()[-1]
     assert (tree.root / ".venv" / "bin" / "python").exists()
     assert tree.run("scripts/test.sh").returncode == 0
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there, and no zombie that its parent has not looked after yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def within(seconds: float, found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + seconds
+    while not found() and time.monotonic() < end:
+        time.sleep(0.05)
+    return found()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up as Linux shows them")
+@pytest.mark.parametrize("script", ["scripts/quickstart.sh", "scripts/test.sh"])
+@pytest.mark.parametrize("sleeps", ["venv", "pip"])
+@pytest.mark.parametrize("end", ["HUP", "INT", "TERM", "reader"])
+def test_what_is_being_installed_ends_with_the_script(tree, script, sleeps, end):
+    """With all that it has started; where the reader leaves, at the next line."""
+    if (sleeps, end) == ("venv", "reader"):
+        pytest.skip("no line is written while the environment is made")
+    process = tree.start(script, SLEEPS=sleeps)
+    noted = Path(f"{tree.calls_file}.pids")
+    assert within(20, lambda: noted.exists() and noted.read_text().strip())
+    pids = [int(pid) for pid in noted.read_text().split()]
+    assert all(map(lives, pids))
+    if end == "reader":
+        process.stderr.close()
+    else:
+        process.send_signal(getattr(signal, f"SIG{end}"))
+    assert process.wait(20) == {"HUP": 129, "INT": 130, "TERM": 143, "reader": 141}[end]
+    assert within(5, lambda: not any(map(lives, pids)))
+
+
+@pytest.mark.parametrize("script", [path.name for path in SCRIPTS if path.name in ("quickstart.sh", "test.sh", "run")])
+@pytest.mark.parametrize("ask", ["-h", "--help"])
+def test_help_is_given_at_once_and_nothing_made(tree, script, ask):
+    done = tree.run(".ci/run" if script == "run" else f"scripts/{script}", ask)
+    assert (done.returncode, done.stderr) == (0, "") and "bash scripts/" in done.stdout
+    assert not tree.calls and not (tree.root / ".venv").exists()
 
 
 def test_no_python_is_one_line(tree):
