@@ -10,7 +10,7 @@ from dycoke.engine.routes import AUTO, ROUTES, check_route
 from dycoke.nano import checkpoint_of
 from dycoke.options import parse_options
 from dycoke.plans import read_plan
-from dycoke.video.reading import INDEX, PYAV, check_path
+from dycoke.video.reading import INDEX, PYAV, check_path, check_reader, check_sampling
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def check_places(asked: Asked) -> None:
     What else is wrong with them is found where they are read.
     """
     check_path(asked.video)
+    check_reader(asked.reader)
+    check_sampling(asked.sampling)
     check_route(asked.preprocess, (AUTO, *ROUTES))
     parse_options(asked.options)
     if asked.plan is not None:

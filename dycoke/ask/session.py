@@ -19,7 +19,6 @@ from dycoke.nano import EMBEDDED, MODEL_PATH, checkpoint_of
 from dycoke.nano.drawn import is_drawn
 from dycoke.types import Method, Plan
 from dycoke.video.frames import read_frames
-from dycoke.video.reading import check_reader, check_sampling
 from dycoke.visible import visible, visible_line
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
@@ -38,8 +37,6 @@ def ask(asked: Asked, methods: dict[str, Method | Plan], out: Console, progress:
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
     where = placement(asked.device, asked.dtype)
     check_new_tokens(asked.max_new_tokens)
-    check_reader(asked.reader)
-    check_sampling(asked.sampling)
     name = checkpoint_of(EMBEDDED if asked.model is None else asked.model)
     with _quiet(progress):
         with progress.status(Text(f"reading {asked.frames} frames of {visible_line(asked.video)}")):
