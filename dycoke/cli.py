@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,8 @@ from rich.console import Console
 
 from dycoke.brief import LINE, shorten
 from dycoke.command_group import SETTINGS, CommandGroup
+from dycoke.eval.dying import PARENT, end_with_parent
+from dycoke.interrupts import guarded
 from dycoke.version import __version__
 from dycoke.visible import visible_line
 
@@ -52,10 +56,22 @@ app = typer.Typer(
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 and one line on stderr for input it cannot take.
 
+    130 or 143 and a line where SIGINT or SIGTERM ended it. Without arguments they are those of this process, which is
+    over behind the command; started by a script that names itself in DYCOKE_PARENT, it is ended with the script.
+    """
+    if arguments is not None:
+        return guarded(lambda: _run(arguments))
+    if PARENT in os.environ:
+        end_with_parent(signal.SIGTERM)
+    return guarded(lambda: _run(sys.argv[1:]), last=True)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command of these arguments and return its exit code.
+
     This is the one place where an error becomes a line. Errors that are no ValueError or OSError are bugs and keep
     their traceback, and --traceback keeps it for every error.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         return app(args=arguments, prog_name="dycoke", standalone_mode=False) or 0
     except typer.Abort:

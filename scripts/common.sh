@@ -131,6 +131,7 @@ reproduce() {
     results=$(value_of --results "" "$@") # the report has to look where the sweep writes
     prepare_environment .venv
     cd "$ROOT"
-    "$VENV/bin/dycoke" sweep "eval_configs/$name.yaml" "$@"
-    "$VENV/bin/dycoke" report "$name" ${results:+--results "$results"}
+    # With DYCOKE_PARENT it ends as at Ctrl-C when this script is ended, and works on behind none.
+    DYCOKE_PARENT=$BASHPID "$VENV/bin/dycoke" sweep "eval_configs/$name.yaml" "$@"
+    DYCOKE_PARENT=$BASHPID "$VENV/bin/dycoke" report "$name" ${results:+--results "$results"}
 }

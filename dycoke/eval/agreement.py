@@ -20,6 +20,7 @@ from dycoke.eval.numbers import TaskColumn, interval, score, task_columns
 from dycoke.eval.rows import Results, Row, Run, read_results
 from dycoke.eval.table_formats import markdown
 from dycoke.eval.tables import Cell, Section, Table, number, spread
+from dycoke.interrupts import guarded
 
 _DECIMALS = 2
 _TOLD = "In parentheses: 95 % interval. A row agrees where both have a value in common."
@@ -169,4 +170,4 @@ def _row(each: Compared) -> tuple[Cell, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, last=True))

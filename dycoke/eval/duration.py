@@ -16,6 +16,7 @@ from dycoke.bench.record import device
 from dycoke.eval.efficiency_table import clock
 from dycoke.eval.folder import RunFolder
 from dycoke.eval.rows import Results, read_results
+from dycoke.interrupts import guarded
 
 
 @dataclass(frozen=True)
@@ -90,4 +91,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, last=True))

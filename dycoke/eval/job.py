@@ -12,6 +12,8 @@ from dycoke.bench.record import write_record
 from dycoke.eval.experiment import Experiment, load_experiment
 from dycoke.eval.specs import RunSpec
 
+JOBS = ".jobs"  # folder of an experiment where the processes at work leave word; .jobs.1: those of a second machine
+
 
 @dataclass(frozen=True)
 class Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from dycoke.eval import dying
 from dycoke.eval.specs import Launcher
 
 
@@ -39,16 +41,19 @@ def check_launcher(launcher: Launcher, node: Node) -> None:
 def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The command line of `python -m module arguments`, and what its environment has beside this one's.
 
+    What it starts ends with this process, from its first moment on (`dycoke.eval.dying`).
     Several processes start under `accelerate launch`. Its --cpu starts a single one whatever number it is given; asked
     for GPUs it starts them all, and the environment keeps them on the CPU.
     """
     environment = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if launcher.cpu else {}
+    environment |= {dying.PARENT: str(os.getpid())}
+    own = [str(Path(dying.__file__).resolve()), module, *arguments]
     if launcher.count == 1:
-        return [sys.executable, "-m", module, *arguments], environment
-    start = [sys.executable, "-m", "dycoke.eval.dying", "accelerate.commands.launch", "--multi_gpu"]
+        return [sys.executable, *own], environment
+    start = [sys.executable, own[0], "accelerate.commands.launch", "--multi_gpu"]
     start += ["--num_processes", str(launcher.count), "--num_machines", str(launcher.machines)]
     start += ["--machine_rank", str(node.rank), "--main_process_port", str(launcher.port or 0)]  # 0: any that is free
     start += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     if node.address is not None:
         start += ["--main_process_ip", node.address]
-    return [*start, "-m", module, *arguments], environment
+    return [*start, *own], environment

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import signal
-import subprocess
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -21,14 +17,13 @@ from rich.console import Console
 from dycoke.bench.record import circumstances, installed, write_text
 from dycoke.eval.experiment import Experiment, load_experiment
 from dycoke.eval.folder import EXPERIMENT, RunFolder
-from dycoke.eval.job import Job
+from dycoke.eval.job import JOBS, Job
 from dycoke.eval.judging import check_judge
 from dycoke.eval.launching import Node, check_launcher, command
+from dycoke.eval.processes import held, run
 from dycoke.eval.progress import Progress
 from dycoke.eval.specs import RunSpec, slug
-
-_LOOK_EVERY = 0.5  # seconds
-_GRACE = 10  # seconds that processes have to end by themselves
+from dycoke.interrupts import tell
 
 
 class SweepFailed(ValueError):
@@ -64,21 +59,26 @@ def sweep(path: str | Path, results: Path, scale: Scale, console: Console) -> Ex
     runs = [scale.put_on(run) for run in experiment.runs]
     home = results / experiment.name
     pending = [run for run in runs if not _checked(results, run).complete]
-    if not pending:
-        console.print(f"{experiment.name}: all {len(runs)} runs are complete")
-        _keep_copy(path, home)
-        return experiment
-    for run in pending:
-        check_launcher(run.launcher, scale.node)
-        if run.score:
-            check_judge(run.task, os.environ)
-    with _locked(home, scale.node):
+    for each in pending:
+        check_launcher(each.launcher, scale.node)
+        if each.score:
+            check_judge(each.task, os.environ)
+    tell(lambda: _left(results, runs))
+    # The first machine holds the folder for all.
+    with held(home) if scale.node.rank == 0 else nullcontext() as hold, _job_folder(home, scale.node) as folder:
         _keep_copy(path, home)
         with Progress(console, results, runs) as progress:
             for _, group in groupby(pending, key=lambda run: run.model):
-                _work(experiment, list(group), results, scale.node, progress)
-    console.print(f"{experiment.name}: {len(pending)} of {len(runs)} runs made, all are complete")
+                _work(_Work(experiment, list(group), results, scale.node, folder, hold), progress)
+    made = f"{len(pending)} of {len(runs)} runs made, " if pending else ""
+    console.print(f"{experiment.name}: {made}all {len(runs)} runs are complete")
     return experiment
+
+
+def _left(results: Path, runs: Sequence[RunSpec]) -> str:
+    """How far the runs are, by what is on the disk, and how to go on."""
+    done = sum(RunFolder.of(results, run).complete for run in runs)
+    return f"{done} of {len(runs)} runs complete; the same command goes on"
 
 
 def _checked(results: Path, run: RunSpec) -> RunFolder:
@@ -94,62 +94,59 @@ def _keep_copy(path: str | Path, home: Path) -> None:
 
 
 @contextmanager
-def _locked(home: Path, node: Node) -> Iterator[None]:
-    """Hold the experiment's folder. Raises ValueError if another sweep holds it."""
+def _job_folder(home: Path, node: Node) -> Iterator[Path]:
+    """An empty folder for the word of a machine's processes, as long as they work.
+
+    That of a sweep that was killed makes way for it.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    if node.rank > 0:  # the first machine holds it for all
-        yield
-        return
-    with (home / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"{home}: another sweep is at work there; wait for it, or stop it") from error
-        yield
-
-
-def _work(experiment: Experiment, runs: list[RunSpec], results: Path, node: Node, progress: Progress) -> None:
-    """Start the processes of one model and wait for its runs."""
-    logs = results / experiment.name / "logs"
-    logs.mkdir(exist_ok=True)
-    log = logs / f"{slug(runs[0].model.name)}{f'.{node.rank}' if node.rank else ''}.log"
-    folder = tempfile.mkdtemp(prefix="dycoke-sweep-")
+    folder = (home / f"{JOBS}{_machine(node)}").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
-        ids = tuple(run.id for run in runs)
-        file = str(results / experiment.name / EXPERIMENT)
-        job = Job(file, experiment.name, str(results), ids, runs[0].launcher.count, folder, _made(runs[0]))
-        line, environment = command(runs[0].launcher, node, "dycoke.eval.worker", [str(job.write())])
-        with log.open("w", encoding="utf-8") as output:
-            code = _wait(line, os.environ | environment, output, job, progress)
-        if code:
-            raise SweepFailed(_reason(job, code, log))
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _wait(line: list[str], environment: Mapping[str, str], output: Any, job: Job, progress: Progress) -> int:
-    """Run a command to its end, showing how far its job is. However this one ends, so do the processes."""
-    process = subprocess.Popen(line, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        while process.poll() is None:
-            progress.show(job.announced())
-            time.sleep(_LOOK_EVERY)
-        progress.show(job.announced())
-        return process.returncode
-    finally:
-        _end(process)
+def _machine(node: Node) -> str:
+    """What tells a machine's files from those of the first one."""
+    return f".{node.rank}" if node.rank else ""
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a process and all it has started."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(_GRACE)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+@dataclass(frozen=True)
+class _Work:
+    """The runs of one model; folder: of this machine's jobs; hold: what its processes inherit, if anything."""
+
+    experiment: Experiment
+    runs: list[RunSpec]
+    results: Path
+    node: Node
+    folder: Path
+    hold: int | None
+
+    def log(self) -> Path:
+        logs = self.results / self.experiment.name / "logs"
+        logs.mkdir(exist_ok=True)
+        return logs / f"{slug(self.runs[0].model.name)}{_machine(self.node)}.log"
+
+    def job(self) -> Job:
+        first, name = self.runs[0], self.experiment.name
+        ids = tuple(run.id for run in self.runs)
+        folder = tempfile.mkdtemp(dir=self.folder)
+        file = str(self.results / name / EXPERIMENT)
+        return Job(file, name, str(self.results), ids, first.launcher.count, folder, _made(first))
+
+
+def _work(work: _Work, progress: Progress) -> None:
+    """Start the processes of one model and wait for its runs."""
+    job, log = work.job(), work.log()
+    line, environment = command(work.runs[0].launcher, work.node, "dycoke.eval.worker", [str(job.write())])
+    holds = () if work.hold is None else (work.hold,)
+    with log.open("w", encoding="utf-8") as output:
+        code = run(line, environment, output, holds, lambda: progress.show(job.announced()))
+    if code:
+        raise SweepFailed(_reason(job, code, log))
 
 
 def _reason(job: Job, code: int, log: Path) -> str:

@@ -1,8 +1,8 @@
 """A process of a sweep: one loaded model, its runs one after the other.
 
-    python -m dycoke.eval.worker JOB.json
+    python dycoke/eval/dying.py dycoke.eval.worker JOB.json
 
-Several such processes, started by `accelerate launch`, share the samples of each run.
+Several such processes, started by `accelerate launch`, share the samples of each run. Each ends with what started it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import sys
 import traceback
 from typing import Any
 
-from dycoke.eval.dying import die_with_parent
 from dycoke.eval.job import Job
 from dycoke.eval.lmms_tasks import default_home
 from dycoke.eval.shards import disband
@@ -21,7 +20,6 @@ from dycoke.eval.shards import disband
 def main(arguments: list[str] | None = None) -> int:
     """Work through a job. Returns 1, after leaving word why, if a run could not be finished."""
     (path,) = sys.argv[1:] if arguments is None else arguments
-    die_with_parent()
     default_home()
     job = Job.read(path)
     try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
@@ -22,6 +23,7 @@ from uuid import uuid4
 from tqdm import tqdm
 
 from dycoke.bench.record import write_record
+from dycoke.interrupts import guarded
 from dycoke.nano import HOME
 from dycoke.nano.generator import FAMILIES, STANDARD, TICKS, Family, Question, clip_questions, sample_scenes, stories
 from dycoke.nano.splits import split_seeds
@@ -175,4 +177,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, last=True))

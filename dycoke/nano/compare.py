@@ -23,6 +23,7 @@ from torch.nn.functional import normalize
 
 from dycoke.ask.chat import load_chat, placement
 from dycoke.bench.record import circumstances, write_record
+from dycoke.interrupts import guarded
 from dycoke.nano import MODEL_PATH, augment
 from dycoke.nano.batches import IGNORE, Chat, evaluation_scenes, make_rows
 from dycoke.nano.generator import FRAME, TICKS, Question, clip_questions, render, stories
@@ -185,4 +186,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, last=True))

@@ -23,6 +23,7 @@ import numpy as np
 from dycoke.ask.answer import answer
 from dycoke.ask.chat import DEVICES, Chat, load_chat, placement
 from dycoke.eval.shards import Ranks, disband
+from dycoke.interrupts import guarded
 from dycoke.nano import MODEL_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import Scene, Story, clip_questions, render, stories
@@ -129,4 +130,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, last=True))

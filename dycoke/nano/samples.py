@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dycoke.interrupts import guarded
 from dycoke.nano import SAMPLES_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import Story, clip_questions, stories
@@ -74,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, last=True))

@@ -8,9 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dycoke.interrupts import guarded
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
@@ -130,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, last=True))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader
 
+from dycoke.interrupts import guarded, tell
 from dycoke.nano import MODEL_PATH
 from dycoke.nano import tokenizer as nano_tokenizer
 from dycoke.nano.architecture import SHAPES, build_model, export
@@ -208,6 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     # its plans are made anew for every length, which takes longer than the attention itself
     torch.backends.cuda.enable_cudnn_sdp(False)
     trainer = Trainer(recipe, options.output, Accelerator(mixed_precision=options.precision))
+    tell(lambda: f"stopped at step {trainer.step}; with --resume it goes on from what {options.output / STATE} holds")
     if options.compile:
         trainer.raw.compile()
     if options.resume:
@@ -228,4 +230,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main, last=True))

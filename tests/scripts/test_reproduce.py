@@ -15,6 +15,7 @@ if [[ $1 == -m && $2 == dycoke.eval.duration ]]; then exit "${DURATION_STATUS:-0
 if [[ $(basename "$0") == dycoke ]]; then
     echo "in $PWD" >>"$CALLS"
     echo "with ${OMP_NUM_THREADS:-all} threads" >>"$CALLS"
+    echo "until the end of ${DYCOKE_PARENT:-nobody}, started by $PPID" >>"$CALLS"
     if [[ $1 == sweep ]]; then exit "${SWEEP_STATUS:-0}"; fi
 fi
 exit 0
@@ -44,6 +45,12 @@ def test_an_experiment_is_swept_and_reported(tree, name):
     assert done.returncode == 0, done.stderr
     sweep, report = f"dycoke sweep eval_configs/{name}.yaml", f"dycoke report {name}"
     assert reproduced(tree) == [sweep, f"in {tree.root}", report, f"in {tree.root}"]
+
+
+def test_what_a_script_starts_ends_with_it(tree):
+    tree.run("scripts/reproduce_table1.sh")
+    said = [call.split() for call in tree.calls if call.startswith("until")]
+    assert len(said) == 2 and all(words[4] == f"{words[-1]}," for words in said)
 
 
 @pytest.mark.parametrize(
