@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dycoke.bench.record import replacing
 from dycoke.visible import visible_line
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def write_plot(folder: Path, name: str, figure: Figure | None) -> list[Path]:
         if figure is None:
             path.unlink(missing_ok=True)
             continue
-        partial = path.with_name(path.name + ".partial")
-        figure.savefig(partial, format=ending, dpi=_DPI, metadata=metadata)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            figure.savefig(partial, format=ending, dpi=_DPI, metadata=metadata)
         written.append(path)
     return written

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is, its samples as they come, and its metrics, whose presence means it is complete."""
+"""The folder of a run: what it is, its samples as they come, and its metrics, which are whole once it is complete."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dycoke.eval.specs import RunSpec
 
 EXPERIMENT = "experiment.yaml"
 RESERVED = ("tables", "plots", "logs")  # folders of an experiment that are no runs
+METRICS = ("run", "scores", "samples", "fingerprint", "shape", "usage", "made")
 _CIRCUMSTANTIAL = ("launcher", "label", "paper", "made")  # may change without changing what is measured
 _LATER = ("reader", "sampling")  # older folders do not say
 
@@ -47,7 +48,17 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        return self.metrics.is_file()
+        """Whether its metrics are there, and whole: a lost machine may leave a file with nothing in it."""
+        try:
+            found = json.loads(self.metrics.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return False
+        return isinstance(found, dict) and all(key in found for key in METRICS)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there is a file of metrics that is not whole."""
+        return self.metrics.exists() and not self.complete
 
     def samples_of(self, rank: int, world: int) -> Path:
         """Where one of several processes writes its samples; all of them go to `samples` in the end."""

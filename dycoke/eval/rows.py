@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dycoke.eval.experiment import Experiment, load_experiment
-from dycoke.eval.folder import EXPERIMENT, RunFolder
+from dycoke.eval.folder import EXPERIMENT, METRICS, RunFolder
 from dycoke.eval.specs import MethodSpec, ModelSpec, RunSpec
 
 FULL = "full"  # the method that the others are compared with
-_METRICS = ("run", "scores", "samples", "fingerprint", "shape", "usage", "made")
 
 
 @dataclass(frozen=True)
@@ -156,10 +155,10 @@ def read_results(experiment: str, results: Path) -> Results:
 def _read_run(results: Path, spec: RunSpec) -> Run:
     folder = RunFolder.of(results, spec)
     folder.check(spec)
-    if not folder.complete:
+    if not folder.metrics.is_file():
         return Run(spec, None, len(folder.read_samples()))
     metrics = folder.read_metrics()
-    missing = [key for key in _METRICS if not isinstance(metrics, Mapping) or key not in metrics]
+    missing = [key for key in METRICS if not isinstance(metrics, Mapping) or key not in metrics]
     if missing:
         raise ValueError(f"{folder.metrics}: {', '.join(missing)} missing")
     if metrics["run"] != spec.id:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,9 @@ from dycoke.eval.processes import held, run
 from dycoke.eval.progress import Progress
 from dycoke.eval.specs import RunSpec, slug
 from dycoke.interrupts import tell
+
+RESULTS = Path("results")  # where a sweep writes and a report looks if nothing else is said
+_ROOM = 2**16  # bytes, more than a process writes before it fails
 
 
 class SweepFailed(ValueError):
@@ -60,6 +64,8 @@ def sweep(path: str | Path, results: Path, scale: Scale, console: Console) -> Ex
     home = results / experiment.name
     pending = [run for run in runs if not _checked(results, run).complete]
     for each in pending:
+        if (folder := RunFolder.of(results, each)).damaged:
+            _say(console, f"{folder.metrics}: not whole, so that the run is made again")
         check_launcher(each.launcher, scale.node)
         if each.score:
             check_judge(each.task, os.environ)
@@ -71,8 +77,15 @@ def sweep(path: str | Path, results: Path, scale: Scale, console: Console) -> Ex
             for _, group in groupby(pending, key=lambda run: run.model):
                 _work(_Work(experiment, list(group), results, scale.node, folder, hold), progress)
     made = f"{len(pending)} of {len(runs)} runs made, " if pending else ""
-    console.print(f"{experiment.name}: {made}all {len(runs)} runs are complete")
+    where = "" if results == RESULTS else f" --results {shlex.quote(str(results))}"
+    _say(console, f"{experiment.name}: {made}all {len(runs)} runs are complete in {home}")
+    _say(console, f"tables and plots: dycoke report {experiment.name}{where}")
     return experiment
+
+
+def _say(console: Console, line: str) -> None:
+    """Print a line as it is: paths may look like markup."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _left(results: Path, runs: Sequence[RunSpec]) -> str:
@@ -150,11 +163,21 @@ def _work(work: _Work, progress: Progress) -> None:
 
 
 def _reason(job: Job, code: int, log: Path) -> str:
-    said = next(job.failures(), None)
-    if said is None:
-        ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-        said = f"a process ended without a word ({ended})"
-    return f"{said} (log: {log})"
+    """What a process said, or how it ended without a word, and whether the disk is full, which may be behind it."""
+    ended = f"signal {-code}" if code < 0 else f"exit code {code}"
+    said = next(job.failures(), f"a process ended without a word ({ended})")
+    full = _full(log)
+    return f"{said} (log: {log})" if full is None else f"{said}; {full} (log: {log})"
+
+
+def _full(log: Path) -> str | None:
+    """Why nothing more can be written beside a log, None if it can."""
+    try:
+        write_text(log.with_name(f"{log.name}.room"), " " * _ROOM)
+    except OSError as error:
+        return str(error)
+    log.with_name(f"{log.name}.room").unlink()
+    return None
 
 
 def _made(run: RunSpec) -> dict[str, Any]:

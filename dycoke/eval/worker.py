@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from dycoke.eval.job import Job
@@ -25,9 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         work(job)
     except (Exception, SystemExit) as error:  # whatever it is, the sweep is to say it in one line; the log has the rest
-        traceback.print_exc()
         kind = "" if isinstance(error, ValueError | OSError | SystemExit) else f"{type(error).__name__}: "
-        job.fail(int(os.environ.get("RANK", "0")), f"{kind}{' '.join(str(error).split())}")
+        with suppress(OSError):  # the disk may be full, which the sweep then finds by itself
+            job.fail(int(os.environ.get("RANK", "0")), f"{kind}{' '.join(str(error).split())}")
+        with suppress(OSError):
+            traceback.print_exc()
         return 1
     disband()
     return 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from dycoke.eval.folder import RunFolder
@@ -87,3 +89,18 @@ def test_a_full_disk_ends_the_run_and_nothing_half_written_counts(job_of, tmp_pa
     with pytest.raises(ValueError, match=r"nano_samples_short, doc_id \d+: .*No space left on device"):
         work(job)
     assert not folder.complete and not folder.read_samples()
+
+
+class FullLog(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_the_reason_is_told_also_where_the_log_is_on_a_full_disk(job_of, monkeypatch):
+    from dycoke.eval import worker
+
+    job = job_of()
+    monkeypatch.setattr(worker, "work", lambda job: 1 // 0)
+    monkeypatch.setattr("sys.stderr", FullLog())
+    assert worker.main([str(job.write())]) == 1
+    assert list(job.failures()) == ["ZeroDivisionError: integer division or modulo by zero"]
