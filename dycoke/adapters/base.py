@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dycoke.adapters.arguments import CACHE_NAMES, real_tokens, refuse_full_length, renamed, shape_of, tokens_of
 from dycoke.adapters.tower import TowerProbe, probe_for
+from dycoke.fitting import frame_faults, order_faults, refuse
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
@@ -97,8 +98,7 @@ class FamilyAdapter:
                 f"{family}: {type(compressor).__name__} needs {', '.join(sorted(missing))}; "
                 f"its adapter provides: {', '.join(sorted(self.provides)) or 'embeds only'}"
             )
-        if compressor.positions == "original" and not compressor.raster:
-            raise ValueError(f"{compressor!r}: positions='original' needs tokens in raster order")
+        refuse(order_faults(compressor))
 
     def _check_newlines(self, plan: Plan) -> None:
         if not self.knows_newlines and any(getattr(each, "newlines_compete", False) for each in plan.pruners):
@@ -159,12 +159,7 @@ class FamilyAdapter:
         of tokens is not the one it announced.
         """
         self.recorder.start("compress")
-        fewest = getattr(self.compressor, "min_frames", 1)
-        if frames.shape[0] < fewest:
-            raise ValueError(
-                f"{type(self.compressor).__name__} needs at least {fewest} frames, got {frames.shape[0]}; accepted: "
-                "more frames, or a variant of the method that takes fewer"
-            )
+        refuse(frame_faults(self.compressor, frames.shape[0]))
         video = {} if self._probe is None else self._probe.read(rows, grid)._asdict()
         video["query"] = query if "query" in self.compressor.needs else None
         # Parts of a model may lie on devices of their own.

@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLa
 from dycoke.attention import BASES, REQUEST, pruned_name
 from dycoke.cache import TAIL, DecodeRequest
 from dycoke.cache_layer import PrunedLayer
+from dycoke.fitting import decode_faults, refuse
 from dycoke.host_cache import host_cache_works
 from dycoke.types import DecodePolicy, LayerPruner
 
@@ -43,18 +44,8 @@ class DecodeStage:
         self._policy, self._trace = policy, trace
         self._base = _check_attention(language_model)
         self._layers = self.config.num_hidden_layers
-        if policy is not None and not 1 <= policy.first_layer < self._layers:
-            raise ValueError(
-                f"l={policy.first_layer}: expected 1 to {self._layers - 1}, for this model has {self._layers} layers "
-                "and layer l - 1 is the observer"
-            )
+        refuse(decode_faults(policy, pruners, self._layers))
         self._host = getattr(policy, "dp_cache", "device") == "host"
-        deeper = [pruner.layer for pruner in pruners if policy is not None and pruner.layer >= policy.first_layer]
-        if self._host and deeper:
-            raise ValueError(
-                f"dp_cache='host' with tokens dropped at layer {deeper[0]}: the layers from l={policy.first_layer} on "
-                "must hold the same tokens there; accepted: dp_cache='device', or pruners on layers below l"
-            )
         if self._host and not host_cache_works(language_model):
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=4)
             self._host = False

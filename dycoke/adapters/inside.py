@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from dycoke.cache import DecodeRequest
+from dycoke.fitting import observes
 from dycoke.ops.last_row import last_row, last_slot, rotary_row
 from dycoke.types import LayerPruner, Prompt
 from dycoke.usage import Entered
@@ -118,11 +119,6 @@ class Prefill:
         shift = self._positions.gather(1, last) - packed.gather(1, last)
         self._positions = packed
         self._shift = shift if self._shift is None else shift + self._shift.to(shift.device)
-
-
-def observes(pruner: LayerPruner) -> str:
-    """Whose attention a pruner asks for now: "previous", "own" or "nothing"."""
-    return getattr(pruner, "observes", "previous")
 
 
 def _own_attention(layer: nn.Module, hidden: Tensor, tables: tuple[Tensor, Tensor], real: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dycoke.adapters.inside import Prefill, observes
+from dycoke.adapters.inside import Prefill
 from dycoke.attention import PREFILL, REQUEST
 from dycoke.cache import DecodeRequest
+from dycoke.fitting import inside_faults, refuse
 from dycoke.types import LayerPruner, Prompt
 from dycoke.usage import Entered
 
@@ -29,20 +30,7 @@ class InsideStage:
     def __init__(self, language_model: nn.Module, pruners: Sequence[LayerPruner], flat: bool, trace: bool) -> None:
         self._model, self._pruners, self._flat, self._trace = weakref.ref(language_model), pruners, flat, trace
         self._layers = language_model.config.num_hidden_layers
-        packed = False
-        for pruner in pruners:
-            lowest = 1 if observes(pruner) == "previous" else 0
-            if not lowest <= pruner.layer < self._layers:
-                option, behind = getattr(pruner, "option", "layer"), getattr(pruner, "behind", 0)
-                raise ValueError(
-                    f"{option}={pruner.layer - behind}: expected {lowest - behind} to {self._layers - 1 - behind}, for "
-                    f"this model has {self._layers} layers"
-                )
-            packed = packed or getattr(pruner, "positions", "original") != "original"
-            if packed and getattr(pruner, "evicts", False):
-                raise ValueError(
-                    f"{type(pruner).__name__}: one that evicts cannot renumber positions, nor come behind one that does"
-                )
+        refuse(inside_faults(pruners, self._layers))
 
     def install(self, undo: ExitStack) -> None:
         """Hook every layer that may read less."""

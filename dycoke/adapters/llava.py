@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from dycoke.adapters.arguments import expand_rows
 from dycoke.adapters.base import FamilyAdapter
+from dycoke.fitting import newline_faults, refuse
 
 if TYPE_CHECKING:
     from llava.model.packing import Packed
-
-_NEWLINES_INSIDE = ("grid", "frame")
 
 
 class LlavaAdapter(FamilyAdapter):
@@ -47,11 +46,7 @@ class LlavaAdapter(FamilyAdapter):
 
         Raises ValueError if the compressor reorders tokens and the layout has newlines inside the video.
         """
-        if newline in _NEWLINES_INSIDE and not self.compressor.raster:
-            raise ValueError(
-                f"{self.compressor!r} emits tokens out of raster order, but mm_newline_position={newline!r} puts "
-                "newlines between them; accepted: one_token or no_token, or a compressor in raster order"
-            )
+        refuse(newline_faults(self.compressor, newline))
         self._per_frame = frames.shape[1]
         kept = self.compress(frames, grid, rows, text)
         return kept.embeds, kept.index

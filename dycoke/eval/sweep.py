@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dycoke.bench.record import circumstances, installed, write_text
 from dycoke.eval.experiment import Experiment, load_experiment
+from dycoke.eval.fit import check_rows
 from dycoke.eval.folder import EXPERIMENT, RunFolder
 from dycoke.eval.job import JOBS, Job
 from dycoke.eval.judging import check_judge
@@ -56,8 +57,8 @@ def sweep(path: str | Path, results: Path, scale: Scale, console: Console) -> Ex
     """Run what is missing of an experiment. Runs that are complete are left alone.
 
     Raises ValueError and OSError, before anything is loaded where that can be, for a file, a folder of results or a
-    machine that does not do; SweepFailed, naming run, task and sample, for a run that could not be finished. What is
-    done by then stays on disk, and the next call goes on from there.
+    machine that does not do, and for methods that do not fit their model; SweepFailed, naming run, task and sample, for
+    a run that could not be finished. What is done by then stays on disk, and the next call goes on from there.
     """
     experiment = load_experiment(path)
     runs = [scale.put_on(run) for run in experiment.runs]
@@ -69,6 +70,7 @@ def sweep(path: str | Path, results: Path, scale: Scale, console: Console) -> Ex
         check_launcher(each.launcher, scale.node)
         if each.score:
             check_judge(each.task, os.environ)
+    check_rows(pending)
     tell(lambda: _left(results, runs))
     # The first machine holds the folder for all.
     with held(home) if scale.node.rank == 0 else nullcontext() as hold, _job_folder(home, scale.node) as folder:

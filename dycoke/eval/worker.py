@@ -39,12 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
 def work(job: Job) -> None:
     """Load what the runs need, tasks first and the model last, and evaluate one after the other."""
     from dycoke.eval.evaluate import evaluate
+    from dycoke.eval.fit import check_rows, sizes_of
     from dycoke.eval.lmms_tasks import load_task, task_manager
 
     experiment, specs = job.load()
     manager = task_manager(specs[0].model.id, experiment.include_path)
     tasks = {name: load_task(name, manager) for name in dict.fromkeys(spec.task for spec in specs)}
     model = load_model(specs[0])
+    check_rows(specs, sizes_of(model.model))  # the sweep may have known nothing of the model
     started = model.accelerator.num_processes
     if started != job.processes:
         raise ValueError(f"launcher: {job.processes} processes asked for, but {started} have started")

@@ -104,3 +104,13 @@ def test_the_reason_is_told_also_where_the_log_is_on_a_full_disk(job_of, monkeyp
     monkeypatch.setattr("sys.stderr", FullLog())
     assert worker.main([str(job.write())]) == 1
     assert list(job.failures()) == ["ZeroDivisionError: integer division or modulo by zero"]
+
+
+def test_all_rows_are_checked_against_the_loaded_model_before_the_first_one_answers(job_of, tmp_path):
+    from dycoke.eval.worker import work
+
+    with pytest.raises(
+        ValueError, match=r"do not fit their model: 'dycoke k=0.7 l=20 p=0.7' \(nano, 32 frames\): l=20: "
+    ):
+        work(job_of(**{"l: 5": "l: 20"}))
+    assert not list(tmp_path.glob("results/**/samples*"))
