@@ -56,6 +56,7 @@ def main() -> None:
     end_with_parent()
     if os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
         sys.path[0] = os.getcwd()  # as -m has it: no module is to find those beside this file by their bare names
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # at once: nothing has to be put in order here
     os.environ[PARENT] = str(os.getpid())  # of those that the module starts in this way
     del sys.argv[0]  # the module is to find its own arguments there
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

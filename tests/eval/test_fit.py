@@ -73,7 +73,8 @@ def test_every_row_is_named_once_with_all_that_is_wrong():
         "'fastv k=9' (nano, 8, 16, 400 frames): k=9: expected 1 to 7, for this model has 8 layers",
         "'fastv k=9' (nano, 400 frames): 400 frames are 6400 tokens, and with a question more than the 4096 this model "
         "reads",
-        "'full' (nano, 400 frames): 400 frames are 6400 tokens, and with a question more than the 4096 this model reads",
+        "'full' (nano, 400 frames): 400 frames are 6400 tokens, and with a question more than the 4096 this model "
+        "reads",
     ]
 
 
