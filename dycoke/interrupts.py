@@ -6,6 +6,7 @@ signal is therefore written to a pipe as well, at once, and a thread that reads 
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
 import signal
@@ -15,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
-GRACE = 2.5  # seconds in which a command may end by itself
+GRACE = 2.0  # seconds in which a command may end by itself
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INSISTS = 0.5  # seconds; a second signal that comes sooner is a copy of the first, as `timeout` sends it
 _STOP = 0  # is no signal's number
@@ -60,7 +62,7 @@ def guarded(command: Callable[[], int | None], last: bool = False) -> int:
     """Run a command and return its code, or 130 or 143 and a line on stderr if SIGINT or SIGTERM ended it.
 
     What does not end in GRACE seconds is cut short, and so is what does not at a second signal. last: nothing comes
-    behind the command, so that the end of the process is watched as well. A signal that is ignored stays so, and in a
+    behind the command, so that one that was ended takes its process along. A signal that is ignored stays so, and in a
     thread other than the main one all are left as they are.
     """
     global _watch
@@ -76,10 +78,20 @@ def guarded(command: Callable[[], int | None], last: bool = False) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         sign = getattr(error, "sign", signal.SIGINT)
         watch.say(sign)
+        if last:
+            _leave(128 + sign)
         return 128 + sign
     finally:
-        if watch.sign is None or not last:
-            watch.stop()
+        watch.stop()
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process with what was registered for its end, and without the seconds that Python takes to tidy up."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 class _Watch:

@@ -22,6 +22,7 @@ import numpy as np
 
 from dycoke.ask.answer import answer
 from dycoke.ask.chat import DEVICES, Chat, load_chat, placement
+from dycoke.bench.record import write_text
 from dycoke.eval.shards import Ranks, disband
 from dycoke.interrupts import guarded
 from dycoke.nano import MODEL_PATH
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         line = " ".join(f"{task} {share:.3f}" for task, share in found["exact_match"].items())
         sys.stdout.write(f"{name}: {line} ({found['asked']} questions)\n")
     if options.output is not None:
-        options.output.write_text(json.dumps(results, indent=1) + "\n")
+        write_text(options.output, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

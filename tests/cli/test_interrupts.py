@@ -81,8 +81,13 @@ def test_it_heeds_sigterm_as_it_does_sigint():
 
 def test_what_has_to_be_put_in_order_is_and_a_copy_of_the_signal_does_not_disturb():
     """`timeout` sends its signal to a process, and then to the group it is in."""
-    body = "    try: time.sleep(60)\n    finally:\n        time.sleep(.6); print('in order', file=sys.stderr)"
-    assert told(started(body), TERM, TERM)[:2] == (143, f"in order\ndycoke: {LINE.format('terminated')}")
+    body = """    import atexit
+    atexit.register(print, "put away", file=sys.stderr)
+    try: time.sleep(60)
+    finally:
+        time.sleep(.6)
+        print("in order", file=sys.stderr)"""
+    assert told(started(body), TERM, TERM)[:2] == (143, f"in order\ndycoke: {LINE.format('terminated')}put away\n")
 
 
 def test_a_second_signal_ends_it_at_once():

@@ -77,15 +77,15 @@ def processes_naming(text: str) -> list[int]:
 
 def kill_at(samples: int, folder: Path, sign: signal.Signals, *arguments: object) -> None:
     """Start a sweep and kill it, and nothing that it has started, once so many samples are on disk."""
-    process = start("sweep", *arguments, cwd=folder, TMPDIR=str(folder / "jobs"))
+    process = start("sweep", *arguments, cwd=folder)
     while process.poll() is None and sum(map(len, _lines(folder))) < samples:
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()[1]
     process.send_signal(sign)
     process.communicate()
     assert process.returncode != 0
-    deadline = time.monotonic() + 20
-    while processes_naming(str(folder / "jobs")):
+    deadline = time.monotonic() + 5
+    while processes_naming(str(folder / "results" / "smoke" / ".jobs")):
         assert time.monotonic() < deadline, "processes of the sweep live on"
         time.sleep(0.1)
 
@@ -96,7 +96,6 @@ def _lines(folder: Path) -> list[list[bytes]]:
 
 @pytest.mark.parametrize(("processes", "sign"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(smoke, tmp_path, processes, sign):
-    (tmp_path / "jobs").mkdir()
     arguments = changed(tmp_path, launcher={"cpu": True}), "--processes", processes
     moment = random.randint(1, 50)
     kill_at(moment, tmp_path, sign, *arguments)
