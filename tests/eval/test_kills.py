@@ -26,7 +26,7 @@ MARK = "DYCOKE_TEST_MARK"  # in the environment of a sweep and of all it starts
 EARLY = 6.0  # seconds, in which half of the kills come
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGTERM: (143, -signal.SIGTERM), signal.SIGINT: (130, -signal.SIGINT)}  # before `main`, by the signal
-GRACE = 5.0
+GRACE = 5.0  # seconds that what is left behind has to end, and on a machine of its own a sweep that is to end by itself
 TEXT = """
 model: {id: llava_onevision, pretrained: nano, args: {conv_template: qwen_1_5, model_name: llava_qwen, dtype: float32}}
 video: {frames: 8}
@@ -47,6 +47,11 @@ def processes_of(mark: str) -> dict[int, str]:
         except OSError:
             continue  # it has ended, or belongs to somebody else
     return found
+
+
+def crowded() -> float:
+    """How much longer a process takes that computes, because others want the machine as well."""
+    return max(1.0, os.getloadavg()[0] / os.cpu_count())
 
 
 @dataclass
@@ -73,13 +78,19 @@ class Kills:
         victim = workers[0] if alone == "worker" and workers else process.pid
         killed = time.monotonic()
         os.kill(victim, sign)
+        orphans = 0.0
         while left := processes_of(mark):
-            assert time.monotonic() < killed + GRACE, f"{self.say(number, moment, sign, victim, process)}: {left}"
+            took = time.monotonic() - killed
+            orphans = took if set(left) - {process.pid} else orphans
+            told = f"{self.say(number, moment, sign, victim, process)}: {left}"
+            assert orphans < GRACE and took < GRACE * crowded(), told
             time.sleep(0.05)
             process.poll()
         took = time.monotonic() - killed
         error = process.communicate()[1]
-        self.told.append(f"{self.say(number, moment, sign, victim, process)}: all ended after {took:.2f} s")
+        ended = f"the last of the others after {orphans:.2f} s, all after {took:.2f} s"
+        self.told.append(f"{self.say(number, moment, sign, victim, process)}: {ended}")
+        print(self.told[-1], flush=True)
         if victim == process.pid and sign in CODES:
             assert process.returncode in CODES[sign], (self.told[-1], error)
             # Nothing is caught yet while Python itself starts.
@@ -127,7 +138,7 @@ def test_no_process_outlives_a_kill_and_the_tables_are_the_same(undisturbed, tmp
     done = dycoke("sweep", "small.yaml", cwd=kills.folder)
     assert done.returncode == 0, done.stderr
     same(kills.folder, whole, expected)
-    print("\n".join([*kills.told, f"{len(kills.told)} kills of sweeps of {folders} folders, whose tables are equal"]))
+    print(f"{len(kills.told)} kills in sweeps of {folders} folders, whose tables are equal")
 
 
 def same(folder: Path, whole: Path, expected: dict[str, bytes]) -> None:
