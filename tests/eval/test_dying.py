@@ -133,3 +133,34 @@ def test_what_a_sweep_starts_is_started_in_this_way(processes):
     assert environment[dying.PARENT] == str(os.getpid())
     assert line[:2] == [sys.executable, FILE] and line[-3:] == [FILE, "a.module", "job"]
     assert ("accelerate.commands.launch" in line) == (processes > 1) and "-m" not in line
+
+
+LAUNCHED = """
+import os, subprocess, sys, time
+child = subprocess.Popen(sys.argv[1:], env=os.environ | {"DYCOKE_PARENT": str(os.getpid())})
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_launcher_end_with_it_and_it_with_the_sweep(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "works.py").write_text(f"import os\nopen('rank.' + str(os.getpid()), 'w').close()\n{WORKS}")
+    line, environment = command(Launcher(processes=2, cpu=True), Node(), "works", [])
+    environment = os.environ | environment
+    for victim in ("launcher", "sweep"):
+        launched = [sys.executable, "-c", LAUNCHED, *line]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        sweep = subprocess.Popen(launched, env=environment, **pipes)
+        try:
+            launcher, deadline = int(sweep.stdout.readline()), time.monotonic() + 120
+            while len(ranks := [int(file.suffix[1:]) for file in tmp_path.glob("rank.*")]) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.kill(launcher if victim == "launcher" else sweep.pid, signal.SIGKILL)
+            assert all(ends(each) for each in (launcher, *ranks)), victim
+        finally:
+            end(sweep, signal.SIGKILL)
+        for file in tmp_path.glob("rank.*"):
+            file.unlink()
