@@ -25,21 +25,19 @@ _CommandLineError = next(cls for cls in typer.BadParameter.__mro__ if cls.__name
 
 
 class _Commands(CommandGroup):
-    """The commands, and `bench` where it is asked for."""
+    """The commands, `bench` among them, which is imported when they are first looked at."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*self._with_bench().commands]
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        known = self if cmd_name in self.commands else self._with_bench()
-        return super(_Commands, known).get_command(ctx, cmd_name)
-
-    def _with_bench(self) -> _Commands:
-        if "bench" not in self.commands:
+    @property
+    def commands(self) -> dict[str, Any]:
+        if "bench" not in self._commands:
             from dycoke.bench.commands import bench
 
-            self.add_command(typer.main.get_command(bench), "bench")
-        return self
+            self._commands["bench"] = typer.main.get_command(bench)
+        return self._commands
+
+    @commands.setter
+    def commands(self, value: dict[str, Any]) -> None:
+        self._commands = dict(value)
 
 
 app = typer.Typer(
