@@ -20,6 +20,7 @@ from dycoke.engine.plain import hooks_on
 from dycoke.engine.put_on import put_on
 from dycoke.registry import name_of
 from dycoke.report import Recorder, Report
+from dycoke.turns import ATTACHING, QueuedForward, Turns
 from dycoke.types import Method, Plan
 
 
@@ -29,20 +30,28 @@ class Run:
     plan: what the method does at each stage.
     """
 
-    def __init__(self, name: str, plan: Plan, recorder: Recorder, undo: ExitStack) -> None:
+    def __init__(self, name: str, plan: Plan, recorder: Recorder, turns: Turns, undo: ExitStack) -> None:
         self.name = name
         self.plan = plan
         self._recorder = recorder
+        self._turns = turns
         self._undo = undo
 
     @property
     def report(self) -> Report:
-        """Tokens, milliseconds and peak bytes by stage of the latest request. Raises RuntimeError before the first."""
+        """Tokens, milliseconds and peak bytes by stage of the latest request of the thread that asks.
+
+        A thread that has made none is told of the latest of all. Raises RuntimeError before the first.
+        """
         return self._recorder.report
 
     def remove(self) -> None:
-        """Give the model back as it was. Removing twice does nothing."""
-        self._undo.close()
+        """Give the model back as it was, once the request that another thread has under way is over.
+
+        Removing twice does nothing. Raises RuntimeError inside a request of the thread's own.
+        """
+        with self._turns.between(), ATTACHING:
+            self._undo.close()
 
 
 # Weak keys: a model that goes away takes its entry along. A Run holds no strong reference to its model.
@@ -64,6 +73,8 @@ def apply(
 ) -> Run:
     """Put a method (or a plan) on a model until `remove(model)`. Until then its `generate` runs uncompiled.
 
+    Threads that use the model meanwhile queue: a `generate`, or a forward pass, begins when the one before it is over.
+
     visual [B, S] bool: the visual slots of the prompts of a bare language model, for it alone. trace: note which
     columns every decode step reads, for `run.report.keeps`; it costs memory and time. engine: whether `generate`
     decodes in our engine: "auto" on CUDA where it can, "on" anywhere or not at all, "off" in the stock loop;
@@ -74,17 +85,23 @@ def apply(
     name, plan = _resolve(method)
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}: expected one of {', '.join(ENGINES)}")
+    with ATTACHING:
+        return _put_on(model, name, plan, visual, trace, engine)
+
+
+def _put_on(model: nn.Module, name: str, plan: Plan, visual: Tensor | None, trace: bool, engine: str) -> Run:
     if model in _runs:
         raise ValueError(f"{type(model).__name__} carries the method {_runs[model].name!r} already; remove it first")
     adapter = adapter_for(model)
     devices = sorted({p.device for p in model.parameters()}, key=str)
-    recorder = Recorder(name, devices)
+    recorder, turns = Recorder(name, devices), Turns()
     with ExitStack() as undo:
         _run_uncompiled(model, undo)
         carried = hooks_on(model)
         adapter.install(plan, recorder, undo, visual, trace)
-        put_on(model, adapter, plan, recorder, undo, engine, trace, carried)
-        run = Run(name, plan, recorder, undo.pop_all())
+        put_on(model, adapter, plan, recorder, turns, undo, engine, trace, carried)
+        QueuedForward(model, turns).install(undo)
+        run = Run(name, plan, recorder, turns, undo.pop_all())
     _runs[model] = run
     weak = weakref.ref(model)
     run._undo.callback(lambda: _runs.pop(weak(), None) if weak() is not None else None)
@@ -124,7 +141,7 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 
 def remove(model: nn.Module) -> None:
-    """Take the method off a model. Raises ValueError if it carries none."""
+    """Take the method off a model, as `Run.remove` does. Raises ValueError if it carries none."""
     attached(model).remove()
 
 

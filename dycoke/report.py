@@ -2,19 +2,22 @@
 
 CUDA stages are timed by events and resolved when the report is read, so that measuring adds no sync to a request.
 Peak bytes are the CUDA allocator's; on a CPU-only model they are the process's peak resident set, where Linux
-lets a process reset it, and None elsewhere.
+lets a process reset it, and None elsewhere. Both are of the whole process, whatever its other threads do.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from dycoke.resident import reset_resident_peak, resident_peak
+from dycoke.turns import OfThread
 from dycoke.usage import CacheReport, CacheUse, Entered, InsideReport
 
 STAGES = ("vision", "compress", "prefill", "decode")
@@ -133,7 +136,7 @@ def _mib(size: int) -> str:
 
 @dataclass
 class _Request:
-    """Marks of one request; dies when the next one starts."""
+    """Marks of one request; dies with its cache, when its thread's next one has started."""
 
     videos: list[VideoTokens] = field(default_factory=list)
     sequence: int | Tensor = 0
@@ -149,21 +152,40 @@ class _Request:
 
 
 class Recorder:
-    """Collects the marks of the current request; adapters call it, `report` reads it.
+    """Collects the marks of each thread's current request; adapters call it, `report` reads it.
 
     devices: where the model's weights are; decides between CUDA events and the host clock.
     """
 
+    _request: _Request | None = OfThread()
+    _open: dict[str, object] = OfThread({})  # replaced, never written into, where a thread begins
+    _asked: bool = OfThread(False)  # whether the thread has begun any request
+
     def __init__(self, method: str, devices: list[torch.device]) -> None:
         self.method, self.loop = method, "stock"
         self._cuda = [d for d in devices if d.type == "cuda"]
-        self._request: _Request | None = None
-        self._open: dict[str, object] = {}
+        self._of_thread = threading.local()
+        self._latest: _Request | None = None  # of all threads
+
+    @property
+    def current(self) -> _Request:
+        """The request under way, to tell what is counted later whose it is."""
+        return self._request
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Within the context, requests of the thread are others than the one under way, which then goes on."""
+        kept = self._request, self._open
+        self._request, self._open = None, {}
+        try:
+            yield
+        finally:
+            self._request, self._open = kept
 
     def start(self, stage: str) -> None:
         """Mark the start of vision, compress or prefill; the first stage after a prefill starts a new request."""
         if self._request is None or self._over(stage):
-            self._request, self._open = _Request(), {}
+            self._request, self._open, self._asked = _Request(), {}, True
         self._reset_peak()
         self._open[stage] = self._mark()
 
@@ -178,7 +200,7 @@ class Recorder:
         if begin is None:
             return
         self._request.spans[stage].append((begin, self._mark()))
-        self._keep_peak(stage)
+        self._keep_peak(self._request, stage)
 
     def discard(self) -> None:
         """Forget a request that failed before it reached the language model; one that is being decoded stays."""
@@ -193,41 +215,35 @@ class Recorder:
         """The counters of the request's cache, None where nothing prunes it, and what its prefill will note inside."""
         self._request.cache, self._request.inside = use, inside
 
-    def counted(self, use: CacheUse | None) -> None:
-        """Counters that take the place of those the prefill began with."""
-        self._request.cache = use
+    def prefilled(self, sequence: int | Tensor, rows: int) -> _Request:
+        """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows.
 
-    def prefilled(self, sequence: int | Tensor, rows: int) -> None:
-        """End of prefill: real tokens of the sequence (a count or a mask to be summed later) and batch rows."""
+        Returns the request, for `decoded`.
+        """
         self.stop("prefill")
         self._request.sequence, self._request.rows, self._request.loop = sequence, rows, self.loop
+        self._latest = self._request
         self._reset_peak()
+        return self._request
 
-    def stocked(self, forwards: dict[str, str]) -> None:
-        """Which parts of the model ran their stock forward in prefill, and why."""
-        if self._request is not None:
-            self._request.forwards = forwards
-
-    def decoded(self, steps: int = 1, mark: torch.cuda.Event | None = None) -> None:
-        """Decode steps have been queued; of no account where a later request has taken this one's place, and failed.
-
-        mark: when the last of them was done, where that is known.
-        """
-        if self._request is None:
-            return
-        self._request.steps += steps
+    def decoded(self, request: _Request, steps: int = 1, mark: torch.cuda.Event | None = None) -> None:
+        """Decode steps of a request have been queued. mark: when the last of them was done, where that is known."""
+        request.steps += steps
         if not (self._cuda and torch.cuda.is_current_stream_capturing()):  # a captured event tells no time
-            self._request.last = self._mark() if mark is None else mark
+            request.last = self._mark() if mark is None else mark
 
     @property
     def report(self) -> Report:
-        """The latest request. Raises RuntimeError if none has reached the language model yet."""
-        request = self._request
+        """The latest request of the thread that asks; of one that has made none, the latest of all.
+
+        Raises RuntimeError if that has not reached the language model yet.
+        """
+        request = self._request if self._asked else self._latest
         if request is None or not request.spans["prefill"]:
             raise RuntimeError("no report yet: call model.generate or model.forward inside the attached block first")
         if request.last is not None:
             request.spans["decode"] = [(request.spans["prefill"][-1][1], request.last)]
-            self._keep_peak("decode")
+            self._keep_peak(request, "decode")
         for device in self._cuda:
             torch.cuda.synchronize(device)
         sequence = request.sequence if isinstance(request.sequence, int) else int(request.sequence.sum())
@@ -268,7 +284,7 @@ class Recorder:
         if not self._cuda:
             reset_resident_peak()
 
-    def _keep_peak(self, stage: str) -> None:
+    def _keep_peak(self, request: _Request, stage: str) -> None:
         peak = sum(torch.cuda.max_memory_allocated(d) for d in self._cuda) if self._cuda else resident_peak()
         if peak is not None:
-            self._request.peaks[stage] = max(peak, self._request.peaks.get(stage, 0))
+            request.peaks[stage] = max(peak, request.peaks.get(stage, 0))

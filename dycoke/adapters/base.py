@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import weakref
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -15,6 +17,7 @@ from dycoke.adapters.tower import TowerProbe, probe_for
 from dycoke.fitting import frame_faults, order_faults, refuse
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
+from dycoke.turns import OfThread
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 
 if TYPE_CHECKING:
@@ -29,12 +32,21 @@ class Adapter(Protocol):
     def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None: ...
 
 
+@dataclass(frozen=True)
+class Prefilled:
+    """What the decode steps on a cache need of its prefill: whose marks theirs are, and what the family has noted."""
+
+    request: Any
+    noted: Any
+
+
 class FamilyAdapter:
     """Base of the adapters: serves the stages before the language model, inside it and while decoding.
 
-    Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled; a model
-    answers one at a time, so threads must take turns. Subclasses hook the model in `hook`, may rewrite what its
-    language model reads in `prefill_inputs` and `decode_inputs`, and say in `visual` which slots are visual tokens.
+    Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled, which tells
+    them from those of other requests; what a prefill is told on its way is its thread's own. Subclasses hook the model
+    in `hook`, may rewrite what its language model reads in `prefill_inputs` and `decode_inputs`, and say in `visual`
+    which slots are visual tokens.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
@@ -43,15 +55,18 @@ class FamilyAdapter:
     compressor: Compressor
     recorder: Recorder
 
+    _noted: Any = OfThread()  # by the family, in the prefill under way or that of the step under way
+    _decoding: Prefilled | None = OfThread()  # of the call under way, where it is a step
+    _read: int | Tensor = OfThread(0)
+
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
-        self._cache: weakref.ref | None = None
-        self._decoding = False
+        self._of_thread = threading.local()
+        self._prefilled: weakref.WeakKeyDictionary[Any, Prefilled] = weakref.WeakKeyDictionary()  # by their caches
         self._stage: DecodeStage | None = None
         self._engine: Engine | None = None
         self._engine_stage: DecodeStage | None = None
         self._inside: InsideStage | None = None
-        self._read: int | Tensor = 0
         self._probe: TowerProbe | None = None
 
     def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None:
@@ -196,12 +211,9 @@ class FamilyAdapter:
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         args, kwargs = (), renamed(dict(zip(self._names, args, strict=False)) | kwargs, "past_key_values")
-        # Identity of the cache, not its length: reading a static cache's length would wait for the device.
-        cache = kwargs.get("past_key_values")
-        self._decoding = cache is not None and self._cache is not None and self._cache() is cache
-        if self._decoding and self._stage is not None:
-            self._decoding = not self._stage.is_fresh(cache)
-        if self._decoding:
+        self._decoding, self._noted = self._prefill_of(kwargs), None
+        if self._decoding is not None:
+            self._noted = self._decoding.noted
             kwargs = self.decode_inputs(kwargs)
             kwargs = kwargs if self._stage is None else self._stage.step(kwargs, shape_of(kwargs)[1])
             return args, renamed(kwargs, self._cache_name)
@@ -211,6 +223,19 @@ class FamilyAdapter:
             self.recorder.discard()  # or the next request would carry this one's marks
             raise
         return args, renamed(kwargs, self._cache_name)
+
+    def _prefill_of(self, kwargs: dict[str, Any]) -> Prefilled | None:
+        """The prefill whose cache a call goes on with; None for a prefill.
+
+        By identity: the length of a static cache is on the device, and is asked only where it may have been reset.
+        """
+        cache = kwargs.get("past_key_values")
+        known = self._prefilled.get(cache) if hasattr(cache, "__weakref__") else None  # a tuple has none
+        if known is None:
+            return None
+        if self._stage is not None:
+            return None if self._stage.is_fresh(cache) else known
+        return None if shape_of(kwargs)[1] > 1 and not int(cache.get_seq_length()) else known
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         use, entered, shape = None, [], shape_of(kwargs)
@@ -241,11 +266,11 @@ class FamilyAdapter:
         return places
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        if self._decoding:
+        if self._decoding is not None:
             if self._stage is not None:
                 self._stage.end_step(kwargs)
-            self.recorder.decoded()
+            self.recorder.decoded(self._decoding.request)
             return
-        cache = output.past_key_values
-        self._cache = None if cache is None else weakref.ref(cache)
-        self.recorder.prefilled(self._read, len(output.last_hidden_state))
+        request, cache = self.recorder.prefilled(self._read, len(output.last_hidden_state)), output.past_key_values
+        if cache is not None:
+            self._prefilled[cache] = Prefilled(request, self._noted)

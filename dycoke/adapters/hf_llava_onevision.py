@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dycoke.adapters.arguments import real_tokens, refuse_full_length
 from dycoke.adapters.base import FamilyAdapter
 from dycoke.adapters.tower import video_rows
+from dycoke.turns import OfThread
 
 
 @dataclass
@@ -50,7 +51,7 @@ class _Row:
 
 @dataclass
 class _Shortened:
-    """What a prefill did to its rows; lives until the next prefill."""
+    """What a prefill did to its rows; lives as long as its cache."""
 
     before: int  # slots of the sequence as the caller knows it
     after: int  # slots of it that are left
@@ -66,20 +67,22 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
     knows_frames = True
     knows_newlines = True
 
+    # On the way of a prompt to the language model, and within it.
+    _visual: Tensor | None = OfThread()
+    _newlines: Tensor | None = OfThread()
+    _places: tuple[Tensor, Tensor, int] | None = OfThread()
+    _ids: Tensor | None = OfThread()
+    _on_host: tuple[Tensor | None, Tensor | None] | None = OfThread()
+    _keeps_tower: bool = OfThread(False)
+    _noted: _Shortened | None = OfThread()
+
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         self._grid = (side, side)
         self._video_id, self._image_id = model.config.video_token_id, model.config.image_token_id
         self._newline = weakref.ref(inner.image_newline)
-        self._visual: Tensor | None = None
-        self._newlines: Tensor | None = None
-        self._places: tuple[Tensor, Tensor, int] | None = None
-        self._ids: Tensor | None = None
-        self._on_host: tuple[Tensor | None, Tensor | None] | None = None
-        self._state: _Shortened | None = None
         undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
-        self._keeps_tower = False
         undo.callback(inner.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
         self.probe_tower(inner.vision_tower, _depth(model.config), undo)
         if self._probe is not None:
@@ -177,11 +180,11 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         shift = given.new_zeros(count, 1)
         for r, moved in enumerate(shifts):
             shift[r] = moved  # filled in on the device: a copy from the host would wait for it
-        self._state = _Shortened(before, width, mask if padded else None, shift)
+        self._noted = _Shortened(before, width, mask if padded else None, shift)
         return {
             **kwargs,
             "inputs_embeds": out,
-            "attention_mask": self._state.mask,
+            "attention_mask": self._noted.mask,
             "position_ids": positions,
         }
 
@@ -190,7 +193,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
 
         Raises ValueError if the step does not go on where the shortened cache ends.
         """
-        state, embeds = self._state, kwargs["inputs_embeds"]
+        state, embeds = self._noted, kwargs["inputs_embeds"]
         new = embeds.shape[1]
         length = kwargs["past_key_values"].get_seq_length()
         # A growing cache knows its length, also after tokens were taken back; a static one would have to be asked on

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dycoke.adapters.arguments import expand_rows
 from dycoke.adapters.base import FamilyAdapter
 from dycoke.fitting import newline_faults, refuse
+from dycoke.turns import OfThread
 
 if TYPE_CHECKING:
     from llava.model.packing import Packed
@@ -24,14 +25,16 @@ class LlavaAdapter(FamilyAdapter):
     knows_frames = True
     knows_newlines = True
 
+    # Between packing and the language model.
+    _visual: Tensor | None = OfThread()
+    _newlines: Tensor | None = OfThread()
+    _places: tuple[Tensor, Tensor, int] | None = OfThread()
+    _per_frame: int = OfThread(0)
+    _whole: bool = OfThread(False)
+    _shape: tuple[int, int] | None = OfThread()
+
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()
-        self._visual: Tensor | None = None
-        self._newlines: Tensor | None = None
-        self._places: tuple[Tensor, Tensor, int] | None = None
-        self._per_frame = 0
-        self._whole = False
-        self._shape: tuple[int, int] | None = None
         model.video_seam = self
         undo.callback(_leave, weakref.ref(model))
         tower = model.get_vision_tower()

@@ -9,6 +9,7 @@ videos. Letters in shapes: F frames of a tower call, P patches of a frame (side 
 from __future__ import annotations
 
 import math
+import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dycoke.turns import OfThread
 from dycoke.types import Compressor
 
 if TYPE_CHECKING:
@@ -70,8 +72,11 @@ class TowerProbe:
     """Remembers what the last layer that is used read, and wrote if a pooling head is to read it, in the latest call.
 
     A reference each, no copy, and nothing is worked out before `read` asks. With a head, saliency and scenes are its
-    own, whether or not `needs` names saliency.
+    own, whether or not `needs` names saliency. Every thread has its own latest call.
     """
+
+    _input: Tensor | None = OfThread()
+    _output: Tensor | None = OfThread()
 
     def __init__(self, tower: nn.Module, depth: int, needs: frozenset[str], head: PoolingHead | None) -> None:
         config = tower.config
@@ -82,7 +87,7 @@ class TowerProbe:
         self._received = "saliency" in needs and head is None
         self._keys = "keys" in needs
         self._head = head
-        self.forget()
+        self._of_thread = threading.local()
 
     def install(self, undo: ExitStack) -> None:
         """Hook the layer's attention, or its end, or both: what is needed."""
@@ -102,8 +107,7 @@ class TowerProbe:
 
     def forget(self, *_: Any) -> None:
         """Let go of the latest call; also a hook of modules that run behind it."""
-        self._input: Tensor | None = None
-        self._output: Tensor | None = None
+        self._input = self._output = None
 
     @property
     def frames(self) -> int:

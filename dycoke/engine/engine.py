@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ class Engine:
         self._buckets: OrderedDict[Any, Bucket] = OrderedDict()
         self._captured = self.weights.captured()
         self._pool: tuple[int, int] | None = None
-        self.active, self.tail = False, 0
+        self._thread: int | None = None  # whose request is under way
+        self.tail = 0
         self._bucket: Bucket | None = None
         self._latest: Bucket | None = None  # whose last step may still be under way
         self._request: DecodeRequest | None = None
@@ -64,9 +66,23 @@ class Engine:
         device = self.weights.device
         return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
+    @property
+    def active(self) -> bool:
+        """Whether a prefill of this thread is to ask `request` for its cache."""
+        return self._thread == threading.get_ident()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within the context, prefills are not those of the request under way, if there is one."""
+        thread, self._thread = self._thread, None
+        try:
+            yield
+        finally:
+            self._thread = thread
+
     def begin(self, tokens: int) -> None:
         """A request comes, of at most `tokens` new tokens; until `end`, its prefill asks `request` for its cache."""
-        self.active, self.tail = True, tail_bucket(tokens)
+        self._thread, self.tail = threading.get_ident(), tail_bucket(tokens)
         self._bucket = self._request = self._positions = None
 
     def moved(self, language_model: nn.Module, head: nn.Linear) -> bool:
@@ -82,7 +98,7 @@ class Engine:
 
     def end(self) -> None:
         """The request is over."""
-        self.active = False
+        self._thread = None
         self._bucket = self._request = self._positions = None
 
     def request(
@@ -109,7 +125,8 @@ class Engine:
         return Intake(self._bucket, shape[1], None if aligned else part.order)
 
     def prefilled(self) -> Bucket:
-        """The bucket of the request, filled. Raises RuntimeError if no prefill has asked for one."""
+        """The bucket of the request, filled, and no other prefill's. Raises RuntimeError if none has asked for one."""
+        self._thread = None
         if self._request is not None:
             self._move_in(self._request)
         if self._bucket is None:

@@ -18,6 +18,7 @@ from dycoke.engine.forwards import FastForwards
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
 from dycoke.engine.served import Calls, refusal
 from dycoke.report import Recorder
+from dycoke.turns import QueuedGenerate, Turns
 
 # Settings of `generate` that ask for another loop, and what they are where they do not.
 _ONE_PATH = {
@@ -41,18 +42,24 @@ _ONE_PATH = {
 _ARGUMENTS = ("assistant_model", "custom_generate", "synced_gpus", "negative_prompt_ids", *CACHE_NAMES)
 
 
-class EngineGenerate:
+class EngineGenerate(QueuedGenerate):
     """Stands in for a model's `generate`: the engine where it can, the stock loop, and why, where it cannot.
 
-    Holds the model weakly, as everything does that is put on one. ours: hooks that the plan has put on the model.
+    ours: hooks that the plan has put on the model.
     """
 
     def __init__(
-        self, model: nn.Module, language_model: nn.Module, engine: Engine, recorder: Recorder, ours: frozenset[int]
+        self,
+        model: nn.Module,
+        language_model: nn.Module,
+        engine: Engine,
+        recorder: Recorder,
+        turns: Turns,
+        ours: frozenset[int],
     ) -> None:
-        self._model, self._language_model = weakref.ref(model), weakref.ref(language_model)
-        self._engine, self._recorder, self._ours = engine, recorder, ours
-        self._attached, self._busy = True, False
+        super().__init__(model, turns, recorder)
+        self._language_model = weakref.ref(language_model)
+        self._engine, self._ours = engine, ours
         self._look(model, language_model)
 
     def _look(self, model: nn.Module, language_model: nn.Module) -> None:
@@ -62,39 +69,25 @@ class EngineGenerate:
         self._fast = FastForwards(model)
 
     def install(self, undo: ExitStack) -> None:
-        """Become the model's `generate`. An attribute of the instance: `custom_generate` is an argument of a call."""
-        self._model().generate = self
+        """An attribute of the instance, for `custom_generate` is an argument of a call."""
+        super().install(undo)
         self._recorder.loop = "stock: the model was called without generate"
-        undo.callback(_leave, weakref.ref(self))  # what undoes it must not keep the model
 
-    def leave(self) -> None:
-        """Give the model its own `generate` back, unless somebody has put another there meanwhile."""
-        self._attached = False
-        model = self._model()
-        if model is not None and vars(model).get("generate") is self:
-            del model.generate
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model's own `generate` takes and returns. Raises RuntimeError while a request is under way."""
-        model = self._model()
-        stock = type(model).generate
-        if not self._attached:
-            return stock(model, *args, **kwargs)
-        if self._busy:
-            raise RuntimeError("a model that carries a method answers one request at a time: threads must take turns")
-        asked = dict(zip(inspect.signature(stock).parameters, (model, *args), strict=False)) | kwargs
-        reason, usual = self._refusal(model, asked), self._recorder.loop
-        self._recorder.loop = f"stock: {reason}" if reason else "engine"
-        self._busy = True
+    def answer(self, inside: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
+        model, stock = self._model(), self.usual()
+        asked = dict(zip(inspect.signature(stock).parameters, args, strict=False)) | kwargs
+        reason = "asked inside another request" if inside else self._refusal(model, asked)
+        usual, self._recorder.loop = self._recorder.loop, f"stock: {reason}" if reason else "engine"
         try:
             if reason:
-                return stock(model, *args, **kwargs)
+                with self._engine.aside():
+                    return stock(*args, **kwargs)
             with ExitStack() as fast:
                 fast.enter_context(self._fast.on())
                 decoding = self._decoding(asked.get("streamer"), fast.close)
-                return stock(model, *args, **kwargs | {"custom_generate": decoding})
+                return stock(*args, **kwargs | {"custom_generate": decoding})
         finally:
-            self._recorder.loop, self._busy = usual, False
+            self._recorder.loop = usual
 
     def _decoding(self, streamer: Any, slow_down: Callable[[], None]) -> Callable[..., Tensor]:
         """The loop for one call, which transformers prepares as for its own.
@@ -150,23 +143,19 @@ class EngineGenerate:
             with engine.device():
                 emitted = Emitted(rules, prompt, room, None if streamer is None else streamer.put)
                 outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
+                record = self._recorder.current
                 bucket, logits = engine.prefilled(), outputs.logits[:, -1].clone(memory_format=torch.contiguous_format)
                 del outputs  # whoever asks for the logits of a whole prompt would keep them through the answer
                 steps = decode(bucket, logits, Chooser(rules, prompt, room), emitted, room)
-            self._recorder.counted(bucket.template.use if engine.counts else None)
-            self._recorder.stocked({part: why for part, why in self._fast.reasons().items() if why})
+            record.cache = bucket.template.use if engine.counts else None
+            record.forwards = {part: why for part, why in self._fast.reasons().items() if why}
             if steps:
-                self._recorder.decoded(steps, emitted.arrival)
+                self._recorder.decoded(record, steps, emitted.arrival)
         finally:
             engine.end()
         if streamer is not None:
             streamer.end()
         return emitted.ids.to(input_ids.device, copy=True)
-
-
-def _leave(generate: weakref.ref) -> None:
-    if generate() is not None:
-        generate().leave()
 
 
 def _another_loop(model: nn.Module, asked: dict[str, Any]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from dycoke.turns import own_method
+
 # Hooks that do nothing unless transformers itself asks for hidden states; it installs them once and for all.
 _INERT = "transformers.utils.output_capturing"
 
@@ -26,7 +28,7 @@ def hooked(modules: Iterable[nn.Module], known: frozenset[int] = frozenset()) ->
     Asked at every call, for hooks come and go. known: identities of hooks that do not count.
     """
     for module in modules:
-        if "forward" in vars(module):  # how accelerate moves data to the device of a layer
+        if own_method(module, "forward") is not None:  # how accelerate moves data to the device of a layer
             return f"a {type(module).__name__} has a forward of its own"
         if getattr(module, "_compiled_call_impl", None) is not None:
             return f"a {type(module).__name__} is compiled"

@@ -1,4 +1,4 @@
-"""Whether a model that has just got a method decodes in the engine, and putting the engine on it."""
+"""The `generate` of a model that has just got a method: in the engine where that serves, in its turn everywhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from dycoke.engine.plain import hooks_on
 from dycoke.report import Recorder
+from dycoke.turns import QueuedGenerate, Turns, own_method
 from dycoke.types import Plan
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ def put_on(
     adapter: Adapter,
     plan: Plan,
     recorder: Recorder,
+    turns: Turns,
     undo: ExitStack,
     how: str,
     trace: bool,
     carried: frozenset[int],
 ) -> None:
-    """Let `model.generate` decode in the engine, as `how` asks: "auto", "on" or "off".
+    """Let `model.generate` take its turn, and decode in the engine, as `how` asks: "auto", "on" or "off".
 
     carried: hooks, by `plain.hooks_on`, that were on the model before it got the method. Raises ValueError for "on"
     where the engine cannot serve the model or the plan, naming why.
@@ -43,11 +45,13 @@ def put_on(
             reason = str(error)
         else:
             ours = hooks_on(model) - carried
-            EngineGenerate(model, language_model, engine, recorder, ours).install(undo)
+            EngineGenerate(model, language_model, engine, recorder, turns, ours).install(undo)
             return
     if how == "on":
         raise ValueError(f"engine='on': {reason}; accepted: engine='auto' or 'off'")
     recorder.loop = f"stock: {reason}"
+    if getattr(model, "generate", None) is not None:
+        QueuedGenerate(model, turns, recorder).install(undo)
 
 
 def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: bool) -> str:
@@ -56,7 +60,7 @@ def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: boo
         return "engine='off'"
     if getattr(model, "generate", None) is None:
         return f"{type(model).__name__} has no generate"
-    if "generate" in vars(model):
+    if own_method(model, "generate") is not None:
         return "the model has a generate of its own"
     if how == "auto" and not any(weight.is_cuda for weight in model.parameters()):
         return "the model is on the CPU"

@@ -225,17 +225,24 @@ def test_room_that_cannot_be_reserved(monkeypatch):
         assert heard.ended
 
 
-def test_one_request_at_a_time():
-    model = qwen()
+def test_a_request_inside_another_takes_the_stock_loop():
+    model, found, loops = qwen(), [], set()
 
     class Nested(Heard):
         def put(self, value):
-            generate(model)
+            super().put(value)
+            found.append(generate(model, streamer=Loop()).tolist())
 
-    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on"):
-        with pytest.raises(RuntimeError, match="one request at a time"):
-            generate(model, streamer=Nested())
-        generate(model)
+    class Loop(Heard):
+        def put(self, value):
+            loops.add(run._recorder.loop)
+
+    with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
+        want = generate(model)
+        assert torch.equal(generate(model, streamer=Nested()), want)
+        assert (run.report.loop, run.report.stages["decode"].tokens) == ("engine", 7)
+    assert found == [want.tolist()] * 9
+    assert loops == {"stock: asked inside another request"}
 
 
 def test_who_decoded_is_said_of_each_request():
