@@ -62,7 +62,8 @@ def check_image_tokens(input_ids: Tensor, n_images: int) -> None:
     found = int((input_ids == IMAGE_TOKEN_INDEX).sum())
     if found != n_images:
         count = f"{n_images} image or video" if n_images == 1 else f"{n_images} images or videos"
-        raise ValueError(f"prompt has {found} <image> tokens for {count}; write <image> once for each")
+        remedy = "write <image> once for each, or pass strict=False" if n_images else "there are no images"
+        raise ValueError(f"prompt has {found} <image> tokens for {count}; {remedy}")
 
 
 def process_images(images: Sequence[Image.Image], image_processor: Any, model_cfg: Any) -> Tensor | list[Tensor]:

@@ -203,6 +203,9 @@ class FamilyAdapter:
 
     def follow(self, language_model: nn.Module, undo: ExitStack) -> None:
         """Tell prefill from decoding at the language model, rewrite its inputs and time it."""
+        from llava.context import readable  # transformers only where it is needed
+
+        self._context = readable(language_model.config)
         self._names = list(inspect.signature(language_model.forward).parameters)
         self._cache_name = next(name for name in CACHE_NAMES if name in self._names)
         before = language_model.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -241,6 +244,7 @@ class FamilyAdapter:
         use, entered, shape = None, [], shape_of(kwargs)
         real = real_tokens(kwargs.get("attention_mask"), shape[1])
         self._read = shape[0] * shape[1] if real is None else real
+        self._check_length(real, shape[1])
         stage = self._engine_stage if self._engine is not None and self._engine.active else self._stage
         cached = stage is not None and stage.has_cache(kwargs)
         if cached or self._inside is not None:
@@ -256,6 +260,16 @@ class FamilyAdapter:
         self.recorder.start("prefill")
         self.recorder.pruned(use, entered)
         return kwargs
+
+    def _check_length(self, real: Tensor | None, slots: int) -> None:
+        """Raise ValueError for a prompt of more tokens than the model reads; real [B, S] bool or None, S slots.
+
+        Reads the device only where padding might be what is too much.
+        """
+        if self._context is not None and slots > self._context:
+            from llava.context import check_fits
+
+            check_fits(slots if real is None else int(real.sum(1).max()), self._context)
 
     def _known_places(self, visual: Tensor) -> tuple[Tensor, Tensor, int] | None:
         """`places`; where the family knows frames and a prompt has none, no slot of visual [B, S] is one of a video."""

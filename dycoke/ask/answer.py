@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from dycoke.ask.chat import Chat
+from dycoke.ask.chat import Chat, size_of
 from dycoke.attach import attach
 from dycoke.report import Report
 from dycoke.types import Method, Plan
+from llava.context import too_long
 
 WARM_UP_TOKENS = 2
 _INCOMPLETE = "\ufffd"  # what a tokenizer decodes part of a character to
@@ -59,7 +60,7 @@ def answer(
     check_new_tokens(max_new_tokens)
     pad = chat.tokenizer.pad_token_id
     with attach(chat.model, method) as run, torch.inference_mode():
-        streamer = _Pieces(chat.tokenizer, lambda: _check_tokens(chat, run.report.stages["prefill"].tokens), on_text)
+        streamer = _Pieces(chat.tokenizer, on_text)
         chat.model.generate(
             **request,
             max_new_tokens=max_new_tokens,
@@ -79,20 +80,32 @@ def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
 def check_length(chat: Chat, method: Method | Plan, request: dict[str, Any], frames: int) -> None:
     """Raise ValueError if the prompt cannot fit in the model's context, before any of it is computed.
 
-    Newlines between visual tokens are not counted here; what they add is found when the prompt has been read.
+    Newlines between visual tokens are not counted here; what they add is found when the prompt has been packed.
+    """
+    tokens = chat.text_tokens(request) + fewest_tokens(method, frames, chat.per_frame)
+    if tokens >= chat.context:  # not a token would be left for the answer
+        raise too_long(tokens, chat.context)
+
+
+def check_frames(name: str, method: Method | Plan, frames: int) -> None:
+    """Raise ValueError if so many frames cannot fit in a checkpoint's context, by its config.json alone.
+
+    name: as for `load_chat`, which this raises what it raises of the config.
+    """
+    size = size_of(name)
+    tokens = fewest_tokens(method, frames, size.per_frame)
+    if tokens >= size.context:
+        raise too_long(tokens, size.context)
+
+
+def fewest_tokens(method: Method | Plan, frames: int, per_frame: int) -> int:
+    """Visual tokens that `frames` frames of `per_frame` have at least when they reach the language model.
+
+    Where that depends on what they show, one of each frame is reckoned with.
     """
     before = (method if isinstance(method, Plan) else method.plan()).before
-    kept = frames * chat.per_frame if before is None else before.count(frames, chat.per_frame)
-    if kept is not None:
-        _check_tokens(chat, chat.text_tokens(request) + kept)
-
-
-def _check_tokens(chat: Chat, tokens: int) -> None:
-    """Raise ValueError if a prompt fills the model's context: `llava` cuts a longer one to it, as LLaVA-NeXT does."""
-    if tokens >= chat.context:
-        raise ValueError(
-            f"the prompt fills the {chat.context} tokens the model reads; ask for fewer frames or a shorter question"
-        )
+    kept = frames * per_frame if before is None else before.count(frames, per_frame)
+    return frames if kept is None else kept
 
 
 class _Pieces(BaseStreamer):
@@ -101,11 +114,9 @@ class _Pieces(BaseStreamer):
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        on_start: Callable[[], None],
         on_text: Callable[[str], None] | None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._on_start = on_start
         self._on_text = on_text
         self._ids: list[int] | None = None  # None until the prompt, which `generate` hands over first, has passed
         self.text = ""
@@ -114,8 +125,6 @@ class _Pieces(BaseStreamer):
         if self._ids is None:
             self._ids = []
             return
-        if not self._ids:
-            self._on_start()
         self._ids += value.flatten().tolist()
         text = self._decode()
         if not text.endswith(_INCOMPLETE):  # the rest of the character is in the next token

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,6 +86,27 @@ def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
     Raises FileNotFoundError if there is none, ValueError if it is damaged, lacks tensors or is of another family, or
     for a way to make pixels that there is none of, or not for its image processor.
     """
+    _, loader = _read(name)
+    return loader.load(name, where, preprocess=preprocess)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Tokens of the longest prompt a checkpoint reads, and those of a frame before any is dropped."""
+
+    context: int
+    per_frame: int
+
+
+def size_of(name: str) -> Size:
+    """What the config.json of a checkpoint says of its lengths. Raises as `load_chat` does, of the config alone."""
+    config, loader = _read(name)
+    context, per_frame = loader.lengths(name, config)
+    return Size(context, per_frame)
+
+
+def _read(name: str) -> tuple[dict[str, Any], ModuleType]:
+    """The config of a checkpoint, and the module that loads it."""
     file = config_file(name)
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -98,4 +120,4 @@ def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
         raise ValueError(f"{name} is a model of architecture {architecture}; supported: {', '.join(_LOADERS)}")
     if config.get("quantization_config"):
         raise ValueError(f"{name} is quantised, which is not supported; use the original checkpoint")
-    return import_module(_LOADERS[architecture]).load(name, where, preprocess=preprocess)
+    return config, import_module(_LOADERS[architecture])

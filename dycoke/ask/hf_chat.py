@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import (
+    AutoProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
 
 from dycoke.ask.chat import Placement
 from dycoke.engine.frames import FrameSettings, frames_on
+from dycoke.engine.hf_requests import frame_tokens
 from dycoke.engine.requests import requests_of
+from llava.context import readable
 from llava.model.checkpoint import local_folder, tensor_shapes
 from llava.model.model_config import DAMAGED, check_tokenizer_files
 
@@ -74,6 +81,15 @@ class OnevisionChat:
             **self.tokenizer(texts, padding=True, return_tensors="pt").to(device),
             "pixel_values_videos": pixels,
         }
+
+
+def lengths(name: str, config: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of a frame, by config.json. Raises ValueError if it is no config."""
+    try:
+        built = LlavaOnevisionConfig.from_dict(config)
+        return readable(built.text_config), frame_tokens(built)
+    except DAMAGED as error:
+        raise ValueError(f"{name}: damaged configuration: {type(error).__name__}: {error}") from error
 
 
 def load(name: str, where: Placement, attention: str = "sdpa", preprocess: str = "exact") -> OnevisionChat:

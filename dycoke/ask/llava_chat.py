@@ -15,10 +15,14 @@ from dycoke.ask.chat import Placement
 from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
 from dycoke.engine.requests import requests_of
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.context import readable
 from llava.conversation import conv_templates
 from llava.mm_utils import get_model_name_from_path, tokenizer_image_token
 from llava.model import LlavaQwenForCausalLM
 from llava.model.builder import load_pretrained_model
+from llava.model.layout import pool_frames
+from llava.model.model_config import build_config, model_class_for
+from llava.model.multimodal_encoder.vision_config import tower_config
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,6 @@ class LlavaChat:
             "attention_mask": torch.ones_like(ids),
             "images": [pixels],
             "modalities": ["video"],
-            "strict": True,
             "eos_token_id": self._ends(),
         }
 
@@ -68,6 +71,17 @@ class LlavaChat:
         given = self.model.generation_config.eos_token_id
         given = given if isinstance(given, list) else [given]
         return sorted({self.tokenizer.eos_token_id, *given} - {None})
+
+
+def lengths(name: str, config: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of the longest prompt and of a frame, by a checkpoint's config.json. Raises ValueError as loading does."""
+    built = build_config(model_class_for(config, get_model_name_from_path(name), name), config, None)
+    vision = tower_config(built)
+    side = vision.image_size // vision.patch_size
+    mode = getattr(built, "mm_spatial_pool_mode", "average")
+    # One channel of zeros through the models' own pooling: the count then has no second definition.
+    pooled, _ = pool_frames(torch.zeros(1, side * side, 1), side, mode)
+    return readable(built), pooled.shape[1]
 
 
 def load(name: str, where: Placement, preprocess: str = "exact") -> LlavaChat:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from dycoke.ask.answer import answer, check_length, check_new_tokens, check_question, warm_up
+from dycoke.ask.answer import answer, check_frames, check_length, check_new_tokens, check_question, warm_up
 from dycoke.ask.asked import Asked
 from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.tables import comparison_table, report_table
@@ -19,6 +19,7 @@ from dycoke.nano import EMBEDDED, MODEL_PATH, checkpoint_of
 from dycoke.nano.drawn import is_drawn
 from dycoke.types import Method, Plan
 from dycoke.video.frames import read_frames
+from dycoke.video.reading import check_count
 from dycoke.visible import visible, visible_line
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
@@ -37,8 +38,11 @@ def ask(asked: Asked, methods: dict[str, Method | Plan], out: Console, progress:
     check_question(asked.question, (DEFAULT_IMAGE_TOKEN,))
     where = placement(asked.device, asked.dtype)
     check_new_tokens(asked.max_new_tokens)
+    check_count(asked.frames)
     name = checkpoint_of(EMBEDDED if asked.model is None else asked.model)
     with _quiet(progress):
+        for method in methods.values():
+            check_frames(name, method, asked.frames)
         with progress.status(Text(f"reading {asked.frames} frames of {visible_line(asked.video)}")):
             frames = read_frames(asked.video, asked.frames, reader=asked.reader, sampling=asked.sampling)
         if name == str(MODEL_PATH) and not is_drawn(frames):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dycoke.engine.requests import Length, Request, kept, padded, prompt_ids
 from dycoke.types import Compressor
+from llava.context import readable
 
 _ROW = frozenset({"input_ids", "attention_mask", "pixel_values_videos"})
 _PICTURES = frozenset({"pixel_values", "image_sizes", "batch_num_images"})
@@ -22,9 +23,8 @@ class OnevisionRequests:
     names: ClassVar[frozenset[str]] = _ROW | _PICTURES
 
     def __init__(self, model: nn.Module) -> None:
-        vision = model.config.vision_config
-        self.context = model.config.text_config.max_position_embeddings
-        self.per_frame = math.ceil(vision.image_size // vision.patch_size / 2) ** 2
+        self.context = readable(model.config.text_config)
+        self.per_frame = frame_tokens(model.config)
         self._video_id, self._device = model.config.video_token_id, model.device
 
     def video(self, frames: int, before: Compressor) -> Length:
@@ -57,6 +57,12 @@ class OnevisionRequests:
 
     def new(self, out: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         return out[:, inputs["input_ids"].shape[1] :]
+
+
+def frame_tokens(config: Any) -> int:
+    """Visual tokens that a model of this config makes of a frame."""
+    vision = config.vision_config
+    return math.ceil(vision.image_size // vision.patch_size / 2) ** 2
 
 
 REQUESTS = OnevisionRequests

@@ -12,6 +12,7 @@ from dycoke.adapters.llava import tokens_per_frame
 from dycoke.engine.requests import Length, Request, kept, padded, prompt_ids
 from dycoke.types import Compressor
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.context import readable
 from llava.model.visual import image_entries, newline_layout
 
 
@@ -23,9 +24,7 @@ class LlavaRequests:
     )
 
     def __init__(self, model: nn.Module) -> None:
-        config = model.config
-        cut = getattr(config, "tokenizer_model_max_length", None) or config.max_position_embeddings
-        self.context = min(config.max_position_embeddings, cut)
+        self.context = readable(model.config)
         self.per_frame = tokens_per_frame(model)
         self._side = model.get_vision_tower().num_patches_per_side
         self._newline = newline_layout(model)
@@ -51,7 +50,7 @@ class LlavaRequests:
             if modality == "video":
                 length = self.video(len(entry), before)
             least, most = least + length.least, most + length.most
-        return Length(least, min(most, self.context))  # `llava` cuts a prompt to what the model reads
+        return Length(least, max(least, min(most, self.context)))  # a longer one is not read
 
     def kind(self, request: Request) -> Hashable:
         return "shown" if request.get("images") is not None else "text"

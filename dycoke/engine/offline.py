@@ -55,7 +55,8 @@ def generate_many(
     Which requests stand together follows from their lengths, the longest first; greedy answers do not depend on it, up
     to the rounding of the dtype. A batch that runs out of GPU memory all the same is cut in two, with one warning.
     Raises ValueError, with the number of the request, for one that is wrong in itself, does not fit in the model's
-    context or, alone, in the budget, before anything is generated; and for arguments that do not fit together.
+    context or, alone, in the budget, before anything is generated (where it depends on what a video shows how many of
+    its tokens a method keeps, when its batch is generated); and for arguments that do not fit together.
     """
     _check(max_batch, generate_kwargs)
     family, budget = requests_of(model), KVBudget.of(model, kv_budget)
@@ -140,5 +141,8 @@ def _generate(
     pads = (settings.get("pad_token_id"), model.generation_config.pad_token_id, *sorted(ends), 0)
     pad = next(each for each in pads if each is not None)
     inputs = family.together(asked, pad)
-    out = model.generate(**inputs, **{**settings, "pad_token_id": pad})
+    try:
+        out = model.generate(**inputs, **{**settings, "pad_token_id": pad})
+    except ValueError as error:  # as of a prompt that a method has left too long
+        raise ValueError(f"requests[{', '.join(str(row.number) for row in part)}]: {error}") from error
     return Generated(family.new(out, inputs), ends, pad).rows()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, Qwen2ForCausalLM
 
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.context import check_fits, readable
 from llava.errors import Unsupported
 from llava.mm_utils import check_image_tokens
 from llava.model.checkpoint import file_name
@@ -90,8 +91,9 @@ class LlavaMetaForCausalLM:
         (width, height). Returns (None, position_ids, attention_mask, past_key_values, inputs_embeds [B, S, D],
         labels); what came in as None stays None, except position ids chosen by an attached seam. Without images,
         or with a single token a row, everything comes back unchanged and inputs_embeds is None.
-        padding_side overrides config.tokenizer_padding_side. Raises ValueError or TypeError on inputs that do not
-        fit together.
+        padding_side overrides config.tokenizer_padding_side. With labels, as in training, rows are cut to
+        config.tokenizer_model_max_length, as LLaVA-NeXT does, unless a compressor is attached. Raises ValueError or
+        TypeError on inputs that do not fit together, and ValueError for a prompt longer than the model reads.
         """
         if images is None or input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
@@ -114,17 +116,25 @@ class LlavaMetaForCausalLM:
         modalities: Sequence[str] | str,
         image_sizes: Sequence[tuple[int, int]] | None,
         padding_side: str | None,
+        *,
+        strict: bool = False,
     ) -> tuple[Packed, Tensor | None]:
         """Return the packed batch, with or without images, and the position ids an attached seam chose."""
         entries = [] if images is None else image_entries(images)
-        rows = read_rows(input_ids, attention_mask, labels, len(entries))
+        if images is not None and strict:
+            check_image_tokens(input_ids, len(entries))
+        rows = read_rows(input_ids, attention_mask, labels, len(entries), unseen=not strict)
         texts = self._embed_texts(rows)
         text_of = {entry: text for row, text in zip(rows, texts, strict=True) for entry in row.entries}
         blocks = build_blocks(self, entries, images, modalities, image_sizes, text_of)
         if padding_side is None:
             padding_side = getattr(self.config, "tokenizer_padding_side", "right")
-        max_length = None if images is None else getattr(self.config, "tokenizer_model_max_length", None)
+        # What training does without anyone's question would take the question away in an answer.
+        cuts = labels is not None and self.video_seam is None
+        max_length = getattr(self.config, "tokenizer_model_max_length", None) if cuts else None
         packed = splice(rows, texts, blocks, max_length, padding_side)
+        if not cuts:
+            check_fits(packed.embeds.shape[1], readable(self.config))
         if self.video_seam is None:
             return packed, None
         chosen = self.video_seam.packed(packed)
@@ -190,29 +200,30 @@ class LlavaMetaForCausalLM:
         image_sizes: Sequence[tuple[int, int]] | None = None,
         modalities: Sequence[str] | str = ("image",),
         *,
-        strict: bool = False,
+        strict: bool = True,
         **kwargs: Any,
     ):
         """Answer a batch of prompts; returns the new ids [B, n] only.
 
         inputs (or input_ids) [B, L] int64 with -200 where an image or video stands; the other arguments are those
         of prepare_inputs_labels_for_multimodal and of transformers' generate. Several rows are padded on the left,
-        whatever the config says. With strict=True the number of placeholders must equal that of images.
-        Raises ValueError on inputs that do not fit together, NotImplementedError on inputs_embeds.
+        whatever the config says. There must be one placeholder for each image or video, in their order; with
+        strict=False, as in LLaVA-NeXT, a row without any uses up one of them unseen, and surplus ones are not read.
+        Raises ValueError on inputs that do not fit together, for a prompt longer than the model reads (what is
+        generated may go beyond), NotImplementedError on inputs_embeds.
         """
         if "inputs_embeds" in kwargs:
             raise Unsupported("generate takes inputs (token ids) and images, not inputs_embeds")
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None:
             raise ValueError("generate needs inputs: token ids of shape [B, L]")
-        if strict:
-            check_image_tokens(input_ids, 0 if images is None else len(images))
         if images is None:
             refuse_placeholders(input_ids)
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        packed, chosen = self._pack(input_ids, attention_mask, None, images, modalities, image_sizes, "left")
+        shown = images, modalities, image_sizes
+        packed, chosen = self._pack(input_ids, attention_mask, None, *shown, "left", strict=strict)
         given = kwargs.pop("position_ids", None)
         if chosen is not None or given is not None:
             kwargs["position_ids"] = packed.consecutive() if chosen is None else chosen
@@ -236,5 +247,6 @@ class LlavaMetaForCausalLM:
 
 def refuse_placeholders(input_ids: Tensor) -> None:
     """Raise ValueError if a prompt without images has an <image> placeholder."""
-    if bool((input_ids == IMAGE_TOKEN_INDEX).any()):
-        raise ValueError("a prompt has an <image> token, but images is None")
+    found = int((input_ids == IMAGE_TOKEN_INDEX).sum())
+    if found:
+        raise ValueError(f"prompt has {found} <image> tokens for 0 images or videos: images is None")

@@ -47,12 +47,14 @@ class Packed(NamedTuple):
         return (self.mask.long().cumsum(-1) - 1).clamp_(min=0) * self.mask
 
 
-def read_rows(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, entries: int) -> list[PromptRow]:
+def read_rows(
+    input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor | None, entries: int, *, unseen: bool = True
+) -> list[PromptRow]:
     """Take a batch apart into its rows, dropping padding, and hand the visual entries out in order.
 
     input_ids, attention_mask (true at real tokens, None for all), labels: [B, L]. One counter runs over the batch:
-    each placeholder takes the next entry, and a row without one uses up an entry unseen. If a single entry is
-    lacking at the end, the last one is used twice. Raises ValueError if more are lacking.
+    each placeholder takes the next entry, and a row without one uses up an entry unseen, or none with unseen=False. If
+    a single entry is lacking at the end, the last one is used twice. Raises ValueError if more are lacking.
     """
     if input_ids.ndim != 2:
         raise ValueError(f"input_ids of shape {tuple(input_ids.shape)}: expected [batch, length]")
@@ -78,7 +80,7 @@ def read_rows(input_ids: Tensor, attention_mask: Tensor | None, labels: Tensor |
                 labels=None if labels is None else labels[number][text],
             )
         )
-        taken += max(len(places), 1)
+        taken += max(len(places), 1) if unseen else len(places)
     return rows
 
 

@@ -219,7 +219,6 @@ def test_llava_prompt_is_the_template_with_one_video(chats, video):
     assert before == "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>"
     assert after == "\nWhat is it?<|im_end|>\n<|im_start|>assistant\n"
     assert request["images"][0].shape == (5, 3, 112, 112)
-    assert request["strict"] is True
 
 
 def test_ends_at_the_tokenizers_end_of_turn(chats, video, monkeypatch):

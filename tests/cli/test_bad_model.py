@@ -92,6 +92,18 @@ def test_prompt_longer_than_the_model_reads(refused, copy, key):
     assert "the prompt fills the 150 tokens" in refused("--method", "full", model=copy)
 
 
+@pytest.mark.parametrize("kind", ["llava", "hf"])
+def test_frames_beyond_the_context_are_refused_before_one_is_read(refused, copy, hf_copy, kind):
+    """By config.json alone, whose weights are not even there; a method that keeps fewer may have more."""
+    model, per_frame = {"llava": (copy, 16), "hf": (hf_copy, 9)}[kind]
+    (model / "model.safetensors").unlink()
+    for method, kept in (("full", 1_000_000 * per_frame), ("holitom", 1_000_000)):
+        said = refused("--method", method, "--frames", 1_000_000, model=model)
+        assert "tokens the model reads: it has" in said and str(kept) in said
+    said = refused("--compare", "random_drop,full", "--option", "keep=0.1", "--frames", 1000, model=model)
+    assert f"it has {1000 * per_frame}," in said
+
+
 def test_prompt_that_a_method_makes_fit(dycoke, video, copy):
     tiny.edit_config(copy, tokenizer_model_max_length=150)
     done = dycoke("ask", video, "?", "--model", copy, "--frames", 8, "--k", 1, "--max-new-tokens", 2)

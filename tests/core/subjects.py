@@ -6,6 +6,7 @@ A prompt is a list of token ids and `Clip`s; a `Clip` stands for a video (or a s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class LlavaSubject:
 
     side, grid = 112, (4, 4)
     returns_prompt = False
+    loose: ClassVar[dict] = {"strict": False}  # for `generate`: of a batch, rows of text bring a picture
 
     def __init__(self, newline: str = "one_token", family: str = "qwen") -> None:
         if family == "llama":
@@ -86,6 +88,7 @@ class HFSubject:
 
     side, grid = 24, (3, 3)
     returns_prompt = True
+    loose: ClassVar[dict] = {}
 
     def __init__(self, **language) -> None:
         ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -139,7 +142,7 @@ def greedy_with_logits(subject, prompts: list[list], **kwargs) -> tuple[Tensor, 
     """New ids [rows, n] and the logits of each step; video and image ids are never generated."""
     inputs = subject.inputs(prompts)
     options = {"max_new_tokens": 6, "do_sample": False, "suppress_tokens": [HF_VIDEO, HF_IMAGE], **kwargs}
-    out = subject.model.generate(**inputs, **options, return_dict_in_generate=True, output_logits=True)
+    out = subject.model.generate(**inputs, **subject.loose, **options, return_dict_in_generate=True, output_logits=True)
     start = inputs["input_ids"].shape[1] if subject.returns_prompt else 0
     return out.sequences[:, start:], out.logits
 

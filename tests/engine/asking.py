@@ -30,7 +30,7 @@ def method(name: str, **more):
 
 def ask(subject, prompts: list[list], **options):
     """Greedy ids of a few tokens, with whatever the model carries."""
-    options = {"max_new_tokens": TOKENS, "do_sample": False, **options}
+    options = {"max_new_tokens": TOKENS, "do_sample": False, **subject.loose, **options}
     return subject.model.generate(**subject.inputs(prompts), suppress_tokens=[HF_VIDEO, HF_IMAGE], **options)
 
 

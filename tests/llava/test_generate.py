@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer, TextIteratorStreamer
 
+from llava.context import readable
 from llava.mm_utils import KeywordsStoppingCriteria
 from tests.llava import tiny
 
@@ -36,8 +37,10 @@ def test_rows_of_a_batch_answer_as_on_their_own(onevision, side):
     mask = [pad([1] * len(row), length, 0, side) for row in rows]
     unseen = tiny.frames(1, seed=9)  # a row without a placeholder uses up an entry
     images = [*videos[0], *videos[1], unseen, *videos[3]]
-    together = answer(onevision, padded, images, attention_mask=torch.tensor(mask))
+    together = answer(onevision, padded, images, attention_mask=torch.tensor(mask), strict=False)
     assert [[row] for row in together] == alone
+    del images[3]  # and where it must not, it needs none
+    assert answer(onevision, padded, images, attention_mask=torch.tensor(mask)) == together
 
 
 def test_text_batches_are_padded_left(onevision):
@@ -158,13 +161,13 @@ def test_a_keyword_ends_generation(tmp_path, onevision):
 def test_strict(onevision, rows, count, message):
     images = [tiny.frames(1)] * count or None
     with pytest.raises(ValueError, match=message):
-        onevision.generate(torch.tensor(rows), images=images, modalities=["video"] * 2, strict=True, **OPTIONS)
+        onevision.generate(torch.tensor(rows), images=images, modalities=["video"] * 2, **OPTIONS)
 
 
 def test_not_strict_follows_the_original(onevision):
     text = onevision.generate(torch.tensor([[11, 12]]), **OPTIONS).tolist()
-    assert answer(onevision, [[11, 12]], [tiny.frames(1)]) == text
-    twice = answer(onevision, [[11, -200, -200]], [tiny.frames(1)])
+    assert answer(onevision, [[11, 12]], [tiny.frames(1)], strict=False) == text
+    twice = answer(onevision, [[11, -200, -200]], [tiny.frames(1)], strict=False)
     assert twice == answer(onevision, [[11, -200, -200]], [tiny.frames(1)] * 2)
 
 
@@ -217,3 +220,40 @@ def test_config_values_are_read_at_every_call(onevision, key, value, message):
     setattr(onevision.config, key, value)
     with pytest.raises(ValueError, match=message):
         answer(onevision, ONE, [tiny.frames(1)])
+
+
+def test_a_prompt_longer_than_the_model_reads(onevision):
+    """Nothing is cut, and what is generated may go on behind the context."""
+    fitting = answer(onevision, ONE, [tiny.frames(2)])
+    onevision.config.tokenizer_model_max_length = 2 * 16 + 1 + 5
+    assert answer(onevision, ONE, [tiny.frames(2)]) == fitting
+    for key in ("tokenizer_model_max_length", "max_position_embeddings"):
+        setattr(onevision.config, key, 2 * 16 + 5)
+        for call in (lambda: answer(onevision, ONE, [tiny.frames(2)]), lambda: onevision(**inputs())):
+            with pytest.raises(ValueError, match="fills the 37 tokens the model reads: it has 38"):
+                call()
+        with pytest.raises(ValueError, match="fills the 37 tokens the model reads: it has 40"):
+            answer(onevision, [[7] * 40], [])
+
+
+def inputs() -> dict:
+    return {"input_ids": torch.tensor(ONE), "images": [tiny.frames(2)], "modalities": ["video"]}
+
+
+def test_training_cuts_as_the_original_does(onevision):
+    onevision.config.tokenizer_model_max_length = 35
+    assert onevision(**inputs(), labels=torch.tensor(ONE)).logits.shape[1] == 35
+
+
+@pytest.mark.parametrize(
+    ("rope", "reads"),
+    [
+        ({"rope_type": "linear", "factor": 2.0}, 60),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 20}, 80),
+        ({"rope_type": "default"}, 30),
+    ],
+)
+def test_stretched_positions_reach_further(onevision, rope, reads):
+    onevision.config.max_position_embeddings = 30
+    onevision.config.rope_parameters = {"rope_theta": 1e6, **rope}
+    assert readable(onevision.config) == reads

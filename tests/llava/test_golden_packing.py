@@ -56,7 +56,9 @@ def prepared(llama_models, qwen_models):
 
 
 def pack(case, model, ids, mask, images, sizes):
-    return model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, images, case.modalities, sizes)
+    labels = ids if "tokenizer_model_max_length" in case.config else None  # only in training prompts are cut
+    packed = model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, labels, images, case.modalities, sizes)
+    return *packed[:5], None
 
 
 @pytest.mark.parametrize("name", LLAMA)
@@ -85,9 +87,12 @@ def test_two_images_cut_to_the_longest_prompt(golden, llama_models):
     expected = golden["cases"]["v16_two"]
     ids = torch.tensor([golden["tok"]["llama_slow"][inputs.PROMPTS[7]]])
     pictures = [inputs.images()[name] for name in ("wide", "tall")]
-    options = {"images": process_images(pictures, processor, model.config), "image_sizes": [p.size for p in pictures]}
+    pixels, sizes = process_images(pictures, processor, model.config), [p.size for p in pictures]
     with torch.no_grad():
-        logits = model(input_ids=ids, logits_to_keep=1, **options).logits[0, -1]
+        packed = model.prepare_inputs_labels_for_multimodal(ids, None, None, None, ids, pixels, image_sizes=sizes)
+        logits = model(inputs_embeds=packed[4], logits_to_keep=1).logits[0, -1]
+        with pytest.raises(ValueError, match="fills the 4096 tokens the model reads: it has 4357"):
+            model(input_ids=ids, images=pixels, image_sizes=sizes)
     assert logits.max().item() == pytest.approx(expected["logits_last_max"], abs=1e-4)
     assert logits.topk(5).indices.tolist() == expected["logits_last_top"]
 

@@ -214,13 +214,16 @@ def test_a_video_of_which_nothing_is_left_counts(onevision):
     assert [part.tolist() for part in seam.places] == [[[-1, *[1] * 32, -1, -1]], [[-1, *range(32), -1, -1]]]
 
 
-def test_the_compressed_sequence_is_what_is_cut(onevision):
-    onevision.video_seam = seam = FakeSeam(every_third)
-    onevision.config.tokenizer_model_max_length = 15
-    embeds, _ = prepare(onevision, [PROMPT], [tiny.frames(2)], ["video"])
-    assert embeds.shape[1] == 15
-    assert seam.batches[0][1][0, -1] == 35  # the text behind the video, cut after its first token
-    assert [part.shape for part in seam.places] == [(1, 15)] * 2
+def test_the_compressed_sequence_is_what_must_fit(onevision):
+    onevision.video_seam = FakeSeam(every_third)
+    onevision.config.tokenizer_model_max_length = 17
+    length = prepare(onevision, [PROMPT], [tiny.frames(2)], ["video"])[0].shape[1]
+    assert length == 17
+    onevision.config.tokenizer_model_max_length = 16
+    ids = torch.tensor([PROMPT])
+    for labels in (None, ids):  # the seam has told what it kept, so that nothing is cut, not even in training
+        with pytest.raises(ValueError, match="fills the 16 tokens the model reads: it has 17"):
+            onevision.prepare_inputs_labels_for_multimodal(ids, None, None, None, labels, [tiny.frames(2)], ["video"])
 
 
 def test_chosen_positions_are_returned_even_without_any_given(onevision):
