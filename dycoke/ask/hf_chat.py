@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,11 @@ from dycoke.engine.frames import FrameSettings, frames_on
 from dycoke.engine.hf_requests import frame_tokens
 from dycoke.engine.requests import requests_of
 from llava.context import readable
+from llava.model.builder import skeleton_of
 from llava.model.checkpoint import local_folder, tensor_shapes
-from llava.model.model_config import DAMAGED, check_tokenizer_files
+from llava.model.config_checks import check_config, check_depth
+from llava.model.model_config import DAMAGED
+from llava.model.tokenizer_files import check_special_tokens, check_tokenizer_files, markers_in, read_object
 
 _NAMED = 4  # tensors an error names before it only counts them
 
@@ -85,6 +90,7 @@ class OnevisionChat:
 
 def lengths(name: str, config: dict[str, Any]) -> tuple[int, int]:
     """Tokens of the longest prompt and of a frame, by config.json. Raises ValueError if it is no config."""
+    check_config(config, f"{name}: config.json")
     try:
         built = LlavaOnevisionConfig.from_dict(config)
         return readable(built.text_config), frame_tokens(built)
@@ -99,9 +105,13 @@ def load(name: str, where: Placement, attention: str = "sdpa", preprocess: str =
     without a chat template, and what `frames_on` raises.
     """
     folder = local_folder(name)
-    tensor_shapes(folder)  # names a damaged weight file, where transformers fails in many ways
+    shapes = tensor_shapes(folder)  # names a damaged weight file, where transformers fails in many ways
+    content = read_object(folder / "config.json")
+    check_config(content, f"{name}: config.json")
+    check_depth(content, len(shapes), name)
     check_tokenizer_files(folder)
     try:
+        skeleton_of(LlavaOnevisionForConditionalGeneration, LlavaOnevisionConfig.from_dict(content), name)
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # False refuses, None would ask
         model, loaded = LlavaOnevisionForConditionalGeneration.from_pretrained(
             folder,
@@ -115,10 +125,33 @@ def load(name: str, where: Placement, attention: str = "sdpa", preprocess: str =
         raise ValueError(f"{name}: damaged configuration: {type(error).__name__}: {error}") from error
     if processor.chat_template is None:
         raise ValueError(f"{name}: its processor has no chat template, which the prompt is made from")
+    _check_tokens(name, folder, processor, model.config)
+    _own_sampling_off(name, processor.video_processor)
     _check(name, "missing", sorted(loaded["missing_keys"]))
     _check(name, "misshapen", sorted(str(key[0]) for key in loaded["mismatched_keys"]))
     on_device = frames_on(preprocess, processor.video_processor, model.device)
     return OnevisionChat(model.eval(), processor, on_device)
+
+
+def _check_tokens(name: str, folder: Path, processor: Any, config: Any) -> None:
+    """Raise ValueError unless placeholders and the markers of the template are the tokens they are to be."""
+    texts, ids = (processor.image_token, processor.video_token), (config.image_token_id, config.video_token_id)
+    check_special_tokens(processor.tokenizer, folder, [*texts, *markers_in(str(processor.chat_template))], ids)
+    if tuple(processor.tokenizer.convert_tokens_to_ids(list(texts))) != ids:
+        raise ValueError(f"{name}: {' and '.join(texts)} are not the tokens {ids[0]} and {ids[1]} of its config.json")
+
+
+def _own_sampling_off(name: str, video_processor: Any) -> None:
+    """Let a processor take the frames it is given, and say so where its settings would have it choose among them."""
+    asked = {key: getattr(video_processor, key, None) for key in ("do_sample_frames", "num_frames", "fps")}
+    said = ", ".join(f"{key}={value!r}" for key, value in asked.items() if value)
+    if said:
+        warnings.warn(
+            f"{name}: its video processor's own sampling of frames ({said}) has no effect: --frames or max_frames_num "
+            "say which are read",
+            stacklevel=3,
+        )
+        video_processor.do_sample_frames = False
 
 
 def _check(name: str, kind: str, tensors: list[str]) -> None:

@@ -13,6 +13,7 @@ from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAUL
 from llava.errors import Unsupported
 from llava.mm_utils import get_model_name_from_path
 from llava.model.checkpoint import TOWER_PREFIX, check_tensors, local_folder, tensor_shapes, tower_folder
+from llava.model.config_checks import check_depth
 from llava.model.model_config import (
     DAMAGED,
     build_config,
@@ -66,7 +67,7 @@ def load_pretrained_model(
     content = read_config_dict(folder, customized_config)
     model_class = model_class_for(content, model_name or get_model_name_from_path(str(model_path)), str(model_path))
     config = build_config(model_class, content, overwrite_config)
-    tokenizer = load_tokenizer(model_class, folder)
+    tokenizer = load_tokenizer(model_class, folder, config)
     model = _load_model(model_class, config, folder, dtype, placement, attention)
     _fit_vocabulary(tokenizer, model)
     tower = model.get_vision_tower()
@@ -136,13 +137,10 @@ def _load_model(
     """Load the weights after checking every tensor's name and shape against the model's."""
     shapes = tensor_shapes(folder)
     config.delay_load = not any(name.startswith(TOWER_PREFIX) for name in shapes)
+    check_depth(config.to_dict(), len(shapes), str(folder))
     if config.delay_load:
         tower_folder(config.mm_vision_tower)  # an absent tower is an error before the language model is read
-    try:
-        with torch.device("meta"):
-            skeleton = model_class(copy.deepcopy(config))
-    except DAMAGED as error:
-        raise ValueError(f"{folder}: no model can be built from its config: {type(error).__name__}: {error}") from error
+    skeleton = skeleton_of(model_class, copy.deepcopy(config), str(folder))
     check_tensors(skeleton, shapes, str(folder))
     model = model_class.from_pretrained(
         folder, config=config, dtype=dtype, device_map=placement, attn_implementation=attention
@@ -150,6 +148,17 @@ def _load_model(
     model.get_vision_tower().load_model(dtype=dtype, device=model.device)
     model.config.delay_load = False
     return model.eval()
+
+
+def skeleton_of(model_class: type, config: PretrainedConfig, source: str) -> PreTrainedModel:
+    """A model without weights. Raises ValueError, naming the checkpoint's `source`, if a config makes none."""
+    try:
+        with torch.device("meta"):
+            return model_class(config)
+    except Unsupported:
+        raise
+    except (*DAMAGED, RuntimeError) as error:
+        raise ValueError(f"{source}: no model can be built from its config: {type(error).__name__}: {error}") from error
 
 
 def _fit_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

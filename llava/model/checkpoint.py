@@ -39,12 +39,16 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{index} is no shard index: {error}") from error
+    for part in ("weight_map", "metadata"):  # transformers reads both
+        if not isinstance(content, dict) or not isinstance(content.get(part), dict):
+            raise ValueError(f"{index} is no shard index: its {part} is no object")
+    names = list(content["weight_map"].values())
     if not all(isinstance(name, str) for name in names):
         raise ValueError(f"{index} is no shard index: its weight_map holds something else than file names")
-    files = [index.parent / name for name in sorted(names)]
+    files = [index.parent / name for name in sorted(set(names))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names shards that are not there: {', '.join(absent)}")
@@ -88,7 +92,12 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
     # Only zip archives can be mapped; mapping keeps a header read from loading the whole file.
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        # What torch goes on to advise would run what the file holds.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        raise ValueError(f"{file} is truncated or holds more than tensors{what}, which are never read") from error
+    except (RuntimeError, OSError, EOFError) as error:
         raise ValueError(f"{file} is truncated or holds more than tensors: {error}") from error
     if not isinstance(tensors, dict):
         raise ValueError(f"{file} holds a {type(tensors).__name__}, expected a dict of tensors")

@@ -1,6 +1,6 @@
 """Which model class a checkpoint needs, and its config translated for current transformers."""
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaTokenizer, PretrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from llava.errors import Unsupported
+from llava.model.config_checks import check_config
 from llava.model.language_model.llava_llama import LlavaLlamaForCausalLM
 from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
+from llava.model.tokenizer_files import check_special_tokens, check_tokenizer_files, read_object
 
 MODELS = {"LlavaQwenForCausalLM": LlavaQwenForCausalLM, "LlavaLlamaForCausalLM": LlavaLlamaForCausalLM}
 # AutoTokenizer picks a generic class for model_type "llava", with other ids for Llama and no reader for vocab.json.
@@ -18,9 +20,20 @@ TOKENIZER_FILES = {
     LlavaQwenForCausalLM: ("tokenizer.json", "vocab.json"),
     LlavaLlamaForCausalLM: ("tokenizer.model", "tokenizer.json"),
 }
+# Special tokens that the conversation templates of a family write.
+MARKERS = {LlavaQwenForCausalLM: ("<|im_start|>", "<|im_end|>"), LlavaLlamaForCausalLM: ("<s>", "</s>")}
 # What building a config or a model raises on values of a wrong type or range, wherever they are used first.
-DAMAGED = (StrictDataclassError, AttributeError, IndexError, KeyError, TypeError, ZeroDivisionError)
-_BYTES, _SPECIALS = 256, 64  # entries of a byte-level vocabulary that no merge makes; special tokens, generously
+DAMAGED = (
+    StrictDataclassError,
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    TypeError,
+    ZeroDivisionError,
+)
+POOL_STRIDE = 2
 CONTEXT_KEYS = ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length")
 
 
@@ -36,13 +49,7 @@ def read_config_dict(folder: Path, customized: str | Path | dict | PretrainedCon
     file = Path(customized) if customized is not None else folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} is no model folder: it has no {file.name}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, expected an object")
-    return content
+    return read_object(file)
 
 
 def model_class_for(config: dict[str, Any], model_name: str, model_path: str) -> type:
@@ -76,12 +83,15 @@ def build_config(model_class: type, content: dict[str, Any], overwrite: dict[str
     """Return the config object of a model, with `overwrite` applied.
 
     Old rope keys are translated: rope_scaling = {"type": ..., "factor": ...} (or None) and rope_theta end up in
-    rope_parameters. Raises ValueError on values of a wrong type.
+    rope_parameters. Raises ValueError on values of a wrong type, or that no model can have.
     """
     content = {key: value for key, value in content.items() if key != "model_type"}
+    overwrite = overwrite or {}
+    check_config({**content, **overwrite}, "model config")
+    _check_stride(content, overwrite)
     try:
         config = model_class.config_class.from_dict(content)
-        for key, value in (overwrite or {}).items():
+        for key, value in overwrite.items():
             if key == "rope_scaling":
                 config.rope_parameters = _scaled_rope(config.rope_parameters, value)
             elif key == "rope_theta":
@@ -95,6 +105,19 @@ def build_config(model_class: type, content: dict[str, Any], overwrite: dict[str
     return config
 
 
+def _check_stride(content: dict[str, Any], overwrite: dict[str, Any]) -> None:
+    """Videos are pooled by 2, as by LLaVA-NeXT's own inference, whatever a config says.
+
+    Raises ValueError where a caller asks for another stride; a checkpoint that names one is told of.
+    """
+    said = f"has no effect: the tokens of a frame are pooled by {POOL_STRIDE}, as LLaVA-NeXT does"
+    asked, own = (each.get("mm_spatial_pool_stride") for each in (overwrite, content))
+    if asked not in (None, POOL_STRIDE):
+        raise ValueError(f"mm_spatial_pool_stride={asked} {said}; pass {POOL_STRIDE} or leave it out")
+    if own not in (None, POOL_STRIDE):
+        warnings.warn(f"mm_spatial_pool_stride={own} in the checkpoint's config {said}", stacklevel=4)
+
+
 def _scaled_rope(rope: dict[str, Any], scaling: dict[str, Any] | None) -> dict[str, Any]:
     if scaling is None:
         return {"rope_theta": rope["rope_theta"], "rope_type": "default"}
@@ -105,48 +128,22 @@ def _scaled_rope(rope: dict[str, Any], scaling: dict[str, Any] | None) -> dict[s
     return {**rope, **scaling, "rope_type": kind}
 
 
-def load_tokenizer(model_class: type, folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(model_class: type, folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a checkpoint.
 
-    Raises FileNotFoundError if the folder has none, ValueError naming a file that is damaged.
+    Raises FileNotFoundError if the folder has none or half of one, ValueError naming a file that is damaged.
     """
     names = TOKENIZER_FILES[model_class]
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"no tokenizer in {folder}: expected {' or '.join(names)}")
     check_tokenizer_files(folder)
     try:
-        return TOKENIZERS[model_class].from_pretrained(folder)
+        tokenizer = TOKENIZERS[model_class].from_pretrained(folder)
     except DAMAGED as error:
         raise ValueError(f"{folder}: damaged tokenizer files: {type(error).__name__}: {error}") from error
-
-
-def check_tokenizer_files(folder: Path) -> None:
-    """Raise ValueError naming a damaged tokenizer file; the readers of transformers fail without saying which it is."""
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
-    contents = {name: read_config_dict(folder, folder / name) for name in names if (folder / name).is_file()}
-    for name, key in (("tokenizer.json", "model"), ("tokenizer_config.json", "added_tokens_decoder")):
-        value = contents.get(name, {}).get(key, None if name == "tokenizer.json" else {})
-        if name in contents and not isinstance(value, dict):
-            raise ValueError(f"{folder / name}: {key} is {value!r}, expected an object")
-    if "tokenizer.json" not in contents and "vocab.json" in contents and (folder / "merges.txt").is_file():
-        _check_merges(folder / "merges.txt", contents["vocab.json"])
-
-
-def _check_merges(file: Path, vocab: dict[str, Any]) -> None:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text: {error}") from error
-    merges = 0
-    for number, line in enumerate(lines, start=1):
-        if line.startswith("#version") or not line:
-            continue
-        parts = line.split(" ")
-        if len(parts) != 2 or "".join(parts) not in vocab:
-            raise ValueError(f"{file}, line {number}: {line!r} does not merge to an entry of vocab.json")
-        merges += 1
-    if merges < len(vocab) - _BYTES - _SPECIALS:
-        raise ValueError(f"{file}: {merges} merges cannot make the {len(vocab)} entries of vocab.json")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    check_special_tokens(tokenizer, folder, MARKERS[model_class], [config.bos_token_id, *ends])
+    return tokenizer
 
 
 def context_length(config: PretrainedConfig) -> int:

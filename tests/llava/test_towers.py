@@ -1,5 +1,7 @@
 """Which features the towers give, and which towers and projectors cannot be built."""
 
+import json
+
 import pytest
 import torch
 
@@ -48,3 +50,21 @@ def test_siglip_features():
     with torch.no_grad():
         states = tower.vision_tower(tiny.frames(2), output_hidden_states=True).hidden_states
         assert torch.allclose(tower(tiny.frames(2)), states[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["my_vit", "clip_of_the_lab"])
+@pytest.mark.parametrize("kind", ["siglip", "siglip_vision_model"])
+def test_the_family_of_a_folder_is_what_its_own_config_says(tmp_path, name, kind):
+    folder = tmp_path / "clips" / name
+    folder.mkdir(parents=True)
+    shape = tiny.vision_config("siglip")
+    content = {**shape, "model_type": kind} if "vision" in kind else {"model_type": kind, "vision_config": shape}
+    (folder / "config.json").write_text(json.dumps(content))
+    config = tiny.onevision_config(mm_vision_tower=str(folder), vision_config=None)
+    assert LlavaQwenForCausalLM(config).get_vision_tower().family == "siglip"
+    (folder / "config.json").write_text('{"model_type": "dinov2"}')
+    with pytest.raises(ValueError, match=r"whose config\.json says 'dinov2': expected a SigLIP or CLIP tower"):
+        LlavaQwenForCausalLM(config)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+        LlavaQwenForCausalLM(config)

@@ -1,5 +1,6 @@
 """Which tower a checkpoint names, and its shape."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,34 @@ PUBLISHED = {
 
 
 def tower_family(config: PretrainedConfig) -> str:
-    """Return "siglip" or "clip" for a model config, from its vision_config or the name in mm_vision_tower.
+    """Return "siglip" or "clip" for a model config, from its vision_config, the tower's own, or mm_vision_tower's name.
 
-    Raises ValueError for a tower of neither family.
+    The tower's own config.json, where mm_vision_tower is a local folder, says more than how somebody named that.
+    Raises ValueError for a tower of neither family, and one whose config.json cannot be read.
     """
     name = str(getattr(config, "mm_vision_tower", None))
-    model_type = (getattr(config, "vision_config", None) or {}).get("model_type", "")
-    for text in (model_type.lower(), name.lower()):
+    model_type = str((getattr(config, "vision_config", None) or {}).get("model_type", ""))
+    own = "" if model_type else _own_type(Path(name))
+    for text in (model_type.lower(), own.lower(), name.lower()):
         for family in CONFIG_CLASSES:
             if family in text:
                 return family
-    raise ValueError(f"mm_vision_tower {name!r}: expected a SigLIP or CLIP tower")
+        if text and text == own.lower():
+            break  # neither: the folder's name does not make it one
+    kind = f", whose config.json says {own!r}" if own else ""
+    raise ValueError(f"mm_vision_tower {name!r}{kind}: expected a SigLIP or CLIP tower")
+
+
+def _own_type(folder: Path) -> str:
+    """The model_type in a folder's config.json, "" if it says none."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return ""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    return str(content.get("model_type", "")) if isinstance(content, dict) else ""
 
 
 def tower_config(config: PretrainedConfig) -> PretrainedConfig:
