@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import weakref
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import CACHE_NAMES, real_tokens, refuse_full_length, renamed, shape_of, tokens_of
+from dycoke.adapters.arguments import (
+    CACHE_NAMES,
+    refuse_full_length,
+    renamed,
+    shape_of,
+    tokens_of,
+    uncompiled,
+)
+from dycoke.adapters.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
 from dycoke.adapters.tower import TowerProbe, probe_for
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
@@ -22,18 +32,38 @@ if TYPE_CHECKING:
     from dycoke.engine.engine import Engine
 
 
+_numbers = itertools.count()
+_FRAMES, _PER_FRAME = 8, 16  # any size on which a compressor shows whether it drops tokens
+_MARK = "_dycoke_prefilled"  # attribute of a cache: a copy of the cache has it too
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """What the decode steps on a cache need of its prefill: the adapter's number, the request's, and what it noted."""
+
+    adapter: int
+    request: int
+    noted: Any
+
+
 class Adapter(Protocol):
     """Knows one model family. `install` puts a plan on the model and pushes what undoes it on `undo`."""
 
     def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None: ...
 
 
+def drops_tokens(compressor: Compressor) -> bool:
+    """Whether a compressor leaves fewer tokens than it gets, or may: where their number depends on the video."""
+    return compressor.count(_FRAMES, _PER_FRAME) != _FRAMES * _PER_FRAME
+
+
 class FamilyAdapter:
     """Base of the adapters: serves the stages before the language model, inside it and while decoding.
 
-    Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled; a model
-    answers one at a time, so threads must take turns. Subclasses hook the model in `hook`, may rewrite what its
-    language model reads in `prefill_inputs` and `decode_inputs`, and say in `visual` which slots are visual tokens.
+    Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled, which carries
+    what they need to know; a model answers one at a time, so threads must take turns. Subclasses hook the model in
+    `hook`, may rewrite what its language model reads in `prefill_inputs` and `decode_inputs`, and say in `visual` which
+    slots are visual tokens.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
@@ -43,8 +73,10 @@ class FamilyAdapter:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
+        self._number, self._request = next(_numbers), -1
         self._cache: weakref.ref | None = None
-        self._decoding = False
+        self._noted: Any = None  # by the family, in the prefill under way or that of the step under way
+        self._step: Prefilled | None = None  # of the call under way, where it is a step
         self._stage: DecodeStage | None = None
         self._engine: Engine | None = None
         self._engine_stage: DecodeStage | None = None
@@ -179,20 +211,18 @@ class FamilyAdapter:
         """Tell prefill from decoding at the language model, rewrite its inputs and time it."""
         self._names = list(inspect.signature(language_model.forward).parameters)
         self._cache_name = next(name for name in CACHE_NAMES if name in self._names)
-        before = language_model.register_forward_pre_hook(self._before, with_kwargs=True)
+        before = language_model.register_forward_pre_hook(uncompiled(self._before), with_kwargs=True)
         undo.callback(before.remove)
         undo.callback(language_model.register_forward_hook(self._after, with_kwargs=True).remove)
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         args, kwargs = (), renamed(dict(zip(self._names, args, strict=False)) | kwargs, "past_key_values")
-        # Identity of the cache, not its length: reading a static cache's length would wait for the device.
-        cache = kwargs.get("past_key_values")
-        self._decoding = cache is not None and self._cache is not None and self._cache() is cache
-        if self._decoding and self._stage is not None:
-            self._decoding = not self._stage.is_fresh(cache)
-        if self._decoding:
+        cache, shape = kwargs.get("past_key_values"), shape_of(kwargs)
+        self._step, self._noted = self._prefill_of(cache, shape[1]), None
+        if self._step is not None:
+            self._noted = self._step.noted
             kwargs = self.decode_inputs(kwargs)
-            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, shape_of(kwargs)[1])
+            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, shape)
             return args, renamed(kwargs, self._cache_name)
         try:
             kwargs = self._prefill(self.prefill_inputs(kwargs))
@@ -201,16 +231,29 @@ class FamilyAdapter:
             raise
         return args, renamed(kwargs, self._cache_name)
 
+    def _prefill_of(self, cache: Any, tokens: int) -> Prefilled | None:
+        """The prefill whose cache a call goes on with; None for a prefill."""
+        told = getattr(cache, _MARK, None)
+        if told is None or told.adapter != self._number:
+            return None
+        if self._stage is not None:  # what it holds is of the latest prefill alone, and not of a copy
+            return told if self._cache() is cache and not self._stage.is_fresh(cache) else None
+        length = cache.get_seq_length()  # on the device where the cache is static
+        return None if (isinstance(length, int) or tokens > 1) and int(length) == 0 else told
+
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         use, entered, shape = None, [], shape_of(kwargs)
-        real = real_tokens(kwargs.get("attention_mask"), shape[1])
+        real = seen_slots(kwargs.get("attention_mask"), shape)
         self._read = shape[0] * shape[1] if real is None else real
         stage = self._engine_stage if self._engine is not None and self._engine.active else self._stage
         cached = stage is not None and stage.has_cache(kwargs)
         if cached or self._inside is not None:
+            real, own = read_mask(kwargs.get("attention_mask"), shape)
+            if self._inside is not None:
+                self._check_inside(kwargs, own)
             visual, request = self.visual(kwargs, shape), None
             if cached:
-                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual)
+                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual, own)
                 use = request.use if self._stage is not None else None
             if self._inside is not None and visual is not None:
                 kwargs, entered = self._inside.prefill(kwargs, visual, real, self._known_places(visual), request)
@@ -219,6 +262,12 @@ class FamilyAdapter:
         self.recorder.start("prefill")
         self.recorder.pruned(use, entered)
         return kwargs
+
+    def _check_inside(self, kwargs: dict[str, Any], own: Tensor | None) -> None:
+        """Raise ValueError where slots that leave on the way through the layers are not all of one causal sample."""
+        refuse_own_mask(own, "drops tokens inside the model")
+        if packed_samples(self.language_model(self._model()), kwargs):
+            refuse_packed("drops tokens inside the model")
 
     def _known_places(self, visual: Tensor) -> tuple[Tensor, Tensor, int] | None:
         """`places`; where the family knows frames and a prompt has none, no slot of visual [B, S] is one of a video."""
@@ -229,11 +278,17 @@ class FamilyAdapter:
         return places
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        if self._decoding:
+        if self._step is not None:
             if self._stage is not None:
                 self._stage.end_step(kwargs)
-            self.recorder.decoded()
+            if self._step.request == self._request:  # the report is about the latest
+                self.recorder.decoded()
             return
-        cache = output.past_key_values
+        parts = output if isinstance(output, tuple) else tuple(output.values())
+        given = renamed(kwargs, "past_key_values").get("past_key_values")
+        cache = next((part for part in parts if hasattr(part, "get_seq_length")), given)
+        self._request = next(_numbers)
         self._cache = None if cache is None else weakref.ref(cache)
-        self.recorder.prefilled(self._read, len(output.last_hidden_state))
+        if cache is not None:
+            setattr(cache, _MARK, Prefilled(self._number, self._request, self._noted))
+        self.recorder.prefilled(self._read, len(parts[0]))

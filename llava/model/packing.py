@@ -28,7 +28,8 @@ class Packed(NamedTuple):
 
     positions count in the uncompressed, unpadded sequence; 0 at padding. video [B, S] int64 is the number of the video
     a token belongs to, counted from 0 in its row, and slots [B, S] int64 its slot t * N + n in that video; both are -1
-    at text, newlines, images and padding. padded: whether any row is shorter than the longest.
+    at text, newlines, images and padding. padded: whether any row is shorter than the longest, or the batch goes to a
+    caller, who may mask more of it.
     """
 
     embeds: Tensor
