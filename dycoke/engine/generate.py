@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from dycoke.engine.engine import Engine
 from dycoke.engine.forwards import FastForwards
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
 from dycoke.engine.served import Calls, refusal
+from dycoke.engine.settings import CheckedGenerate, asked_of, refuse_settings, setting
 from dycoke.report import Recorder
 
 # Settings of `generate` that ask for another loop, and what they are where they do not.
@@ -41,18 +41,25 @@ _ONE_PATH = {
 _ARGUMENTS = ("assistant_model", "custom_generate", "synced_gpus", "negative_prompt_ids", *CACHE_NAMES)
 
 
-class EngineGenerate:
+class EngineGenerate(CheckedGenerate):
     """Stands in for a model's `generate`: the engine where it can, the stock loop, and why, where it cannot.
 
-    Holds the model weakly, as everything does that is put on one. ours: hooks that the plan has put on the model.
+    pruned: the plan prunes the KV cache. ours: hooks that the plan has put on the model.
     """
 
     def __init__(
-        self, model: nn.Module, language_model: nn.Module, engine: Engine, recorder: Recorder, ours: frozenset[int]
+        self,
+        model: nn.Module,
+        language_model: nn.Module,
+        engine: Engine,
+        recorder: Recorder,
+        pruned: bool,
+        ours: frozenset[int],
     ) -> None:
-        self._model, self._language_model = weakref.ref(model), weakref.ref(language_model)
+        super().__init__(model, pruned)
+        self._language_model = weakref.ref(language_model)
         self._engine, self._recorder, self._ours = engine, recorder, ours
-        self._attached, self._busy = True, False
+        self._busy = self._assists = False
         self._look(model, language_model)
 
     def _look(self, model: nn.Module, language_model: nn.Module) -> None:
@@ -63,29 +70,27 @@ class EngineGenerate:
 
     def install(self, undo: ExitStack) -> None:
         """Become the model's `generate`. An attribute of the instance: `custom_generate` is an argument of a call."""
-        self._model().generate = self
+        super().install(undo)
         self._recorder.loop = "stock: the model was called without generate"
-        undo.callback(_leave, weakref.ref(self))  # what undoes it must not keep the model
-
-    def leave(self) -> None:
-        """Give the model its own `generate` back, unless somebody has put another there meanwhile."""
-        self._attached = False
-        model = self._model()
-        if model is not None and vars(model).get("generate") is self:
-            del model.generate
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the model's own `generate` takes and returns. Raises RuntimeError while a request is under way."""
+        """What the model's own `generate` takes and returns.
+
+        Raises RuntimeError while a request is under way, and ValueError as `refuse_settings` does.
+        """
         model = self._model()
         stock = type(model).generate
         if not self._attached:
             return stock(model, *args, **kwargs)
+        if self._busy and self._assists:
+            return stock(model, *args, **kwargs)  # its guesses for itself
         if self._busy:
             raise RuntimeError("a model that carries a method answers one request at a time: threads must take turns")
-        asked = dict(zip(inspect.signature(stock).parameters, (model, *args), strict=False)) | kwargs
+        asked = asked_of(stock, model, args, kwargs)
+        refuse_settings(model, asked, pruned=self._pruned)
         reason, usual = self._refusal(model, asked), self._recorder.loop
         self._recorder.loop = f"stock: {reason}" if reason else "engine"
-        self._busy = True
+        self._busy, self._assists = True, asked.get("assistant_model") is model
         try:
             if reason:
                 return stock(model, *args, **kwargs)
@@ -114,6 +119,8 @@ class EngineGenerate:
             room = stopping_criteria.max_length - input_ids.shape[1]
             reason = "" if self._engine.has_room(len(input_ids), room) else f"no memory for {room} new tokens"
             mask = model_kwargs.get("attention_mask")
+            if mask is not None and getattr(mask, "ndim", 0) != 2:
+                reason = "attention_mask of the caller's own"
             if not reason and mask is not None and not bool(mask[:, -1].all()):
                 reason = "padding on the right"  # where transformers goes on behind the padding, and warns
             if not reason:
@@ -164,21 +171,13 @@ class EngineGenerate:
         return emitted.ids.to(input_ids.device, copy=True)
 
 
-def _leave(generate: weakref.ref) -> None:
-    if generate() is not None:
-        generate().leave()
-
-
 def _another_loop(model: nn.Module, asked: dict[str, Any]) -> str:
     """The argument, or setting of the model, that asks for another loop than sampling or greedy search; "" if none."""
     for name in _ARGUMENTS:
         if asked.get(name) is not None and asked[name] is not False:
             return name
-    given = [each for each in (asked.get("generation_config"), model.generation_config) if each is not None]
     for name, usual in _ONE_PATH.items():
-        value = asked.get(name)
-        for config in given:
-            value = getattr(config, name, None) if value is None else value
+        value = setting(model, asked, name)
         if value is not None and value != usual:
             return f"{name}={value!r}"
     return ""
