@@ -65,6 +65,7 @@ class DecodeStage:
         self._warned = False
         self.engine: Engine | None = None
         self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
+        self._hiding: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()  # whose own mask hides columns altogether
 
     def install(self, undo: ExitStack) -> None:
         """Let the layers attend under our attention's name. The config, which others read and save, keeps its own."""
@@ -129,6 +130,8 @@ class DecodeStage:
         mask = kwargs.get("attention_mask")
         if own is not None:
             kwargs["attention_mask"] = own
+            if not bool(real.all()):
+                self._hiding.add(request)
         elif isinstance(mask, dict) or (mask is not None and mask.ndim == 4):
             # Made for a static cache, as wide as that would have become.
             kwargs["attention_mask"] = None if real is None else real.long()
@@ -169,6 +172,11 @@ class DecodeStage:
             )
         request = kwargs["past_key_values"].layers[0].request
         if not request.stepping:  # one that failed is refused for that
+            if request in self._hiding and kwargs.get("attention_mask") is None:
+                raise ValueError(
+                    "attention_mask=None in a decode step behind a mask that hides columns of the prompt from all of "
+                    "it: pass one that says whether the step sees them; accepted: ones where the prompt's shows any"
+                )
             _check_step(kwargs.get("attention_mask"), request, shape)
         request.advance()
         # The cache knows which columns are padding; a mask would be one more thing to build and to read.

@@ -7,7 +7,7 @@ from transformers import DynamicCache, StaticCache
 import dycoke
 from dycoke.adapters.masks import padding_of
 from tests.conformance import masks
-from tests.conformance.cases import CACHE, FAMILIES, METHODS, Case, cache_of
+from tests.conformance.cases import CACHE, FAMILIES, LENGTH, METHODS, Case, cache_of
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
 HEADS = 4
@@ -150,6 +150,24 @@ def test_a_step_with_a_mask_of_its_own(case, method):
                 want = unmasked
             got = case.step(cache, attention_mask=mask).logits
         assert_same(got, want, name)
+
+
+@torch.no_grad()
+def test_a_step_behind_a_mask_that_hides_columns_from_everybody():
+    """Without a mask of its own it would see them untouched, and not with a method: it has to say."""
+    case = Case("qwen2")
+    mask, whole = masks.packed(LENGTH), torch.ones(1, LENGTH + 1, dtype=torch.long)
+    mask[..., :2] = False
+    whole[:, :2] = 0
+    want = case.step(cache_of(case.model(**case.open(), attention_mask=mask)), attention_mask=whole).logits
+    with case.attached(METHODS["keep_all"]):
+        cache = cache_of(case.model(**case.open(), attention_mask=mask))
+        with pytest.raises(ValueError, match="pass one that says whether the step sees them"):
+            case.step(cache)
+        with pytest.raises(ValueError, match="hides or shows other columns"):
+            case.step(cache, attention_mask=torch.ones_like(whole))
+        got = case.step(cache, attention_mask=whole).logits
+    torch.testing.assert_close(got, want, **TOLERANCE)
 
 
 @torch.no_grad()
