@@ -254,5 +254,6 @@ def _check_step(mask: Any, request: DecodeRequest, shape: tuple[int, int]) -> No
     if seen is None or seen.shape != wanted.shape or not torch.equal(seen, wanted):
         raise ValueError(
             f"attention_mask of shape {tuple(mask.shape)} in a decode step hides or shows other columns than the mask "
-            f"of the prompt; accepted: None, or that mask with ones for the answer, [{shape[0]}, {before + 1}]"
+            f"of the prompt; accepted: None, or that mask with ones for the answer, [{shape[0]}, {before + 1}] (leave "
+            "out prompt_lookup_num_tokens and assistant_model where their steps are handed other masks)"
         )

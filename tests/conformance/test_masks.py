@@ -40,7 +40,7 @@ def test_a_prompt_with_a_mask_of_its_own(case, method):
     for name, mask in kinds(case.length()).items():
         if name == "dict" and case.family == "llama":
             continue  # Llama takes no dict untouched
-        for options in ({}, {"use_cache": False}):
+        for options in ({}, {"use_cache": False})[: 2 if name in ("packed", "causal") else 1]:
             want = case.model(**case.open(), attention_mask=mask, **options)
             with case.attached(method):
                 got = case.model(**case.open(), attention_mask=mask, **options)
