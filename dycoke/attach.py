@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -112,10 +112,19 @@ def _run_uncompiled(model: nn.Module, undo: ExitStack) -> None:
     """Keep compiled code from passing our hooks by: torch.compile checks no hooks when it reuses what it compiled."""
     _forget_compiled(weakref.ref(model))
     undo.callback(_forget_compiled, weakref.ref(model))
-    config = getattr(model, "generation_config", None)
-    if config is not None:  # generate compiles by itself for a static cache
-        undo.callback(setattr, config, "disable_compile", config.disable_compile)
-        config.disable_compile = True
+    if hasattr(model, "generate"):
+        # What generate asks before it compiles for a static cache. A setting of generation_config would be saved along.
+        model._valid_auto_compile_criteria = _never
+        undo.callback(_compile_again, weakref.ref(model))
+
+
+def _never(*_: Any, **__: Any) -> bool:
+    return False
+
+
+def _compile_again(model: weakref.ref) -> None:
+    if model() is not None:
+        vars(model()).pop("_valid_auto_compile_criteria", None)
 
 
 def _forget_compiled(model: weakref.ref) -> None:

@@ -23,6 +23,8 @@ from dycoke.usage import CacheUse
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
 
+_LOOK = "dp_cache='device' and engine='off'"
+
 
 class DecodeRequest:
     """What the decode steps of one request share. Lives as long as the cache whose layers hold it.
@@ -197,6 +199,21 @@ class DecodeRequest:
         tail_keys, tail_values = self.tails[layer]
         tail_keys.index_copy_(2, position, keys)
         tail_values.index_copy_(2, position, values)
+
+    def columns_of(self, layer: int, width: int = 0) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, C, D] that a layer holds of the prompt and the answer, in copies, in `width` at least.
+
+        Raises ValueError where the prompt's are in host memory or have gone.
+        """
+        entry, tail = self.entries[layer], self.tails[layer]
+        if not isinstance(entry, DeviceEntries):
+            where = "in host memory (dp_cache='host')" if isinstance(entry, HostEntries) else "in the engine's store"
+            raise ValueError(f"keys and values of layer {layer} are {where} and cannot be looked at; accepted: {_LOOK}")
+        rows = self.shared[entry.keys.device, self._number[layer]].rows
+        taken = max(self.steps - self.stepping, width - entry.keys.shape[2])
+        parts = zip((entry.keys, entry.values), tail, strict=True)
+        keys, values = (torch.cat([own.index_select(0, rows), new[:, :, :taken]], dim=2) for own, new in parts)
+        return keys, values
 
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""

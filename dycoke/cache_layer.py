@@ -15,9 +15,32 @@ class PrunedLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, request: DecodeRequest, layer: int) -> None:
+    def __init__(self, request: DecodeRequest, layer: int, width: int = 0) -> None:
+        """width: columns that the layer of a static cache has, whose place this one takes."""
+        self.request, self.layer, self._width = request, layer, width
         super().__init__()
-        self.request, self.layer = request, layer
+
+    @property
+    def keys(self) -> Tensor | None:
+        """Keys [B, H, C, D] of the prompt's columns that the layer holds and the answer's: a copy, to look at.
+
+        With zeros behind them up to the width of a static cache. None before the prompt. Raises ValueError where they
+        are in host memory, or in the engine.
+        """
+        return self.request.columns_of(self.layer, self._width)[0] if self.is_initialized else None
+
+    @keys.setter
+    def keys(self, keys: Tensor | None) -> None:
+        _refuse_setting(keys)
+
+    @property
+    def values(self) -> Tensor | None:
+        """Values [B, H, C, D], as `keys`."""
+        return self.request.columns_of(self.layer, self._width)[1] if self.is_initialized else None
+
+    @values.setter
+    def values(self, values: Tensor | None) -> None:
+        _refuse_setting(values)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -65,3 +88,23 @@ class PrunedLayer(CacheLayerMixin):
                 "this cache cannot take tokens back: with a method that prunes while decoding, leave out "
                 "prompt_lookup_num_tokens and assistant_model"
             )
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Raises ValueError: the policy has chosen for the rows there are."""
+        raise ValueError(_ROWS)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Raises ValueError: the policy has chosen for the rows there are."""
+        raise ValueError(_ROWS)
+
+
+_ROWS = (
+    "rows of this cache cannot be repeated or selected while a method prunes it; pass the whole prompts, as many rows "
+    "as there shall be, and a fresh cache"
+)
+
+
+def _refuse_setting(entries: Tensor | None) -> None:
+    """transformers' own initializer sets None; what anybody else sets would never be read."""
+    if entries is not None:
+        raise ValueError("keys and values of a cache that a method prunes cannot be set, only looked at")

@@ -68,7 +68,14 @@ class OfThread:
         setattr(owner._of_thread, self._name, value)
 
 
-class StandIn:
+class Attached:
+    """What is on a model with a method: it cannot be copied or pickled, for the copy would go on reporting to it."""
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        raise TypeError("a model that carries a method cannot be copied or pickled; remove the method first")
+
+
+class StandIn(Attached):
     """In the place of a method of one model until `leave`, an attribute of the instance. Holds the model weakly.
 
     covered: what somebody had put there before, which is called and comes back; None for the method of the class.
@@ -103,9 +110,6 @@ class StandIn:
         if model is None:
             raise ReferenceError(f"{self.name} of a model that is gone")
         return self.covered or getattr(type(model), self.name).__get__(model)
-
-    def __reduce_ex__(self, protocol: int) -> Any:
-        raise TypeError("a model that carries a method cannot be copied or pickled; remove the method first")
 
 
 class QueuedForward(StandIn):

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dycoke.turns import Attached
+
 CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed the argument in 5.24; adapters use the older name
+
+ANOTHER_REQUEST = (
+    "past_key_values= of another request: pass the whole prompt and a fresh cache (guidance_scale, and assistant_model "
+    "where it is the model itself, let two requests take turns, which this method cannot follow)"
+)
+
+_AT_ONCE = 1024  # rows of a table that are looked at together
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class uncompiled(Attached):
+    """A hook as torch.compile is to see it: called between two graphs, and refused by its reason in a single one."""
+
+    def __init__(self, hook: Callable) -> None:
+        reason = "a method is attached, whose hooks read tensors; compile without fullgraph=True, or remove it first"
+        self._hook = torch.compiler.disable(hook, reason=reason)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._hook(*args, **kwargs)
 
 
 def refuse_full_length(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -49,17 +71,21 @@ def shape_of(kwargs: dict[str, Any]) -> tuple[int, int]:
     return tuple(tokens_of(kwargs).shape[:2])
 
 
-def real_tokens(mask: Tensor | dict[str, Tensor] | None, length: int) -> Tensor | None:
-    """Which of the last call's `length` slots are no padding: bool [B, length], or None if nothing says so.
+def from_table(embeds: Tensor, table: Tensor, real: Tensor | None) -> bool:
+    """Whether embeddings [B, S, D], where real [B, S] bool, are all rows of a table [V, D]: those of ids, then.
 
-    mask: what a language model of transformers accepts: None, 2-D [B, S] (1 = real), 4-D [B, 1, S, keys] (bool or
-    additive) or a dict of those, as a static cache brings. The last query of a 4-D mask sees exactly the real keys.
+    By their bits, which are summed up with odd weights: what differs in any element differs in the sum, but for one
+    chance in 2^63. Reads the device.
     """
-    if isinstance(mask, dict):
-        mask = mask.get("full_attention")
-    if mask is None:
-        return None
-    if mask.ndim == 4:
-        last = mask[:, 0, -1, :length]
-        return last if last.dtype == torch.bool else last == 0
-    return mask[:, :length].bool()
+    if embeds.dtype != table.dtype or embeds.shape[-1] != table.shape[1]:
+        return False
+    embeds = embeds.flatten(0, 1) if real is None else embeds[real.to(embeds.device)]
+    known = torch.cat([_digest(part) for part in table.detach().split(_AT_ONCE)])
+    return bool(torch.isin(_digest(embeds.detach()), known.to(embeds.device)).all())
+
+
+def _digest(rows: Tensor) -> Tensor:
+    """A number [R] int64 of the bits of rows [R, D]."""
+    bits = rows.contiguous().view(_BITS[rows.itemsize]).long()
+    weights = torch.randint(2**62, (rows.shape[1],), generator=torch.Generator().manual_seed(0)) * 2 + 1
+    return (bits * weights.to(rows.device)).sum(1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import itertools
 import threading
 import weakref
 from contextlib import ExitStack
@@ -12,12 +14,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import CACHE_NAMES, real_tokens, refuse_full_length, renamed, shape_of, tokens_of
+from dycoke.adapters.arguments import (
+    CACHE_NAMES,
+    refuse_full_length,
+    renamed,
+    shape_of,
+    tokens_of,
+    uncompiled,
+)
+from dycoke.adapters.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
 from dycoke.adapters.tower import TowerProbe, probe_for
 from dycoke.fitting import frame_faults, order_faults, refuse
 from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
-from dycoke.turns import OfThread
+from dycoke.turns import Attached, OfThread
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 
 if TYPE_CHECKING:
@@ -26,21 +36,40 @@ if TYPE_CHECKING:
     from dycoke.engine.engine import Engine
 
 
+_numbers = itertools.count()
+_FRAMES, _PER_FRAME = 8, 16  # any size on which a compressor shows whether it drops tokens
+_MARK = "_dycoke_prefilled"  # attribute of a cache: a copy of the cache has it too
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """What the decode steps on a cache need of its prefill.
+
+    adapter: the number of the adapter that saw it; request: whose marks theirs are; cache: the one it filled; noted: by
+    the family. A copy of the cache has a copy of what was noted, for its own steps.
+    """
+
+    adapter: int
+    request: Any
+    cache: weakref.ref
+    noted: Any
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Prefilled:
+        return Prefilled(self.adapter, self.request, self.cache, copy.deepcopy(self.noted, memo))
+
+
 class Adapter(Protocol):
     """Knows one model family. `install` puts a plan on the model and pushes what undoes it on `undo`."""
 
     def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None: ...
 
 
-@dataclass(frozen=True)
-class Prefilled:
-    """What the decode steps on a cache need of its prefill: whose marks theirs are, and what the family has noted."""
-
-    request: Any
-    noted: Any
+def drops_tokens(compressor: Compressor) -> bool:
+    """Whether a compressor leaves fewer tokens than it gets, or may: where their number depends on the video."""
+    return compressor.count(_FRAMES, _PER_FRAME) != _FRAMES * _PER_FRAME
 
 
-class FamilyAdapter:
+class FamilyAdapter(Attached):
     """Base of the adapters: serves the stages before the language model, inside it and while decoding.
 
     Holds its model weakly. A request is a prefill and the decode steps on the cache that prefill filled, which tells
@@ -56,13 +85,12 @@ class FamilyAdapter:
     recorder: Recorder
 
     _noted: Any = OfThread()  # by the family, in the prefill under way or that of the step under way
-    _decoding: Prefilled | None = OfThread()  # of the call under way, where it is a step
+    _step: Prefilled | None = OfThread()  # of the call under way, where it is a step
     _read: int | Tensor = OfThread(0)
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
-        self._of_thread = threading.local()
-        self._prefilled: weakref.WeakKeyDictionary[Any, Prefilled] = weakref.WeakKeyDictionary()  # by their caches
+        self._of_thread, self._number = threading.local(), next(_numbers)
         self._stage: DecodeStage | None = None
         self._engine: Engine | None = None
         self._engine_stage: DecodeStage | None = None
@@ -121,9 +149,6 @@ class FamilyAdapter:
                 f"newlines='published': {type(self._model()).__name__} does not tell newlines from text; accepted: "
                 "newlines='kept', or a video model"
             )
-
-    def __reduce_ex__(self, protocol: int) -> Any:
-        raise TypeError("a model that carries a method cannot be copied or pickled; remove the method first")
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         """Install the hooks of the family, each with its way back on `undo`."""
@@ -208,17 +233,18 @@ class FamilyAdapter:
         self._context = readable(language_model.config)
         self._names = list(inspect.signature(language_model.forward).parameters)
         self._cache_name = next(name for name in CACHE_NAMES if name in self._names)
-        before = language_model.register_forward_pre_hook(self._before, with_kwargs=True)
+        before = language_model.register_forward_pre_hook(uncompiled(self._before), with_kwargs=True)
         undo.callback(before.remove)
         undo.callback(language_model.register_forward_hook(self._after, with_kwargs=True).remove)
 
     def _before(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         args, kwargs = (), renamed(dict(zip(self._names, args, strict=False)) | kwargs, "past_key_values")
-        self._decoding, self._noted = self._prefill_of(kwargs), None
-        if self._decoding is not None:
-            self._noted = self._decoding.noted
+        cache, shape = kwargs.get("past_key_values"), shape_of(kwargs)
+        self._step, self._noted = self._prefill_of(cache, shape[1]), None
+        if self._step is not None:
+            self._noted = self._step.noted
             kwargs = self.decode_inputs(kwargs)
-            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, shape_of(kwargs)[1])
+            kwargs = kwargs if self._stage is None else self._stage.step(kwargs, shape)
             return args, renamed(kwargs, self._cache_name)
         try:
             kwargs = self._prefill(self.prefill_inputs(kwargs))
@@ -227,30 +253,30 @@ class FamilyAdapter:
             raise
         return args, renamed(kwargs, self._cache_name)
 
-    def _prefill_of(self, kwargs: dict[str, Any]) -> Prefilled | None:
-        """The prefill whose cache a call goes on with; None for a prefill.
-
-        By identity: the length of a static cache is on the device, and is asked only where it may have been reset.
-        """
-        cache = kwargs.get("past_key_values")
-        known = self._prefilled.get(cache) if hasattr(cache, "__weakref__") else None  # a tuple has none
-        if known is None:
+    def _prefill_of(self, cache: Any, tokens: int) -> Prefilled | None:
+        """The prefill whose cache a call goes on with; None for a prefill."""
+        told = getattr(cache, _MARK, None)
+        if told is None or told.adapter != self._number:
             return None
-        if self._stage is not None:
-            return None if self._stage.is_fresh(cache) else known
-        return None if shape_of(kwargs)[1] > 1 and not int(cache.get_seq_length()) else known
+        if self._stage is not None:  # a copy of the cache shares the entries of the one it was made of
+            return told if told.cache() is cache and not self._stage.is_fresh(cache) else None
+        length = cache.get_seq_length()  # on the device where the cache is static
+        return None if (isinstance(length, int) or tokens > 1) and int(length) == 0 else told
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         use, entered, shape = None, [], shape_of(kwargs)
-        real = real_tokens(kwargs.get("attention_mask"), shape[1])
+        real = seen_slots(kwargs.get("attention_mask"), shape)
         self._read = shape[0] * shape[1] if real is None else real
         self._check_length(real, shape[1])
         stage = self._engine_stage if self._engine is not None and self._engine.active else self._stage
         cached = stage is not None and stage.has_cache(kwargs)
         if cached or self._inside is not None:
+            real, own = read_mask(kwargs.get("attention_mask"), shape)
+            if self._inside is not None:
+                self._check_inside(kwargs, own)
             visual, request = self.visual(kwargs, shape), None
             if cached:
-                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual)
+                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual, own)
                 use = request.use if self._stage is not None else None
             if self._inside is not None and visual is not None:
                 places, newlines = self._known_places(visual), self.newlines()
@@ -271,6 +297,12 @@ class FamilyAdapter:
 
             check_fits(slots if real is None else int(real.sum(1).max()), self._context)
 
+    def _check_inside(self, kwargs: dict[str, Any], own: Tensor | None) -> None:
+        """Raise ValueError where slots that leave on the way through the layers are not all of one causal sample."""
+        refuse_own_mask(own, "drops tokens inside the model")
+        if packed_samples(self.language_model(self._model()), kwargs):
+            refuse_packed("drops tokens inside the model")
+
     def _known_places(self, visual: Tensor) -> tuple[Tensor, Tensor, int] | None:
         """`places`; where the family knows frames and a prompt has none, no slot of visual [B, S] is one of a video."""
         places = self.places()
@@ -280,11 +312,14 @@ class FamilyAdapter:
         return places
 
     def _after(self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        if self._decoding is not None:
+        if self._step is not None:
             if self._stage is not None:
                 self._stage.end_step(kwargs)
-            self.recorder.decoded(self._decoding.request)
+            self.recorder.decoded(self._step.request)
             return
-        request, cache = self.recorder.prefilled(self._read, len(output.last_hidden_state)), output.past_key_values
+        parts = output if isinstance(output, tuple) else tuple(output.values())
+        given = renamed(kwargs, "past_key_values").get("past_key_values")
+        cache = next((part for part in parts if hasattr(part, "get_seq_length")), given)
+        request = self.recorder.prefilled(self._read, len(parts[0]))
         if cache is not None:
-            self._prefilled[cache] = Prefilled(request, self._noted)
+            setattr(cache, _MARK, Prefilled(self._number, request, weakref.ref(cache), self._noted))

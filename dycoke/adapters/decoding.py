@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
+from dycoke.adapters.arguments import ANOTHER_REQUEST
+from dycoke.adapters.masks import full_attention, makes_cache, padding_of
 from dycoke.attention import BASES, REQUEST, pruned_name
 from dycoke.cache import TAIL, DecodeRequest
 from dycoke.cache_layer import PrunedLayer
@@ -52,19 +56,22 @@ class DecodeStage:
         self._warned = False
         self.engine: Engine | None = None
         self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
+        self._hiding: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()  # whose own mask hides columns altogether
 
     def install(self, undo: ExitStack) -> None:
-        """Let the language model run under our attention's name, until the last model of its config is done."""
+        """Let the layers attend under our attention's name. The config, which others read and save, keeps its own."""
         undo.callback(self._leave)
         _stages.add(self)
-        self.config._attn_implementation = pruned_name(self._base)
+        config = copy.copy(self.config)
+        config._attn_implementation = pruned_name(self._base)
+        for layer in self._model().layers:
+            undo.callback(_give_back, weakref.ref(layer.self_attn), layer.self_attn.config)
+            layer.self_attn.config = config
 
     def _leave(self) -> None:
         for request in self._live:
             request.stepping = False  # a step that failed would leave it open to steps nobody prepares
         _stages.discard(self)
-        if not any(stage.config is self.config for stage in _stages):
-            self.config._attn_implementation = self._base
 
     @property
     def flat_masks(self) -> bool:
@@ -80,8 +87,7 @@ class DecodeStage:
         if cache is not None:
             _check_cache(cache)
             return True
-        wanted = kwargs.get("use_cache")
-        if self.config.use_cache if wanted is None else wanted:
+        if makes_cache(self._model(), kwargs):
             return True
         if self._policy is not None and not self._warned:
             warnings.warn("use_cache=False: there is no cache to prune while decoding", stacklevel=2)
@@ -95,25 +101,29 @@ class DecodeStage:
         device: torch.device,
         real: Tensor | None,
         visual: Tensor | None,
+        own: Tensor | None = None,
     ) -> tuple[dict[str, Any], DecodeRequest | Intake]:
         """Arguments of a prefill [B, S] with the cache taken over, and its request.
 
-        real [B, S] bool: no padding. visual [B, S] bool. Raises ValueError for what `check` refuses.
+        real [B, S] bool: no padding. visual [B, S] bool. own [., ., S, S]: the caller's mask, where it says more than
+        padding; steps then read every column that a token of the prompt has seen. Raises ValueError for what `check`
+        refuses.
         """
         self.check(kwargs)
         cache = kwargs.get("past_key_values")
         cache = DynamicCache(config=self.config) if cache is None else cache
-        if real is not None and real.shape != shape:
-            raise ValueError(
-                f"attention_mask for {tuple(real.shape)} where the prompt is {shape}: leave out "
-                "prompt_lookup_num_tokens and assistant_model, whose first step some releases hand no mask"
-            )
         request = self._request(kwargs, cache, shape, device, real, visual)
         self._live.add(request)
-        cache.layers, cache.layer_class_to_replicate = [PrunedLayer(request, i) for i in range(self._layers)], None
+        width = max([0, *_static_lengths(cache)])
+        layers = [PrunedLayer(request, layer, width) for layer in range(self._layers)]
+        cache.layers, cache.layer_class_to_replicate = layers, None
         kwargs = {**kwargs, "past_key_values": cache}
         mask = kwargs.get("attention_mask")
-        if isinstance(mask, dict) or (mask is not None and mask.ndim == 4):
+        if own is not None:
+            kwargs["attention_mask"] = own
+            if not bool(real.all()):
+                self._hiding.add(request)
+        elif isinstance(mask, dict) or (mask is not None and mask.ndim == 4):
             # Made for a static cache, as wide as that would have become.
             kwargs["attention_mask"] = None if real is None else real.long()
         return kwargs, request
@@ -129,8 +139,7 @@ class DecodeStage:
     ) -> DecodeRequest | Intake:
         if self.engine is not None and self.engine.active:
             return self.engine.request(kwargs, shape, device, real, visual)
-        lengths = [layer.max_cache_len for layer in cache.layers if isinstance(layer, StaticLayer)]
-        tail = max([TAIL, *(length - shape[1] for length in lengths)])  # what a static cache has room for
+        tail = max([TAIL, *(length - shape[1] for length in _static_lengths(cache))])  # what one has room for
         return DecodeRequest(
             self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
         )
@@ -140,16 +149,26 @@ class DecodeStage:
         """Whether the cache holds no prompt (any more): it was reset."""
         return not cache.layers[0].is_initialized
 
-    def step(self, kwargs: dict[str, Any], tokens: int) -> dict[str, Any]:
-        """Arguments of a decode step. Raises ValueError for more than one token, and for what `check` refuses."""
+    def step(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+        """Arguments of a decode step [B, 1]. Raises ValueError for more than one token, and for what `check` refuses.
+
+        A mask of the caller's is read, on the device: it must show what the cache takes for real, and no less.
+        """
         self.check(kwargs)
-        if tokens != 1:
+        if shape[1] != 1:
             raise ValueError(
-                f"a step of {tokens} tokens: pruning while decoding takes one at a time; leave out "
+                f"a step of {shape[1]} tokens: pruning while decoding takes one at a time; leave out "
                 "prompt_lookup_num_tokens, assistant_model and prefill_chunk_size, and pass a new prompt with a fresh "
                 "cache"
             )
         request = kwargs["past_key_values"].layers[0].request
+        if not request.stepping:  # one that failed is refused for that
+            if request in self._hiding and kwargs.get("attention_mask") is None:
+                raise ValueError(
+                    "attention_mask=None in a decode step behind a mask that hides columns of the prompt from all of "
+                    "it: pass one that says whether the step sees them; accepted: ones where the prompt's shows any"
+                )
+            _check_step(kwargs.get("attention_mask"), request, shape)
         request.advance()
         # The cache knows which columns are padding; a mask would be one more thing to build and to read.
         return {**kwargs, "attention_mask": None, REQUEST: request}
@@ -160,7 +179,7 @@ class DecodeStage:
 
     def check(self, kwargs: dict[str, Any]) -> None:
         """Raises ValueError for output_attentions, and where somebody has changed the model's attention meanwhile."""
-        if self in _stages and self.config._attn_implementation != pruned_name(self._base):
+        if self in _stages and self.config._attn_implementation != self._base:
             raise ValueError(
                 f"attn_implementation={self.config._attn_implementation!r} was set while a method is attached; remove "
                 "the method first"
@@ -169,11 +188,15 @@ class DecodeStage:
             raise ValueError("output_attentions=True: not available with a method that prunes the KV cache")
 
 
+def _give_back(attention: weakref.ref, config: PretrainedConfig) -> None:
+    if attention() is not None:
+        attention().config = config
+
+
 def _check_attention(language_model: nn.Module) -> str:
     """The model's attention implementation, of those that can be observed."""
     name, config = type(language_model).__name__, language_model.config
-    # Under our name already where another model of this config carries a method, or went away with one.
-    base = config._attn_implementation.removeprefix(pruned_name(""))
+    base = config._attn_implementation
     if any(stage._model() is language_model for stage in _stages):
         raise ValueError(f"{name} carries a method already; remove it first")
     if not getattr(language_model, "_supports_attention_backend", False):
@@ -189,6 +212,11 @@ def _check_attention(language_model: nn.Module) -> str:
     return base
 
 
+def _static_lengths(cache: Cache) -> list[int]:
+    """Columns of each static layer of a cache."""
+    return [layer.max_cache_len for layer in cache.layers if isinstance(layer, StaticLayer)]
+
+
 def _check_cache(cache: Cache) -> None:
     """Raise ValueError unless the cache is a plain, fresh one."""
     layers = getattr(cache, "layers", None)
@@ -202,4 +230,21 @@ def _check_cache(cache: Cache) -> None:
             "accepted: a dynamic or static cache, without offloading or quantization"
         )
     if any(layer.is_initialized and int(layer.get_seq_length()) for layer in layers):
-        raise ValueError("past_key_values= of another request: pass the whole prompt and a fresh cache")
+        raise ValueError(ANOTHER_REQUEST)
+
+
+def _check_step(mask: Any, request: DecodeRequest, shape: tuple[int, int]) -> None:
+    """Raise ValueError for a mask that hides or shows other columns than the request's steps read."""
+    mask = full_attention(mask)
+    if mask is None:
+        return
+    before = request.prompt + request.steps
+    seen = mask.bool() if mask.ndim == 2 else padding_of(mask, shape, before)
+    real = request.sections[0].real.to(mask.device)
+    wanted = torch.nn.functional.pad(real, (0, request.steps + 1), value=True)
+    if seen is None or seen.shape != wanted.shape or not torch.equal(seen, wanted):
+        raise ValueError(
+            f"attention_mask of shape {tuple(mask.shape)} in a decode step hides or shows other columns than the mask "
+            f"of the prompt; accepted: None, or that mask with ones for the answer, [{shape[0]}, {before + 1}] (leave "
+            "out prompt_lookup_num_tokens and assistant_model where their steps are handed other masks)"
+        )

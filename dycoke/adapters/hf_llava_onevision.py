@@ -10,6 +10,7 @@ it in `generate`, by the release of transformers. The latest call is thus that o
 
 from __future__ import annotations
 
+import inspect
 import math
 import weakref
 from contextlib import ExitStack
@@ -20,19 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import real_tokens, refuse_full_length
-from dycoke.adapters.base import FamilyAdapter
+from dycoke.adapters.arguments import ANOTHER_REQUEST, from_table, refuse_full_length, uncompiled
+from dycoke.adapters.base import FamilyAdapter, drops_tokens
+from dycoke.adapters.hf_prompt import Finder, Prompt, Video
+from dycoke.adapters.masks import packed_samples, refuse_own_mask, refuse_packed, seen_slots
+from dycoke.adapters.shortened import Shortened
 from dycoke.adapters.tower import video_rows
+from dycoke.methods.full import KeepAll
 from dycoke.turns import OfThread
 
-
-@dataclass
-class _Video:
-    """A video in a row: its first slot, its frames, and their rows of the tower call, where a probe remembers one."""
-
-    first: int
-    frames: int
-    rows: slice | None = None
+_DROPS = "drops video tokens"
 
 
 @dataclass
@@ -49,17 +47,6 @@ class _Row:
     index: Tensor
 
 
-@dataclass
-class _Shortened:
-    """What a prefill did to its rows; lives as long as its cache."""
-
-    before: int  # slots of the sequence as the caller knows it
-    after: int  # slots of it that are left
-    mask: Tensor | None  # [B, S'] long; None where none is needed
-    shift: Tensor  # [B, 1] by how much the positions of decoded tokens move back
-    decoded: int = 0
-
-
 class HFLlavaOnevisionAdapter(FamilyAdapter):
     """transformers' LLaVA-OneVision. A video is T * N tokens and one newline; N follows from the vision config."""
 
@@ -71,19 +58,20 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
     _visual: Tensor | None = OfThread()
     _newlines: Tensor | None = OfThread()
     _places: tuple[Tensor, Tensor, int] | None = OfThread()
-    _ids: Tensor | None = OfThread()
-    _on_host: tuple[Tensor | None, Tensor | None] | None = OfThread()
+    _prompt: Prompt | None = OfThread()
     _keeps_tower: bool = OfThread(False)
-    _noted: _Shortened | None = OfThread()
+    _noted: Shortened | None = OfThread()
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         self._grid = (side, side)
-        self._video_id, self._image_id = model.config.video_token_id, model.config.image_token_id
+        self._finder = Finder(model.config.video_token_id, model.config.image_token_id, side * side)
         self._newline = weakref.ref(inner.image_newline)
-        undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
-        undo.callback(inner.register_forward_pre_hook(self._note_ids, with_kwargs=True).remove)
+        self._inner_names = list(inspect.signature(inner.forward).parameters)
+        if drops_tokens(self.compressor):
+            undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
+        undo.callback(inner.register_forward_pre_hook(uncompiled(self._note_prompt), with_kwargs=True).remove)
         self.probe_tower(inner.vision_tower, _depth(model.config), undo)
         if self._probe is not None:
             # Only hooks that are always called learn that their module has failed.
@@ -97,6 +85,8 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
 
     def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
         visual, self._visual = self._visual, None
+        if visual is None:
+            return None
         # The ids of an image stand for its newlines too, which are text. They are copies of one vector.
         newline = self._newline().to(kwargs["inputs_embeds"])
         self._newlines = visual & (kwargs["inputs_embeds"] == newline).all(-1)
@@ -110,12 +100,10 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         places, self._places = self._places, None
         return places
 
-    def _note_ids(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        self._ids = args[0] if args else kwargs.get("input_ids")
-        self._on_host = None
-        if any(kwargs.get(name) is not None for name in ("pixel_values_videos", "pixel_values")):
-            # Before the tower is under way: a copy behind it would wait for it, and the language model for the copy.
-            self._on_host = self._copied(self._ids, kwargs.get("attention_mask"))
+    def _note_prompt(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        kwargs = dict(zip(self._inner_names, args, strict=False)) | kwargs
+        shortens = not isinstance(self.compressor, KeepAll)
+        self._prompt = self._finder.read(kwargs, module.get_input_embeddings().weight, shortens=shortens)
         # Where `generate` has encoded the videos beforehand and fills no cache, every step reads them anew.
         self._keeps_tower = self._probe is not None and self._probe.frames > 0 and kwargs.get("use_cache") is False
 
@@ -127,30 +115,77 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Shorten embeddings [B, S, D], mask and positions by the tokens the compressor drops.
 
-        Raises ValueError without input_ids, with a cache another request filled, for a run of <video> ids that is no
-        whole number of videos, or where the compressor needs of the tower what it has not seen of them.
+        Raises ValueError with a cache another request filled, for videos that are not whole or cannot be found, for a
+        mask or positions that say more than padding and order where rows are shortened, or where the compressor needs
+        of the tower what it has not seen of them.
         """
-        ids, self._ids = self._ids, None
-        on_host, self._on_host = self._on_host, None
-        if ids is None:
-            raise ValueError("inputs_embeds=: a method needs input_ids to find the video tokens")
-        cache = kwargs.get("past_key_values")
+        prompt, self._prompt = self._prompt, None
+        cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         if cache is not None and int(cache.get_seq_length()) > 0:
-            raise ValueError("past_key_values= of another request: pass the whole prompt and a fresh cache")
-        embeds = kwargs["inputs_embeds"]
-        count, before = embeds.shape[:2]
-        is_video, seen = on_host or self._copied(ids, kwargs.get("attention_mask"))
-        real = real_tokens(kwargs.get("attention_mask"), before)
-        if cache is not None and seen is not None and bool(seen.all()):
-            real = None  # a mask would be read again by the language model; without a cache it speaks of positions
+            raise ValueError(ANOTHER_REQUEST)
+        self._visual = self._places = None
+        if embeds is None:  # somebody calls the language model with ids: they are text to it
+            return kwargs
+        shape = tuple(embeds.shape[:2])
+        if prompt is None or prompt.shape != shape:
+            prompt = Prompt(shape, None)
+        self._check_findable(prompt, kwargs)
+        if prompt.is_video is None or isinstance(self.compressor, KeepAll):
+            return self._as_it_is(kwargs, prompt)
+        return self._shorten(kwargs, prompt)
+
+    def _check_findable(self, prompt: Prompt, kwargs: dict[str, Any]) -> None:
+        """Raise ValueError where videos may be hidden from a method that has something to do with them."""
+        keeps = isinstance(self.compressor, KeepAll)
+        if prompt.ids is not None:
+            if prompt.is_video is None and not keeps:
+                self._finder.refuse_missing(prompt.ids)
+            return
+        if keeps and self._stage is None:
+            return
+        text = seen_slots(kwargs.get("attention_mask"), prompt.shape)
+        if prompt.visual is not None:
+            text = ~prompt.visual if text is None else text & ~prompt.visual
+        if not from_table(kwargs["inputs_embeds"], self._model().get_input_embeddings().weight, text):
+            raise ValueError(
+                "inputs_embeds=: a method needs input_ids to find the video tokens; accepted without them: embeddings "
+                "of ids alone, with pixel_values_videos where those of <video> stand for a video"
+            )
+
+    def _as_it_is(self, kwargs: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+        """The arguments of a prompt of which nothing is dropped, its videos counted."""
+        embeds, per_frame = kwargs["inputs_embeds"], self._grid[0] * self._grid[1]
+        self._visual = prompt.visual
+        if prompt.is_video is not None:
+            number, slots = (torch.full(prompt.shape, -1, device=embeds.device) for _ in range(2))
+            for r, row in enumerate(self._finder.videos(prompt)):
+                for i, video in enumerate(row):
+                    count = video.frames * per_frame
+                    at = slice(video.first, video.first + count)
+                    self.compress(embeds[r, at].view(video.frames, per_frame, -1), self._grid)
+                    number[r, at], slots[r, at] = i, torch.arange(count, device=embeds.device)
+            self._places = number, slots, per_frame
+        # A mask would be read again by the language model; without a cache it speaks of positions.
+        if prompt.unpadded and kwargs.get("past_key_values") is not None:
+            return {**kwargs, "attention_mask": None}
+        return kwargs
+
+    def _shorten(self, kwargs: dict[str, Any], prompt: Prompt) -> dict[str, Any]:
+        """The arguments of a prompt without what the compressor drops of its videos."""
+        embeds, cache, (real, own) = kwargs["inputs_embeds"], kwargs.get("past_key_values"), prompt.told
+        count, before = prompt.shape
+        refuse_own_mask(own, _DROPS)
+        if packed_samples(self.language_model(self._model()), kwargs):
+            refuse_packed(_DROPS)
+        if cache is not None and prompt.seen is not None and bool(prompt.seen.all()):
+            real = None  # as above
         given = kwargs.get("position_ids")
         given = torch.arange(before, device=embeds.device)[None] if given is None else given
         given = given.expand(count, -1)
 
-        spans = _content(seen, count, before)
-        is_visual = (ids == self._video_id) | (ids == self._image_id)
-        videos = self._find_videos(is_video)
-        texts = self._texts(embeds, is_visual, real)
+        spans = _content(prompt.seen, count, before)
+        videos = self._with_rows(self._finder.videos(prompt))
+        texts = self._texts(embeds, prompt.visual, real)
         rows = [self._compress_row(embeds[r], given[r], videos[r], texts[r], *spans[r]) for r in range(count)]
         if self._probe is not None and not self._keeps_tower:
             self._probe.forget()  # the language model needs the memory
@@ -166,71 +201,31 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         positions = given.new_zeros(count, width)
         mask = torch.zeros(count, width, dtype=torch.long, device=embeds.device)
         self._visual = torch.zeros(count, width, dtype=torch.bool, device=embeds.device)
-        number, slots = (torch.full((count, width), -1, device=embeds.device) for _ in range(2))
+        source, number, slots = (torch.full((count, width), -1, device=embeds.device) for _ in range(3))
         for r, row in enumerate(rows):
             length = len(row.tokens)
             at = slice(0, length) if right_padded else slice(width - length, width)
-            out[r, at], positions[r, at] = row.tokens, row.positions
+            out[r, at], positions[r, at], source[r, at] = row.tokens, row.positions, row.source
             mask[r, at] = 1 if real is None else real[r, row.source].long()
-            self._visual[r, at] = is_visual[r, row.source]
+            self._visual[r, at] = prompt.visual[r, row.source]
             number[r, at], slots[r, at] = row.video, row.index
-        self._places = (number, slots, self._grid[0] * self._grid[1]) if any(videos) else None
+        self._places = number, slots, self._grid[0] * self._grid[1]
         # A mask also where positions have gaps: without one transformers takes a gap for the border of a packed sample.
         padded = real is not None or not consecutive or any(len(row.tokens) < width for row in rows)
+        mask = mask if padded else None
         shift = given.new_zeros(count, 1)
         for r, moved in enumerate(shifts):
             shift[r] = moved  # filled in on the device: a copy from the host would wait for it
-        self._noted = _Shortened(before, width, mask if padded else None, shift)
-        return {
-            **kwargs,
-            "inputs_embeds": out,
-            "attention_mask": self._noted.mask,
-            "position_ids": positions,
-        }
+        self._noted = Shortened(before, width, source, prompt.told.real, mask, shift)
+        return {**kwargs, "inputs_embeds": out, "attention_mask": mask, "position_ids": positions}
 
     def decode_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Move mask and positions of a decode step to the shortened sequence.
+        """The arguments of a decode step; moved to the shortened sequence where the prompt was shortened.
 
         Raises ValueError if the step does not go on where the shortened cache ends.
         """
-        state, embeds = self._noted, kwargs["inputs_embeds"]
-        new = embeds.shape[1]
-        length = kwargs["past_key_values"].get_seq_length()
-        # A growing cache knows its length, also after tokens were taken back; a static one would have to be asked on
-        # the device, and grows by what it was given.
-        decoded = length - state.after if isinstance(length, int) else state.decoded
-        end = state.before + decoded + new
-        mask, given = kwargs.get("attention_mask"), kwargs.get("position_ids")
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            seen = mask.shape[1]
-        elif new > 1 and given is not None and state.mask is None:
-            seen = int(given.max()) + 1
-        else:
-            seen = end
-        if seen != end:
-            raise ValueError(
-                f"the cache holds a prompt of {state.before} slots shortened to {state.after} and {decoded} decoded "
-                f"tokens, and cannot be continued to slot {seen} with {new} more; pass the whole prompt without "
-                "past_key_values"
-            )
-        state.decoded = decoded + new
-        if given is None:
-            given = torch.arange(end - new, end, device=embeds.device)[None]
-        mask = None
-        if state.mask is not None:
-            made = state.mask.new_ones(len(state.mask), max(state.decoded, 0))
-            # Fewer than none are decoded where guesses were read along with the prompt and then taken back.
-            mask = torch.cat([state.mask, made], dim=1)[:, : state.after + state.decoded]
-        return {**kwargs, "attention_mask": mask, "position_ids": given - state.shift}
-
-    def _copied(
-        self, ids: Tensor | None, mask: Tensor | dict[str, Tensor] | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """On the CPU: which of the ids [B, S] stand for videos, and which slots are no padding, None where none is."""
-        if ids is None:
-            return None, None
-        real = real_tokens(mask, ids.shape[1])
-        return (ids == self._video_id).cpu(), None if real is None else real.cpu()
+        self._prompt = None
+        return kwargs if self._noted is None else self._noted.step(kwargs)
 
     def _texts(self, embeds: Tensor, is_visual: Tensor, real: Tensor | None) -> list[Tensor | None]:
         """The embedded text [Q, D] of each row, None where it is not needed."""
@@ -239,9 +234,8 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         is_text = ~is_visual if real is None else ~is_visual & real
         return [row[text] for row, text in zip(embeds, is_text, strict=True)]
 
-    def _find_videos(self, is_video: Tensor) -> list[list[_Video]]:
-        """The videos of each row, is_video [B, S] bool on the CPU, with their rows of the tower call if needed."""
-        found = [_videos(row, self._grid[0] * self._grid[1]) for row in is_video]
+    def _with_rows(self, found: list[list[Video]]) -> list[list[Video]]:
+        """The videos of each row, with their rows of the tower call if needed."""
         if self._probe is None:
             return found
         seen = video_rows([[video.frames for video in row] for row in found], self._probe.frames)
@@ -250,7 +244,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         return found
 
     def _compress_row(
-        self, embeds: Tensor, given: Tensor, videos: list[_Video], text: Tensor | None, start: int, stop: int
+        self, embeds: Tensor, given: Tensor, videos: list[Video], text: Tensor | None, start: int, stop: int
     ) -> _Row:
         """Compress the videos of one row: embeds [S, D], positions given [S], content in slots start to stop.
 
@@ -298,29 +292,6 @@ def _content(real: Tensor | None, count: int, length: int) -> list[tuple[int, in
     if any(slots[-1] + 1 < length for slots in where):
         return [(0, slots[-1] + 1) for slots in where]
     return [(slots[0], length) for slots in where]
-
-
-def _videos(is_video: Tensor, per_frame: int) -> list[_Video]:
-    """The videos of a row, is_video [S] bool on the CPU.
-
-    Videos of a batch have equal T, and each ends in one newline, so a run of n videos side by side has
-    n * (T * N + 1) ids, and n is what is left of it after whole frames.
-    Raises ValueError for a run that is no whole number of videos.
-    """
-    edge = torch.zeros(1, dtype=torch.int)
-    edges = torch.diff(is_video.int(), prepend=edge, append=edge)
-    found = []
-    for start, stop in edges.nonzero().view(-1, 2).tolist():
-        length = stop - start
-        videos = length % per_frame
-        if videos == 0 or (length - videos) % (videos * per_frame):
-            raise ValueError(
-                f"{length} <video> ids in a row: expected T * {per_frame} + 1 for a video of T frames, as the "
-                "processor of this family writes them, in one piece (no prefill_chunk_size)"
-            )
-        frames = (length - videos) // (videos * per_frame)
-        found += [_Video(start + i * (frames * per_frame + 1), frames) for i in range(videos)]
-    return found
 
 
 ADAPTER = HFLlavaOnevisionAdapter

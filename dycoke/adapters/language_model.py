@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dycoke.adapters.arguments import expand_rows
-from dycoke.adapters.base import FamilyAdapter
+from dycoke.adapters.base import FamilyAdapter, drops_tokens
 from dycoke.types import Compressor
 
 
@@ -22,7 +22,7 @@ class LanguageModelAdapter(FamilyAdapter):
         if not isinstance(visual, Tensor) or visual.dtype != torch.bool or visual.ndim != 2:
             got = f"{tuple(visual.shape)} {visual.dtype}" if isinstance(visual, Tensor) else repr(visual)
             raise ValueError(f"visual={got}: {family} needs a bool mask [B, S] of the visual slots of its prompts")
-        if compressor.count(_FRAMES, _PER_FRAME) != _FRAMES * _PER_FRAME:
+        if drops_tokens(compressor):
             raise ValueError(
                 f"{family}: this plan has a stage 'before' that drops tokens ({compressor!r}), and a bare language "
                 "model has no frames to drop them from; its adapter serves: decode, as in "
@@ -39,7 +39,5 @@ class LanguageModelAdapter(FamilyAdapter):
     def visual(self, kwargs: dict[str, Any], shape: tuple[int, int]) -> Tensor | None:
         return expand_rows(self._mask, shape)
 
-
-_FRAMES, _PER_FRAME = 8, 16  # any size on which a compressor shows whether it drops tokens
 
 ADAPTER = LanguageModelAdapter

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import expand_rows
+from dycoke.adapters.arguments import expand_rows, from_table
 from dycoke.adapters.base import FamilyAdapter
+from dycoke.adapters.masks import seen_slots
 from dycoke.fitting import newline_faults, refuse
 from dycoke.turns import OfThread
 
@@ -73,7 +74,8 @@ class LlavaAdapter(FamilyAdapter):
         self._shape = None if embeds is None else tuple(embeds.shape[:2])
         # Without a cache, and where positions have gaps, a mask also says that they are those of one sample.
         spoken = self.compressor.positions == "original" or kwargs.get("past_key_values") is None
-        if not whole or spoken or self._shape is None:
+        mask = kwargs.get("attention_mask")
+        if not whole or spoken or self._shape is None or not isinstance(mask, Tensor) or mask.ndim != 2:
             return kwargs
         return {**kwargs, "attention_mask": None}
 
@@ -96,9 +98,13 @@ class LlavaAdapter(FamilyAdapter):
         if kwargs.get("inputs_embeds") is None:  # ids: a prompt without images is not packed
             return None
         if visual is None:
+            table, real = self._model().get_input_embeddings().weight, seen_slots(kwargs.get("attention_mask"), shape)
+            if from_table(kwargs["inputs_embeds"], table, real):
+                return None
             raise ValueError(
                 "inputs_embeds=: a method needs input_ids and images to find the visual tokens; what "
-                "prepare_inputs_labels_for_multimodal returns serves one call"
+                "prepare_inputs_labels_for_multimodal returns serves one call; accepted without them: embeddings of "
+                "ids alone"
             )
         return expand_rows(visual, shape)
 

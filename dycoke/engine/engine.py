@@ -38,6 +38,13 @@ class Intake:
         """Keys and values [B, H, S, D] of a layer."""
         self._bucket.store(layer, keys, values, self._order)
 
+    def columns_of(self, layer: int, width: int = 0) -> tuple[Tensor, Tensor]:
+        """Raises ValueError: the bucket serves the next request already."""
+        raise ValueError(
+            f"keys and values of layer {layer} are in the engine's store and cannot be looked at; accepted: "
+            "engine='off', or a cache of the caller's own"
+        )
+
 
 class Engine:
     """Buckets of a language model with a decode policy, made as requests ask for them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,8 +16,9 @@ from dycoke.engine.engine import Engine
 from dycoke.engine.forwards import FastForwards
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
 from dycoke.engine.served import Calls, refusal
+from dycoke.engine.settings import CheckedGenerate, setting
 from dycoke.report import Recorder
-from dycoke.turns import QueuedGenerate, Turns
+from dycoke.turns import Turns
 
 # Settings of `generate` that ask for another loop, and what they are where they do not.
 _ONE_PATH = {
@@ -42,10 +42,10 @@ _ONE_PATH = {
 _ARGUMENTS = ("assistant_model", "custom_generate", "synced_gpus", "negative_prompt_ids", *CACHE_NAMES)
 
 
-class EngineGenerate(QueuedGenerate):
+class EngineGenerate(CheckedGenerate):
     """Stands in for a model's `generate`: the engine where it can, the stock loop, and why, where it cannot.
 
-    ours: hooks that the plan has put on the model.
+    pruned: the plan prunes the KV cache. ours: hooks that the plan has put on the model.
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class EngineGenerate(QueuedGenerate):
         engine: Engine,
         recorder: Recorder,
         turns: Turns,
+        pruned: bool,
         ours: frozenset[int],
     ) -> None:
-        super().__init__(model, turns, recorder)
+        super().__init__(model, turns, recorder, pruned)
         self._language_model = weakref.ref(language_model)
         self._engine, self._ours = engine, ours
         self._look(model, language_model)
@@ -75,7 +76,7 @@ class EngineGenerate(QueuedGenerate):
 
     def answer(self, inside: bool, args: tuple, kwargs: dict[str, Any]) -> Any:
         model, stock = self._model(), self.usual()
-        asked = dict(zip(inspect.signature(stock).parameters, args, strict=False)) | kwargs
+        asked = self.checked(inside, args, kwargs)
         reason = "asked inside another request" if inside else self._refusal(model, asked)
         usual, self._recorder.loop = self._recorder.loop, f"stock: {reason}" if reason else "engine"
         try:
@@ -107,6 +108,8 @@ class EngineGenerate(QueuedGenerate):
             room = stopping_criteria.max_length - input_ids.shape[1]
             reason = "" if self._engine.has_room(len(input_ids), room) else f"no memory for {room} new tokens"
             mask = model_kwargs.get("attention_mask")
+            if mask is not None and getattr(mask, "ndim", 0) != 2:
+                reason = "attention_mask of the caller's own"
             if not reason and mask is not None and not bool(mask[:, -1].all()):
                 reason = "padding on the right"  # where transformers goes on behind the padding, and warns
             if not reason:
@@ -163,11 +166,8 @@ def _another_loop(model: nn.Module, asked: dict[str, Any]) -> str:
     for name in _ARGUMENTS:
         if asked.get(name) is not None and asked[name] is not False:
             return name
-    given = [each for each in (asked.get("generation_config"), model.generation_config) if each is not None]
     for name, usual in _ONE_PATH.items():
-        value = asked.get(name)
-        for config in given:
-            value = getattr(config, name, None) if value is None else value
+        value = setting(model, asked, name)
         if value is not None and value != usual:
             return f"{name}={value!r}"
     return ""

@@ -32,7 +32,7 @@ from dycoke.ops.rotary import rotate
 from dycoke.ops.silu_mul import silu_mul
 
 MODELS = (qwen2.Qwen2Model, llama.LlamaModel)
-_SILU = tuple({nn.SiLU, type(ACT2FN["silu"])})
+_SILU = tuple(dict.fromkeys((nn.SiLU, type(ACT2FN["silu"]))))
 _KINDS = {
     qwen2.Qwen2DecoderLayer: (qwen2.Qwen2Attention, qwen2.Qwen2MLP, qwen2.Qwen2RMSNorm),
     llama.LlamaDecoderLayer: (llama.LlamaAttention, llama.LlamaMLP, llama.LlamaRMSNorm),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from dycoke.engine.plain import hooks_on
+from dycoke.engine.settings import CheckedGenerate
 from dycoke.report import Recorder
-from dycoke.turns import QueuedGenerate, Turns, own_method
+from dycoke.turns import Turns, own_method
 from dycoke.types import Plan
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def put_on(
     carried: hooks, by `plain.hooks_on`, that were on the model before it got the method. Raises ValueError for "on"
     where the engine cannot serve the model or the plan, naming why.
     """
-    reason = _reason(model, adapter, plan, how, trace)
+    reason, pruned = _reason(model, adapter, plan, how, trace), plan.decode is not None or bool(plan.pruners)
     if not reason:
         from dycoke.engine.engine import Engine  # transformers only where it is needed
         from dycoke.engine.generate import EngineGenerate
@@ -45,13 +46,13 @@ def put_on(
             reason = str(error)
         else:
             ours = hooks_on(model) - carried
-            EngineGenerate(model, language_model, engine, recorder, turns, ours).install(undo)
+            EngineGenerate(model, language_model, engine, recorder, turns, pruned, ours).install(undo)
             return
     if how == "on":
         raise ValueError(f"engine='on': {reason}; accepted: engine='auto' or 'off'")
     recorder.loop = f"stock: {reason}"
     if getattr(model, "generate", None) is not None:
-        QueuedGenerate(model, turns, recorder).install(undo)
+        CheckedGenerate(model, turns, recorder, pruned).install(undo)
 
 
 def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: bool) -> str:

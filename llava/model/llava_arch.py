@@ -95,9 +95,31 @@ class LlavaMetaForCausalLM:
         config.tokenizer_model_max_length, as LLaVA-NeXT does, unless a compressor is attached. Raises ValueError or
         TypeError on inputs that do not fit together, and ValueError for a prompt longer than the model reads.
         """
+        return self._prepared(
+            input_ids, position_ids, attention_mask, past_key_values, labels, images, modalities, image_sizes,
+            padding_side, to_caller=True,
+        )  # fmt: skip
+
+    def _prepared(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Tensor | Sequence[Tensor] | None,
+        modalities: Sequence[str] | str,
+        image_sizes: Sequence[tuple[int, int]] | None,
+        padding_side: str | None = None,
+        *,
+        to_caller: bool = False,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]:
+        """As `prepare_inputs_labels_for_multimodal`. to_caller: the batch leaves the model's own calls."""
         if images is None or input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
-        packed, chosen = self._pack(input_ids, attention_mask, labels, images, modalities, image_sizes, padding_side)
+        packed, chosen = self._pack(
+            input_ids, attention_mask, labels, images, modalities, image_sizes, padding_side, to_caller
+        )
         mask = None if attention_mask is None else packed.mask.to(attention_mask.dtype)
         if chosen is not None:
             position_ids = chosen
@@ -116,6 +138,7 @@ class LlavaMetaForCausalLM:
         modalities: Sequence[str] | str,
         image_sizes: Sequence[tuple[int, int]] | None,
         padding_side: str | None,
+        to_caller: bool = False,
         *,
         strict: bool = False,
     ) -> tuple[Packed, Tensor | None]:
@@ -137,7 +160,7 @@ class LlavaMetaForCausalLM:
             check_fits(packed.embeds.shape[1], readable(self.config))
         if self.video_seam is None:
             return packed, None
-        chosen = self.video_seam.packed(packed)
+        chosen = self.video_seam.packed(packed._replace(padded=packed.padded or to_caller))
         return packed, None if images is None else chosen
 
     def _embed_texts(self, rows: Sequence[PromptRow]) -> list[Tensor]:
@@ -168,17 +191,15 @@ class LlavaMetaForCausalLM:
         if inputs_embeds is None:
             if images is None and input_ids is not None and input_ids.shape[1] > 1:
                 refuse_placeholders(input_ids)
-            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
-                self.prepare_inputs_labels_for_multimodal(
-                    input_ids,
-                    position_ids,
-                    attention_mask,
-                    past_key_values,
-                    labels,
-                    images,
-                    modalities,
-                    image_sizes,
-                )
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = self._prepared(
+                input_ids,
+                position_ids,
+                attention_mask,
+                past_key_values,
+                labels,
+                images,
+                modalities,
+                image_sizes,
             )
         return super().forward(
             input_ids=input_ids,

@@ -29,7 +29,7 @@ class Packed(NamedTuple):
     positions count in the uncompressed, unpadded sequence; 0 at padding. video [B, S] int64 is the number of the video
     a token belongs to, counted from 0 in its row, and slots [B, S] int64 its slot t * N + n in that video; both are -1
     at text, newlines, images and padding. newlines [B, S] bool is True at the newlines of videos and images. padded:
-    whether any row is shorter than the longest.
+    whether any row is shorter than the longest, or the batch goes to a caller, who may mask more of it.
     """
 
     embeds: Tensor

@@ -38,6 +38,7 @@ def test_a_model_without_a_method_beside_one_of_its_config(backend):
     want = generate(other, given, 4)
     plan = dycoke.Plan(decode=DynamicPruning(3, 0.5))
     with dycoke.attach(model, plan, visual=given.visual):
-        assert other.config._attn_implementation == pruned_name(backend)
+        assert other.model.layers[0].self_attn.config._attn_implementation == backend
+        assert model.model.layers[0].self_attn.config._attn_implementation == pruned_name(backend)
         got = generate(other, given, 4)
     assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])

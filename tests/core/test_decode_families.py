@@ -114,9 +114,11 @@ def test_every_attention_backend_gives_the_same_answer(name, monkeypatch):
     for backend in ("sdpa", "eager", "flash_attention_2"):
         config._attn_implementation = backend
         with dycoke.attach(subject.model, method):
-            assert config._attn_implementation == f"dycoke_{backend}"
+            attention = subject.language_model().layers[0].self_attn
+            assert attention.config._attn_implementation == f"dycoke_{backend}"
+            assert config._attn_implementation == backend  # what others read, and save
             answers[backend] = greedy_with_logits(subject, prompts, eos_token_id=None)
-        assert config._attn_implementation == backend
+        assert attention.config is config
     assert calls and min(calls) > 1  # prefill alone; steps read the index
     for backend in ("eager", "flash_attention_2"):
         assert torch.equal(answers[backend][0], answers["sdpa"][0])
@@ -136,7 +138,8 @@ def test_the_vision_tower_keeps_its_attention(name):
     before = [tower.config._attn_implementation for tower in towers]
     with dycoke.attach(subject.model, dycoke.build("dynamic_pruning", layer=1)):
         assert [tower.config._attn_implementation for tower in towers] == before
-        assert subject.language_model().config._attn_implementation == "dycoke_sdpa"
+        attention = subject.language_model().layers[0].self_attn
+        assert attention.config._attn_implementation == "dycoke_sdpa"
 
 
 @pytest.mark.parametrize("name", ["llava", "hf"])

@@ -43,7 +43,7 @@ def watched(subject, compressor):
     adapter, prefills = adapter_for(subject.model), []
 
     def note(module, args, kwargs):
-        if not adapter._decoding:
+        if adapter._step is None:
             places = adapter.places()
             assert adapter.places() is None  # it serves one call
             prefills.append((kwargs.get("inputs_embeds"), places))
