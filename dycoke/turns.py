@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
     from dycoke.report import Recorder
 
+NOT_ONE_GRAPH = "a method is attached, whose hooks read tensors; compile without fullgraph=True, or remove it first"
 # For the moment in which a method is put on or taken off: some of what that touches, models may share. Whoever holds it
 # waits for no model.
 ATTACHING = threading.RLock()
@@ -118,6 +120,8 @@ class QueuedForward(StandIn):
     name = "forward"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # what is called below is compiled by itself
+            torch._dynamo.graph_break(msg=NOT_ONE_GRAPH)
         with self._turns.take():
             return self.usual()(*args, **kwargs)
 

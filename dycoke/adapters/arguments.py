@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.turns import Attached
+from dycoke.turns import NOT_ONE_GRAPH, Attached
 
 CACHE_NAMES = ("cache", "past_key_values")  # transformers renamed the argument in 5.24; adapters use the older name
 
@@ -25,8 +25,7 @@ class uncompiled(Attached):
     """A hook as torch.compile is to see it: called between two graphs, and refused by its reason in a single one."""
 
     def __init__(self, hook: Callable) -> None:
-        reason = "a method is attached, whose hooks read tensors; compile without fullgraph=True, or remove it first"
-        self._hook = torch.compiler.disable(hook, reason=reason)
+        self._hook = torch.compiler.disable(hook, reason=NOT_ONE_GRAPH)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._hook(*args, **kwargs)
