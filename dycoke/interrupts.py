@@ -62,8 +62,8 @@ def guarded(command: Callable[[], int | None], last: bool = False) -> int:
     """Run a command and return its code, or 130 or 143 and a line on stderr if SIGINT or SIGTERM ended it.
 
     What does not end in GRACE seconds is cut short, and so is what does not at a second signal. last: nothing comes
-    behind the command, so that one that was ended takes its process along. A signal that is ignored stays so, and in a
-    thread other than the main one all are left as they are.
+    behind the command, and one that did not succeed takes its process along at once.
+    A signal that is ignored stays so, and in a thread other than the main one all are left as they are.
     """
     global _watch
     tell(_begin_again)
@@ -71,16 +71,10 @@ def guarded(command: Callable[[], int | None], last: bool = False) -> int:
         return command() or 0
     _watch = watch = _Watch()
     try:
-        try:
-            return command() or 0
-        finally:
-            watch.raises = False
-    except (Interrupted, KeyboardInterrupt) as error:
-        sign = getattr(error, "sign", signal.SIGINT)
-        watch.say(sign)
-        if last:
-            _leave(128 + sign)
-        return 128 + sign
+        code = watch.run(command)
+        if code and last:
+            _leave(code)
+        return code
     finally:
         watch.stop()
 
@@ -110,6 +104,18 @@ class _Watch:
                 self._before[sign] = signal.signal(sign, self._handle)
         self._thread = threading.Thread(target=self._wait, daemon=True)
         self._thread.start()
+
+    def run(self, command: Callable[[], int | None]) -> int:
+        """Run a command and return its code, or what it ends with if a signal ended it, having said so."""
+        try:
+            try:
+                return command() or 0
+            finally:
+                self.raises = False
+        except (Interrupted, KeyboardInterrupt) as error:
+            sign = getattr(error, "sign", signal.SIGINT)
+            self.say(sign)
+            return 128 + sign
 
     def stop(self) -> None:
         """Leave everything as it was."""

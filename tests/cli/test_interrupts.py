@@ -122,6 +122,13 @@ def test_a_child_that_is_ended_does_not_end_its_parent():
     assert told(started(body))[:2] == (0, f"{int(TERM)}\n")
 
 
+def test_one_that_fails_ends_its_process_with_what_it_said():
+    body = "    print('out', flush=False); print('sorry', file=sys.stderr); return 2"
+    process = started(body)
+    out, said = process.communicate(timeout=20)
+    assert (process.returncode, out, said) == (2, "out\n", "sorry\n")
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     body = "    pass\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nold = command\ndef command(): old(); time.sleep(1)"
     assert told(started(body), INT)[:2] == (0, "")
