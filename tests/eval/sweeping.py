@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "eval_configs" / "smoke.yaml"
@@ -20,16 +20,11 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENAI_API_KEY": ""} | offline | more
 
 
-def _interruptible() -> None:
-    """A shell that runs the tests in the background has them, and what they start, ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def start(*arguments: object, cwd: Path, within: Sequence[str] = (), **more: str) -> subprocess.Popen:
-    """Start `dycoke ARGUMENTS` in a folder, behind the words `within`, with its output in pipes."""
-    line = [*within, sys.executable, "-m", "dycoke.cli", *map(str, arguments)]
+def start(*arguments: object, cwd: Path, cold: bool = False, **more: str) -> subprocess.Popen:
+    """Start `dycoke ARGUMENTS` in a folder, with its output in pipes; cold: it and all it starts import anew."""
+    line = [sys.executable, "-m", "dycoke.cli", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(line, cwd=cwd, env=environment(cwd / "home", **more), preexec_fn=_interruptible, **pipes)
+    return warm.Popen(line, cwd=cwd, env=environment(cwd / "home", **more), cold=cold, **pipes)
 
 
 def dycoke(*arguments: object, cwd: Path, **more) -> subprocess.CompletedProcess:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 from dycoke.eval.benchmarks import BENCHMARKS, columns_of, value
 from dycoke.eval.judging import fault
 from dycoke.nano import CONVERSATION
+from tests import warm
 from tests.eval.judge import KEY, score
 from tests.eval.miniatures import FRAMES, MINIATURES, environment, leaves
 from tests.eval.miniatures.asked import LETTERS
@@ -25,7 +25,7 @@ from tests.eval.miniatures.dataset import Doc
 from tests.eval.scripted import is_right, right
 from tests.eval.sweeping import dycoke, metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("miniatures")]  # one process has the passes they share
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]  # one process has the passes they share
 pytest.importorskip("lmms_eval")
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,7 +53,7 @@ def passes(miniatures, judge, tmp_path_factory) -> dict[str, Any]:
     """What the two passes gave, {pass: {leaf task: {"metrics", "samples"}}}, and under "log" what they said."""
     file = tmp_path_factory.mktemp("passes") / "found.json"
     settings = judge.environment | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "tests.eval.passes", str(file)],
         env=environment(miniatures, os.environ) | settings,
         cwd=file.parent,

@@ -142,7 +142,7 @@ def test_lmms_eval_scores_the_group_and_a_limit_takes_the_first_videos(manager):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("sweep")
+@pytest.mark.xdist_group("warm")
 def test_a_sweep_over_the_group(tmp_path):
     content = {
         "model": {

@@ -16,7 +16,7 @@ import yaml
 from dycoke.nano import SAMPLES_PATH
 from tests.eval.sweeping import SMOKE, answers, dycoke, metrics, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]  # one process has the sweep they share
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]  # one process has the sweep they share
 pytest.importorskip("lmms_eval")
 
 
@@ -24,7 +24,7 @@ pytest.importorskip("lmms_eval")
 def smoke(tmp_path_factory) -> Path:
     """A folder whose results/smoke is that of an undisturbed sweep."""
     folder = tmp_path_factory.mktemp("smoke")
-    done = dycoke("sweep", SMOKE, cwd=folder)
+    done = dycoke("sweep", SMOKE, cwd=folder, cold=True)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -10,7 +10,7 @@ from dycoke.eval.folder import RunFolder
 from dycoke.eval.job import Job
 from tests.eval.sweeping import SMOKE
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sweep")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]
 pytest.importorskip("lmms_eval")
 
 

@@ -7,7 +7,6 @@ they are given no argument of ours; with method=full they load and ask the model
 import json
 import os
 import shutil
-import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -20,9 +19,10 @@ from PIL import Image
 from llava.conversation import conv_templates
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
+from tests import warm
 from tests.llava import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]
 pytest.importorskip("lmms_eval")
 av = pytest.importorskip("av")
 decord = pytest.importorskip("decord")
@@ -98,7 +98,9 @@ def tasks(tmp_path_factory) -> Path:
     return folder
 
 
-def run_lmms_eval(tasks: Path, out: Path, model: str, names: list[str], arguments: str, batch_size: int = 1) -> dict:
+def run_lmms_eval(
+    tasks: Path, out: Path, model: str, names: list[str], arguments: str, batch_size: int = 1, cold: bool = False
+) -> dict:
     """Run tasks and return the logged answers of each, in the order of the questions."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -110,10 +112,9 @@ def run_lmms_eval(tasks: Path, out: Path, model: str, names: list[str], argument
     command = [sys.executable, "-m", "lmms_eval", "--model", model, "--model_args", arguments]
     command += ["--tasks", ",".join(f"tiny_{name}" for name in names), "--include_path", str(tasks)]
     command += ["--device", "cpu", "--batch_size", str(batch_size), "--output_path", str(out), "--log_samples"]
-    # It exits with 0 after most errors, unless it is told to raise them.
-    done = subprocess.run(
-        [*command, "--verbosity", "DEBUG"], env=environment, cwd=out, capture_output=True, text=True, timeout=300
-    )
+    command += ["--verbosity", "DEBUG"]  # it exits with 0 after most errors, unless it is told to raise them
+    options = {"env": environment, "cwd": out, "capture_output": True, "text": True}
+    done = warm.run(command, cold=cold, timeout=300, **options)
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: logged_answers(out, name) for name in names}
 
@@ -174,7 +175,7 @@ def check(answers: list[str], expected: list[str]) -> None:
 def test_onevision(onevision_path, tasks, tmp_path, ours):
     arguments = f"pretrained={onevision_path},conv_template=qwen_1_5,model_name=llava_qwen,device_map=auto{ours}"
     names = ["one_video", "all_images", "one_image"]
-    answers = run_lmms_eval(tasks, tmp_path, "llava_onevision", names, f"{arguments},max_frames_num=4")
+    answers = run_lmms_eval(tasks, tmp_path, "llava_onevision", names, f"{arguments},max_frames_num=4", cold=not ours)
     visuals = [sampled_frames(tasks, 4), pictures(tasks, 2), pictures(tasks, 1)]
     for name, visual in zip(names, visuals, strict=True):
         check(answers[name], direct_answers(onevision_path, "llava_qwen", "qwen_1_5", visual))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import dycoke
 from dycoke.eval import samples as samples_module
 from dycoke.eval.answering import SampleFailed
 from dycoke.eval.hf import LlavaOnevisionHF
+from tests import warm
 from tests.cli import files
 from tests.eval.models.asking import TASK, Doc, answer, keeping, picture, requests
 from tests.eval.models.conftest import Models
@@ -160,6 +160,7 @@ def test_an_interrupt_is_no_failure_of_the_sample(full, videos, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("warm")
 def test_the_command_line_fails(onevision: Models, videos, tmp_path):
     """lmms-eval by itself logs an error and exits with 0."""
     docs = [
@@ -176,7 +177,7 @@ def test_the_command_line_fails(onevision: Models, videos, tmp_path):
     command = [sys.executable, "-m", "lmms_eval", "--model", "llava_onevision", "--model_args", arguments]
     command += ["--tasks", "tiny_one_video", "--include_path", str(tmp_path), "--device", "cpu", "--batch_size", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path / "home"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = warm.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1, done.stderr[-4000:]
     assert "task tiny_one_video, doc_id 1: /nowhere/film.mp4: no such file" in done.stderr.splitlines()
     (line,) = map(json.loads, samples.read_text().splitlines())
