@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Check style and run the tests.
 #
-#   bash scripts/test.sh [--fast] [--oldest] [arguments of pytest]
+#   bash scripts/test.sh [--fast | --all] [--oldest] [arguments of pytest]
 #
-# --fast leaves out the end-to-end tests; --oldest tests with the oldest supported releases, in .venv-oldest.
+# --fast leaves out the end-to-end tests. --all runs more of the same, too: the model on every benchmark in miniature,
+# every policy and every plan where one of a kind stands for the others otherwise. --oldest tests with the oldest
+# supported releases, in .venv-oldest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

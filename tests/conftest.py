@@ -3,9 +3,27 @@
 import os
 import tempfile
 
+import pytest
 import torch
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="dycoke-hf-"))
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    more = "run what is marked thorough, too, and the model on every benchmark in miniature"
+    parser.addoption("--all", action="store_true", help=more)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked thorough unless all is asked for, and begin with what takes longest.
+
+    Two processes share the tests: one that starts with the longest is not left with it at the end.
+    """
+    if not config.getoption("--all"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
