@@ -21,14 +21,14 @@ _AT_ONCE = 1024  # rows of a table that are looked at together
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-class uncompiled(Attached):
+class Uncompiled(Attached):
     """A hook as torch.compile is to see it: called between two graphs, and refused by its reason in a single one."""
 
     def __init__(self, hook: Callable) -> None:
         self._hook = torch.compiler.disable(hook, reason=NOT_ONE_GRAPH)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._hook(*args, **kwargs)
+    def __call__(self, *args: Any) -> Any:
+        return self._hook(*args)
 
 
 def refuse_full_length(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:

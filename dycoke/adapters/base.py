@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from dycoke.adapters.arguments import (
     CACHE_NAMES,
+    Uncompiled,
     refuse_full_length,
     renamed,
     shape_of,
     tokens_of,
-    uncompiled,
 )
 from dycoke.adapters.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
 from dycoke.adapters.tower import TowerProbe, probe_for
@@ -233,7 +233,7 @@ class FamilyAdapter(Attached):
         self._context = readable(language_model.config)
         self._names = list(inspect.signature(language_model.forward).parameters)
         self._cache_name = next(name for name in CACHE_NAMES if name in self._names)
-        before = language_model.register_forward_pre_hook(uncompiled(self._before), with_kwargs=True)
+        before = language_model.register_forward_pre_hook(Uncompiled(self._before), with_kwargs=True)
         undo.callback(before.remove)
         undo.callback(language_model.register_forward_hook(self._after, with_kwargs=True).remove)
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import ANOTHER_REQUEST, from_table, refuse_full_length, uncompiled
+from dycoke.adapters.arguments import ANOTHER_REQUEST, Uncompiled, from_table, refuse_full_length
 from dycoke.adapters.base import FamilyAdapter, drops_tokens
 from dycoke.adapters.hf_prompt import Finder, Prompt, Video
 from dycoke.adapters.masks import packed_samples, refuse_own_mask, refuse_packed, seen_slots
@@ -71,7 +71,7 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         self._inner_names = list(inspect.signature(inner.forward).parameters)
         if drops_tokens(self.compressor):
             undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
-        undo.callback(inner.register_forward_pre_hook(uncompiled(self._note_prompt), with_kwargs=True).remove)
+        undo.callback(inner.register_forward_pre_hook(Uncompiled(self._note_prompt), with_kwargs=True).remove)
         self.probe_tower(inner.vision_tower, _depth(model.config), undo)
         if self._probe is not None:
             # Only hooks that are always called learn that their module has failed.

@@ -1,5 +1,7 @@
 """What a method refuses of transformers' calls, in words that name the argument; and videos of any size of frame."""
 
+import copy
+
 import pytest
 import torch
 from transformers import LlavaOnevisionForConditionalGeneration
@@ -147,8 +149,6 @@ def test_rows_of_a_shortened_cache():
 @torch.no_grad()
 def test_shortened_caches_in_turns_and_in_copies():
     """What a step needs to know of its prompt lies on the cache; each goes on as if it were alone."""
-    import copy
-
     case = Case("hf_video")
     other = case.inputs | {"input_ids": torch.cat([torch.tensor([[9, 9, 4]]), case.inputs["input_ids"]], dim=1)}
     other["attention_mask"] = torch.ones_like(other["input_ids"])
@@ -177,3 +177,11 @@ def test_activations_are_named_in_one_order():
     assert language_prefill._SILU[0] is torch.nn.SiLU  # of a set it would be now the first, now the last
     with pytest.raises(ValueError, match=f"a GELU where {silu} is served"), case.attached({"name": "full"}, "on"):
         pass
+
+
+@pytest.mark.parametrize("family", ["hf_video", "llava", "qwen2"])
+def test_a_model_is_not_copied_with_its_hooks(family):
+    case = Case(family)
+    for method in ("full", "dynamic_pruning"):
+        with case.attached({"name": method}), pytest.raises(TypeError, match="remove the method first"):
+            copy.deepcopy(case.model)

@@ -112,7 +112,6 @@ def _lines(folder: Path) -> list[list[bytes]]:
 
 @pytest.mark.parametrize(("processes", "sign"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(small, tmp_path, processes, sign):
-    (tmp_path / "jobs").mkdir()
     arguments = changed(tmp_path, launcher={"cpu": True}, **SMALL), "--processes", processes
     moment = random.randint(1, ASKED - 5)
     kill_at(moment, tmp_path, sign, *arguments)
