@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dycoke.eval.dying import die_with_parent
+from dycoke.eval.dying import PARENT, end_with_parent
 from tests.warm import starting
 
 # Run by their names: imported for what they import, then forgotten, since each runs anew as __main__.
@@ -176,7 +176,8 @@ def own_server() -> Any:
         near.recv(1)  # it is ready
         starting.start_warm_from_here(near)
         return None
-    die_with_parent()
+    os.environ.pop(PARENT, None)  # that of the process which this one is a fork of
+    end_with_parent()
     near.close()
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.SIG_IGN)
@@ -190,7 +191,7 @@ def own_server() -> Any:
 
 
 def main() -> None:
-    die_with_parent()
+    end_with_parent()
     set_title([starting.TITLE])
     channel = socket.socket(fileno=int(sys.argv[1]))
     warm_up()

@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dycoke.eval import dying
+
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = "warm"
 ROOM = "." * 4000  # an argument of the server, in whose place its children write their command lines
@@ -93,10 +95,12 @@ def ignored() -> set[int]:
 
 
 def module_of(line: Sequence[str]) -> list[str] | None:
-    """MODULE ARGUMENTS of `python [-u] -m MODULE ARGUMENTS`; None for any other command line."""
+    """MODULE ARGUMENTS of `python [-u] -m MODULE ARGUMENTS`, or of the file that ends with its parent; else None."""
     words = [os.fspath(word) for word in line]
     if len(words) < 3 or words[0] != sys.executable:
         return None
+    if words[1] == dying.__file__:
+        return [dying.__name__, *words[2:]]
     rest = words[2:] if words[1] == "-u" else words[1:]
     return rest[1:] if rest[0] == "-m" and len(rest) > 1 else None
 
