@@ -11,6 +11,7 @@ import dycoke
 from dycoke import Plan
 from dycoke.adapters.loader import choose_method
 from dycoke.methods import DynamicPruning, TemporalMerge
+from tests.cases import folded
 from tests.llava import tiny
 
 
@@ -73,7 +74,7 @@ def test_both_stages_run_on_the_model(model):
         ("dycoke_dp_cache", "host", "dp_cache"),
     ],
 )
-@pytest.mark.parametrize("form", [lambda value: value, str])
+@folded("form", [lambda value: value, str])
 def test_options_are_passed_on_as_values_and_as_texts(keyword, value, option, form):
     plan = chosen(dycoke=True, **{keyword: form(value)})
     assert plan == dycoke.build("dycoke", **{option: value}).plan()

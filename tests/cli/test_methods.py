@@ -13,6 +13,7 @@ from dycoke.ask.method_tables import markdown_table
 from dycoke.options import parse_method, parse_options, parse_value, parse_yaml, write_value
 from dycoke.registry import available, entry
 from dycoke.version import __version__
+from tests.cases import folded
 
 
 def blocks(out: str) -> dict[str, str]:
@@ -139,7 +140,7 @@ def test_brackets_that_do_not_match(text):
         parse_method(f"dycoke,{text}")
 
 
-@pytest.mark.parametrize(
+@folded(
     "value",
     [0.7, 1e-9, 3, True, False, None, "", "paper", "off", "0.5", "true", "a b", "a: b", "1e-3", [8, 16], ["off"]],
 )

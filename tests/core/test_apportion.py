@@ -5,6 +5,7 @@ import torch
 
 from dycoke.ops.apportion import apportion
 from dycoke.ops.rank import mask_slots
+from tests.cases import folded
 
 
 def seats(targets: list[float], per_frame: int, total: int) -> list[int]:
@@ -18,8 +19,8 @@ def seats(targets: list[float], per_frame: int, total: int) -> list[int]:
     return taken
 
 
-@pytest.mark.parametrize("frames,per_frame", [(1, 1), (1, 9), (5, 4), (8, 9), (32, 20)])
-@pytest.mark.parametrize("share", [0.0, 0.03, 0.1, 0.25, 0.5, 0.9, 1.0])
+@folded("frames,per_frame", [(1, 1), (1, 9), (5, 4), (8, 9), (32, 20)])
+@folded("share", [0.0, 0.03, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_budget_is_exact_and_shared_by_highest_averages(frames, per_frame, share):
     generator = torch.Generator().manual_seed(frames)
     score = torch.rand(frames, per_frame, generator=generator)

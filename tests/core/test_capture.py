@@ -8,6 +8,7 @@ import dycoke
 from dycoke.attention import REQUEST
 from dycoke.cache import DecodeRequest
 from dycoke.methods import DynamicPruning
+from tests.cases import mostly_thorough
 from tests.llava import tiny
 
 POLICIES = {
@@ -96,7 +97,7 @@ def tokens(device: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", mostly_thorough(POLICIES, ["paper"]))
 def test_a_step_traces_whole(monkeypatch, name, place):
     check_traced(dycoke.Plan(decode=on_host(monkeypatch, place, POLICIES[name])))
 

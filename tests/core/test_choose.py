@@ -7,6 +7,7 @@ import torch
 
 from dycoke.ops.choose import ONE_BLOCK, list_columns, list_columns_torch, top_columns, top_columns_torch
 from dycoke.ops.choose_triton import list_columns_triton, top_columns_triton
+from tests.cases import folded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INF, NAN = math.inf, math.nan
@@ -58,7 +59,7 @@ def test_reference_equals_the_loop(kind):
         assert torch.equal(keep.cpu(), loop_top(scores, among, budget, width)) and keep.dtype == torch.int64
 
 
-@pytest.mark.parametrize("columns", [1, 2, 17, 128, 333, 2990])
+@folded("columns", [1, 2, 17, 128, 333, 2990])
 @pytest.mark.parametrize("kind", ["spread", "ties", "constant", "attention", "odd", "close"])
 def test_kernel_equals_the_reference(columns, kind, poison_empty):
     scores, among, budget = case(columns, kind)

@@ -8,6 +8,7 @@ import torch
 import dycoke
 from dycoke.registry import entry
 from dycoke.types import VisualTokens
+from tests.cases import folded
 
 FRAMES = [1, 2, 3, 5, 8, 32, 48]
 GRIDS = [(1, 1), (3, 3), (4, 5)]
@@ -49,10 +50,10 @@ def video(frames, grid, dtype=torch.float32, constant=False):
     return VisualTokens(embeds.to(dtype), grid, saliency, keys.to(dtype))
 
 
-@pytest.mark.parametrize("frames", FRAMES)
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("constant", [False, True], ids=["random", "constant"])
+@folded("frames", FRAMES)
+@folded("grid", GRIDS)
+@folded("dtype", [torch.float32, torch.bfloat16])
+@folded("constant", [False, True])
 @pytest.mark.parametrize("name", METHODS)
 def test_compress(name, frames, grid, dtype, constant):
     before, tokens = METHODS[name], video(frames, grid, dtype, constant)
@@ -90,7 +91,7 @@ def everything(name: str):
     return dycoke.build(name, k=0.0) if "k" in options else dycoke.build(name)
 
 
-@pytest.mark.parametrize("frames", FRAMES)
+@folded("frames", FRAMES)
 @pytest.mark.parametrize("name", STAGE_ONE)
 def test_keeping_everything_is_the_input_in_raster_order(name, frames):
     tokens = video(frames, (3, 3))

@@ -4,6 +4,8 @@ The matrix of `test_contract.py` on a tiny model as deep as the one the publishe
 up by being registered.
 """
 
+import functools
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ import dycoke
 from dycoke.registry import entry
 from dycoke.types import Plan
 from llava.constants import IMAGE_TOKEN_INDEX
+from tests.cases import case, every_pair, folded
 from tests.llava import tiny
 
 FRAMES = [1, 2, 3, 5, 8, 32, 48]
@@ -29,13 +32,16 @@ def inside(name: str, **options) -> Plan:
     return Plan(inside=dycoke.build(name, **options).plan().inside)
 
 
-@pytest.fixture(scope="module", params=[(4, torch.float32), (16, torch.float32), (16, torch.bfloat16)], ids=str)
-def subject(request):
-    per_frame, dtype = request.param
+SUBJECTS = [(4, torch.float32), (16, torch.float32), (16, torch.bfloat16)]  # tokens a frame, precision
+MATRIX = every_pair(stage_two(), SUBJECTS, FRAMES, [False, True])
+
+
+@functools.cache
+def subject(per_frame: int, dtype: torch.dtype):
     tower = tiny.vision_config("siglip", image_size=SIDES[per_frame])
     small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
     model = tiny.make_model(tiny.onevision_config(num_hidden_layers=DEPTH, vision_config=tower, **small))
-    return model.to(dtype), per_frame
+    return model.to(dtype)
 
 
 def call(model, per_frame: int, frames: int, constant: bool) -> torch.Tensor:
@@ -48,11 +54,14 @@ def call(model, per_frame: int, frames: int, constant: bool) -> torch.Tensor:
         return model(input_ids=ids, images=[pixels], modalities=["video"]).logits[0]
 
 
-@pytest.mark.parametrize("constant", [False, True], ids=["random", "constant"])
-@pytest.mark.parametrize("frames", FRAMES)
 @pytest.mark.parametrize("name", stage_two())
-def test_what_goes_on(subject, name, frames, constant):
-    (model, per_frame), plan = subject, inside(name)
+def test_what_goes_on(name):
+    for _, (per_frame, dtype), frames, constant in (row for row in MATRIX if row[0] == name):
+        with case(per_frame=per_frame, dtype=dtype, frames=frames, constant=constant):
+            check_what_goes_on(subject(per_frame, dtype), per_frame, inside(name), frames, constant)
+
+
+def check_what_goes_on(model, per_frame: int, plan: Plan, frames: int, constant: bool) -> None:
     visual = set(range(2, 2 + frames * per_frame))
     before = set(range(frames * per_frame + TEXT))
     rng = torch.get_rng_state()
@@ -82,9 +91,10 @@ def test_what_goes_on(subject, name, frames, constant):
         assert spent <= bound(len(visual), DEPTH)
 
 
+@folded("per_frame,dtype", SUBJECTS)
 @pytest.mark.parametrize("name", stage_two())
-def test_keeping_everything_is_the_untouched_model(subject, name):
-    model, per_frame = subject
+def test_keeping_everything_is_the_untouched_model(name, per_frame, dtype):
+    model = subject(per_frame, dtype)
     options = {option: value for option, value in GENEROUS.items() if option in entry(name).options}
     plan, want = inside(name, **options), call(model, per_frame, 5, False)
     assert options, f"no option of {name} is known to keep everything"

@@ -8,6 +8,7 @@ import torch
 import dycoke
 from dycoke.registry import entry
 from dycoke.types import Plan
+from tests.cases import folded
 from tests.core.decode_subjects import generate, language_model, prompt
 from tests.core.subjects import PROMPTS, greedy
 from tests.core.test_contract import METHODS, video
@@ -32,7 +33,7 @@ def on_gpu(tokens):
     )
 
 
-@pytest.mark.parametrize("frames", [1, 8, 32])
+@folded("frames", [1, 8, 32])
 @pytest.mark.parametrize("name", METHODS)
 def test_compress_is_the_cpus(name, frames):
     tokens = video(frames, (7, 7))
@@ -68,7 +69,7 @@ def test_answers_are_the_cpus(name, decode):
     torch.testing.assert_close(steps.cpu(), logits, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("subject", ["llava", "hf"])
+@folded("subject", ["llava", "hf"])
 @pytest.mark.parametrize("name", [name for name in dycoke.available() if "before" in entry(name).stages])
 def test_a_video_end_to_end(name, subject):
     options = {"layer": 2} if name in ("holitom", "flashvid", "prunevid") else {}

@@ -9,6 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import dycoke
 from dycoke.methods import DynamicPruning
+from tests.cases import folded
 from tests.core.oracle import whole
 from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, HFSubject, greedy, greedy_with_logits
 
@@ -22,7 +23,7 @@ def visual_slots(subject, prompts) -> list[list[int]]:
     return slots
 
 
-@pytest.mark.parametrize("prompt", ["one_video", "two_videos", "batch"])
+@folded("prompt", ["one_video", "two_videos", "batch"])
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_text_and_newlines_are_always_read(name, prompt):
     """Read are all text columns, newlines with them, and int(V * (1 - P)) of each row's visual ones."""

@@ -7,12 +7,14 @@ import torch
 
 import dycoke
 from dycoke.methods import DynamicPruning
+from tests.cases import case, every_pair
 from tests.core.decode_cases import COUNT, METHODS, PROMPTS, P, assert_agree, attached, subject, traces, visual_read
 from tests.core.decode_oracle import Everything
 from tests.core.decode_subjects import FAMILIES, generate, prompt
 
 # The batch has rows of every kind, so that the single rows are left to the two methods that differ most.
 CASES = [(each, name) for each in PROMPTS for name in METHODS if each == "batch" or name in ("official", "paper")]
+MATRIX = every_pair(CASES, list(FAMILIES), [1, 3])
 
 
 def assert_turns(want):
@@ -35,9 +37,13 @@ def assert_no_near_tie(given, want, official):
 
 
 @pytest.mark.parametrize("prompts, name", CASES)
-@pytest.mark.parametrize("layer", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_steps_are_the_oracles(family, layer, prompts, name):
+def test_steps_are_the_oracles(prompts, name):
+    for _, family, layer in (row for row in MATRIX if row[0] == (prompts, name)):
+        with case(family=family, layer=layer):
+            check_steps(family, layer, prompts, name)
+
+
+def check_steps(family: str, layer: int, prompts: str, name: str) -> None:
     options, policy = METHODS[name]
     model, given = subject(family, layer), prompt(*PROMPTS[prompts])
     want = traces(model, given, layer, [policy() for _ in given.mask])

@@ -5,6 +5,7 @@ import torch
 
 from dycoke.ops.diverse import diverse_tokens, farthest_torch
 from dycoke.ops.diverse_triton import farthest_triton
+from tests.cases import folded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VERSIONS = {"torch": farthest_torch, "triton": farthest_triton}
@@ -26,8 +27,8 @@ def loop(weighted: torch.Tensor, first: int, count: int) -> list[int]:
     return sorted(chosen)
 
 
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("frames,per_frame", [(1, 2), (3, 9), (2, 16), (2, 33)])
+@folded("ties", [False, True])
+@folded("frames,per_frame", [(1, 2), (3, 9), (2, 16), (2, 33)])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_choices_are_the_loops(version, frames, per_frame, ties, poison_empty):
     weighted, first = case(frames, per_frame, ties)

@@ -12,6 +12,7 @@ import dycoke
 from dycoke import budget
 from dycoke.ops.adaptive_merge import adaptive_merge, novelty
 from dycoke.types import VisualTokens
+from tests.cases import folded
 
 ROW, COLUMN, FLOOR, REACH = 0.7548776662466927, 0.5698402909980532, 0.01, 0.32
 HAIR = 2**-24  # a frame in which nothing changes
@@ -91,8 +92,8 @@ def drifting(frames, places, dim, seed=0, speed=0.1):
 @pytest.mark.parametrize(
     "frames,grid", [(1, (3, 3)), (2, (2, 3)), (7, (3, 2)), (12, (3, 3)), (16, (1, 1)), (9, (2, 5))]
 )
-@pytest.mark.parametrize("keep", [0.1, 0.3, 0.6, 0.9])
-@pytest.mark.parametrize("seed", range(3))
+@folded("keep", [0.1, 0.3, 0.6, 0.9])
+@folded("seed", range(3))
 def test_equals_the_loop(frames, grid, keep, seed):
     places = grid[0] * grid[1]
     x = drifting(frames, places, 12, seed)
@@ -105,8 +106,8 @@ def test_equals_the_loop(frames, grid, keep, seed):
     )
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 7, 32, 65])
-@pytest.mark.parametrize("grid", [(1, 1), (1, 3), (4, 4), (13, 13)], ids=str)
+@folded("frames", [1, 2, 3, 7, 32, 65])
+@folded("grid", [(1, 1), (1, 3), (4, 4), (13, 13)])
 @pytest.mark.parametrize("kind", ["random", "drifting", "constant", "zero", "nan"])
 def test_count_is_exact(frames, grid, kind):
     places = grid[0] * grid[1]
@@ -207,8 +208,8 @@ def test_a_static_clip_is_spread_over_time_and_places(keep):
     assert places.min() >= 1 and frames[1:].max() <= 2 * math.ceil(count / 32)
 
 
-@pytest.mark.parametrize("count", [16, 24, 40, 64, 200])
-@pytest.mark.parametrize("frames", [24, 32, 40])
+@folded("count", [16, 24, 40, 64, 200])
+@folded("frames", [24, 32, 40])
 def test_every_scene_of_a_clip_of_cuts_gets_tokens(count, frames):
     scenes = torch.randn(8, 16, 64, generator=torch.Generator().manual_seed(0)).repeat_interleave(frames // 8, 0)
     index = adaptive_merge(scenes, (4, 4), count)[1]

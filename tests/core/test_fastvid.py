@@ -10,6 +10,7 @@ import torch
 import dycoke
 from dycoke import budget
 from dycoke.types import VisualTokens
+from tests.cases import folded
 from tests.core.slow_merging import cosine, cut, dpc
 from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
@@ -77,9 +78,9 @@ def slow(
     return sorted(out), [out[slot] for slot in sorted(out)]
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 12, 21])
-@pytest.mark.parametrize("keep", [0.1, 0.3, 0.7])
-@pytest.mark.parametrize("release", ["onevision", "llava_video"])
+@folded("frames", [1, 2, 5, 12, 21])
+@folded("keep", [0.1, 0.3, 0.7])
+@folded("release", ["onevision", "llava_video"])
 def test_equals_the_loop(frames, keep, release):
     for seed in range(2):
         tokens = clip(frames, seed=seed)
@@ -123,7 +124,7 @@ def test_scenes_of_the_pooling_head_cut_where_there_are_some():
 OTHER = [{"release": "llava_video", "keep": keep, "segments": 1} for keep in (0.1, 0.5, 0.95)]
 
 
-@pytest.mark.parametrize("frames,grid", SHAPES)
+@folded("frames,grid", SHAPES)
 def test_contract(frames, grid):
     for tokens in (clip(frames, grid), clip(frames, grid, dtype=torch.bfloat16), constant(frames, grid)):
         for options in (

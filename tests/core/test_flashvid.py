@@ -14,6 +14,7 @@ from dycoke.methods import FlashVidOuter
 from dycoke.ops.diverse import cosine_distances, diverse_tokens
 from dycoke.ops.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.types import VisualTokens
+from tests.cases import folded
 from tests.core.slow_merging import cosine, cut, dpc
 from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
@@ -88,9 +89,9 @@ def slow(
     return sorted(out), [out[slot] for slot in sorted(out)]
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 12, 21])
-@pytest.mark.parametrize("keep", [0.1, 0.3, 0.6])
-@pytest.mark.parametrize("trees", ["mean", "published"])
+@folded("frames", [1, 2, 5, 12, 21])
+@folded("keep", [0.1, 0.3, 0.6])
+@folded("trees", ["mean", "published"])
 def test_equals_the_loop(frames, keep, trees):
     for seed in range(2):
         tokens = clip(frames, seed=seed)
@@ -123,7 +124,7 @@ def test_options_reach_the_loop(options):
 GROWN = {"alpha": 0.2, "segments": 1, "trees": "published"}
 
 
-@pytest.mark.parametrize("frames,grid", SHAPES)
+@folded("frames,grid", SHAPES)
 def test_contract(frames, grid):
     for tokens in (clip(frames, grid), clip(frames, grid, dtype=torch.bfloat16), constant(frames, grid)):
         for options in (

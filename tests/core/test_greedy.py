@@ -5,6 +5,7 @@ import torch
 
 from dycoke.ops.greedy import greedy_tokens, greedy_tokens_torch
 from dycoke.ops.greedy_triton import greedy_tokens_triton
+from tests.cases import folded
 from tests.core.decode_stores import DEVICE, needs_gpu, poisoned
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -21,7 +22,7 @@ def case(rows, vocabulary, dtype=torch.float32, *, seed=0):
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize(("rows", "vocabulary"), [(1, 1), (1, 5000), (3, 2048), (5, 2049), (64, 300), (2, 152064)])
+@folded(("rows", "vocabulary"), [(1, 1), (1, 5000), (3, 2048), (5, 2049), (64, 300), (2, 152064)])
 def test_kernels_equal_the_reference(rows, vocabulary, dtype):
     logits, ended, record = case(rows, vocabulary, dtype)
     ends = logits.argmax(1)[:: max(1, rows // 2)].clone()

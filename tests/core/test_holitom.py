@@ -11,6 +11,7 @@ from dycoke import budget
 from dycoke.methods import HoliTomOuter
 from dycoke.ops.segments import still_counts, still_steps, stillest_segments
 from dycoke.types import VisualTokens
+from tests.cases import folded
 from tests.core.slow_merging import cosine, dpc
 from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
@@ -70,8 +71,8 @@ def slow(tokens: VisualTokens, keep, tau=0.8, beta=0.6, neighbours=7):
     return slots, embeds
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 8, 12])
-@pytest.mark.parametrize("keep", [0.1, 0.25, 0.6])
+@folded("frames", [1, 2, 5, 8, 12])
+@folded("keep", [0.1, 0.25, 0.6])
 def test_equals_the_loop(frames, keep):
     for seed in range(3):
         tokens = clip(frames, seed=seed)
@@ -98,7 +99,7 @@ def test_no_segmentation_lets_more_go(seed):
     assert gone == removed(x, segments, 0.8) and (gone, segments) == best_segments(x, 0.8)
 
 
-@pytest.mark.parametrize("frames,grid", SHAPES)
+@folded("frames,grid", SHAPES)
 def test_contract(frames, grid):
     for tokens in (clip(frames, grid), clip(frames, grid, dtype=torch.bfloat16), constant(frames, grid)):
         for options in ({}, {"keep": 0.01}, {"keep": 0.99}, {"order": "raster"}, {"positions": "original"}):

@@ -9,6 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
 from dycoke.methods import DynamicPruning
+from tests.cases import folded
 from tests.core.subjects import PROMPTS, SUBJECTS, greedy, greedy_with_logits
 from tests.llava import tiny
 
@@ -20,7 +21,7 @@ def host_cache(monkeypatch):
     monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
 
 
-@pytest.mark.parametrize("prompt", ["one_video", "two_videos", "batch", "text"])
+@folded("prompt", ["one_video", "two_videos", "batch", "text"])
 @pytest.mark.parametrize("name", ["llava", "llava_grid", "llava_llama", "hf"])
 def test_answers_are_those_of_the_device(name, prompt):
     subject, prompts = SUBJECTS[name](), PROMPTS[prompt]

@@ -9,6 +9,7 @@ from dycoke.ops.choose import place_columns, place_columns_torch, plan_fetch, pl
 from dycoke.ops.choose_triton import place_columns_triton, plan_fetch_triton
 from dycoke.ops.host_fetch import fetch, fetch_torch
 from dycoke.ops.host_fetch_triton import fetch_triton
+from tests.cases import folded
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -48,8 +49,8 @@ def run_both(full, host, rows, wanted, held, first):
     return by_torch, by_triton
 
 
-@pytest.mark.parametrize("heads,columns,width,dim", [(1, 5, 3, 64), (2, 40, 17, 128), (4, 33, 16, 24), (3, 90, 50, 7)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@folded("heads,columns,width,dim", [(1, 5, 3, 64), (2, 40, 17, 128), (4, 33, 16, 24), (3, 90, 50, 7)])
+@folded("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_fetched_columns_land_in_their_slots(heads, columns, width, dim, dtype):
     first, batch = 2, 3
     full, host, held = stores(batch, heads, columns, first + width + 1, dim, dtype, seed=dim)

@@ -8,6 +8,7 @@ import dycoke
 from dycoke.methods.fastv import FastV
 from dycoke.methods.pdrop import Stage
 from dycoke.types import Plan
+from tests.cases import folded
 from tests.core.decode_small import PROMPT, VISUAL, embeds, generate, qwen
 from tests.core.subjects import PROMPTS, SUBJECTS, forward, greedy
 
@@ -27,7 +28,7 @@ def build(name: str, options: dict = MILD):
     return dycoke.build(name, **options[name])
 
 
-@pytest.mark.parametrize("prompt", ["batch", "two_videos", "text"])
+@folded("prompt", ["batch", "two_videos", "text"])
 @pytest.mark.parametrize("subject", ["llava", "llava_grid", "llava_llama", "hf"])
 @pytest.mark.parametrize("name", NOTHING)
 def test_nothing_dropped_is_the_untouched_model(name, subject, prompt):

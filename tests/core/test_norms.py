@@ -7,6 +7,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from dycoke.ops import norms, norms_triton
+from tests.cases import folded
 from tests.core.decode_stores import DEVICE
 
 EPS = 1e-5
@@ -59,8 +60,8 @@ def test_the_layer_reference_is_the_module_of_torch(dtype):
         assert torch.equal(total, want) and torch.equal(normed, norm(want))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@folded("dtype", FLOATS)
+@folded("shape", SHAPES)
 def test_the_rms_kernel_equals_the_reference(shape, dtype, poison_empty):
     delta, residual, weight, _ = rows(shape, dtype)
     want = norms.rms_norm_torch(delta.double(), weight.double(), EPS)

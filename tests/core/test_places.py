@@ -9,6 +9,7 @@ from dycoke.adapters import adapter_for
 from dycoke.methods import DynamicPruning
 from dycoke.report import Recorder
 from dycoke.types import Compressed, Plan
+from tests.cases import folded
 from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, Clip, HFSubject, LlavaSubject, greedy
 from tests.core.test_capture import language_model
 
@@ -80,7 +81,7 @@ def check(subject, compressor, prompts, prefill, times: int = 1) -> None:
     assert next(kept, None) is None
 
 
-@pytest.mark.parametrize("prompt", ["one_video", "two_videos", "videos_side_by_side", "batch"])
+@folded("prompt", ["one_video", "two_videos", "videos_side_by_side", "batch"])
 @pytest.mark.parametrize("name", LAYOUTS)
 @torch.no_grad()
 def test_every_layout(name, prompt):

@@ -11,6 +11,7 @@ import dycoke
 from dycoke import budget
 from dycoke.methods.prumerge import outliers
 from dycoke.types import VisualTokens
+from tests.cases import folded
 
 NAMES = ["prumerge", "prumerge_plus"]
 
@@ -96,9 +97,9 @@ def video(frames: int, grid: tuple[int, int], seed: int = 0, dtype=torch.float32
     return VisualTokens(embeds.to(dtype), grid, saliency, keys.to(dtype))
 
 
-@pytest.mark.parametrize("frames,grid", [(1, (2, 2)), (3, (4, 5)), (3, (7, 7))])
-@pytest.mark.parametrize("keep", ["adaptive", 0.01, 0.1, 0.25, 0.55, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@folded("frames,grid", [(1, (2, 2)), (3, (4, 5)), (3, (7, 7))])
+@folded("keep", ["adaptive", 0.01, 0.1, 0.25, 0.55, 0.9])
+@folded("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_equals_the_description(name, frames, grid, keep, dtype):
     for seed in range(2):

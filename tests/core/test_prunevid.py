@@ -9,6 +9,7 @@ from dycoke import budget
 from dycoke.methods import PruneVidOuter
 from dycoke.ops.segments import contiguous
 from dycoke.types import VisualTokens
+from tests.cases import folded
 from tests.core.slow_merging import cosine, dpc
 from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
@@ -44,8 +45,8 @@ def slow(tokens: VisualTokens, keep=0.5, tau=0.8, segments=0.25):
     return slots, embeds
 
 
-@pytest.mark.parametrize("frames", [1, 2, 5, 8, 12])
-@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+@folded("frames", [1, 2, 5, 8, 12])
+@folded("keep", [0.1, 0.5, 0.9])
 def test_equals_the_loop(frames, keep):
     for seed in range(2):
         tokens = clip(frames, (5, 7), seed=seed, move=0.3)
@@ -63,7 +64,7 @@ def test_options_reach_the_loop(options):
     assert len(PruneVidOuter(**options).compress(tokens).index) != len(PruneVidOuter().compress(tokens).index)
 
 
-@pytest.mark.parametrize("frames,grid", SHAPES)
+@folded("frames,grid", SHAPES)
 def test_contract(frames, grid):
     for tokens in (clip(frames, grid), clip(frames, grid, dtype=torch.bfloat16), constant(frames, grid)):
         for options in ({}, {"keep": 0.01}, {"keep": 0.99}, {"order": "raster"}, {"positions": "original"}):

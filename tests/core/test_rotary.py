@@ -7,6 +7,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb as qwe
 
 from dycoke.ops.rotary import rotate, rotate_torch
 from dycoke.ops.rotary_triton import rotate_triton
+from tests.cases import folded
 from tests.core.decode_stores import DEVICE
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
@@ -20,9 +21,9 @@ def subject(batch=2, length=5, query_heads=6, heads=2, dim=16, *, shared=False, 
     return [each.to(DEVICE, dtype) for each in (query, key, cos, sin)]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("apply", [qwen2, llama])
+@folded("dtype", FLOATS)
+@folded("shared", [False, True])
+@folded("apply", [qwen2, llama])
 def test_the_reference_is_what_transformers_computes(apply, shared, dtype):
     query, key, cos, sin = subject(shared=shared, dtype=dtype)
     want = apply(query, key, cos, sin, unsqueeze_dim=2)
@@ -36,8 +37,8 @@ SIZES = [(1, 1, 1, 1, 2), (2, 3, 14, 2, 64), (1, 4, 28, 4, 128), (2, 2, 3, 3, 20
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@folded("shared", [False, True])
+@folded("size", SIZES)
 def test_the_kernel_equals_the_reference(size, shared, dtype):
     case = subject(*size, shared=shared, dtype=dtype)
     want = rotate_torch(*(each.double() for each in case))

@@ -8,6 +8,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from dycoke.ops.rotary_tables import rotary_tables, rotary_tables_torch
 from dycoke.ops.rotary_tables_triton import rotary_tables_triton
+from tests.cases import folded
 from tests.core.decode_stores import DEVICE, needs_gpu, poisoned
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -23,9 +24,9 @@ def module(kind, dim, **scaling):
     return Qwen2RotaryEmbedding(Qwen2Config(**sizes, rope_parameters=rope)).to(DEVICE)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@folded("dtype", FLOATS)
 @pytest.mark.parametrize(("kind", "scaling"), [("qwen2", {}), ("llama", {}), ("qwen2", YARN)], ids=str)
-@pytest.mark.parametrize("cast", [False, True], ids=["fp32 frequencies", "cast with the model"])
+@folded("cast", [False, True])
 def test_reference_is_what_the_model_computes(kind, scaling, dtype, cast):
     rotary = module(kind, 20, **scaling)
     rotary = rotary.to(dtype) if cast else rotary
@@ -37,9 +38,9 @@ def test_reference_is_what_the_model_computes(kind, scaling, dtype, cast):
         assert table.dtype == dtype and torch.equal(table, of[:, 0])
 
 
-@pytest.mark.parametrize("half", [8, 10, 64])
+@folded("half", [8, 10, 64])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("shifted", [False, True])
+@folded("shifted", [False, True])
 def test_kernel_equals_the_reference(half, dtype, shifted):
     """But for the last bit of an angle's cosine: libraries differ in it."""
     positions = torch.tensor(POSITIONS, device=DEVICE)

@@ -6,6 +6,7 @@ from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
 from dycoke.ops.rotary_write import rotary_write, rotary_write_torch
 from dycoke.ops.rotary_write_triton import rotary_write_triton
+from tests.cases import folded
 from tests.core.decode_stores import DEVICE, needs_gpu, poisoned
 
 NAN = float("nan")
@@ -25,8 +26,8 @@ def case(b, hq, h, d, t, *, dtype=torch.float32, position=1, seed=0):
     return qkv, normal(b, d), normal(b, d), keys, values, torch.tensor([position], device=DEVICE)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@folded("size", SIZES)
+@folded("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_reference_is_what_the_model_computes(size, dtype):
     b, hq, h, d, t = size
     qkv, cos, sin, keys, values, _ = given = case(*size, dtype=dtype)

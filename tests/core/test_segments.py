@@ -1,6 +1,5 @@
 """Cuts, segments, stillness and the repair of labels, on examples worked out by hand and against loops."""
 
-import pytest
 import torch
 
 from dycoke.ops.segments import (
@@ -14,12 +13,13 @@ from dycoke.ops.segments import (
     still_steps,
     stillest_segments,
 )
+from tests.cases import folded
 from tests.core.slow_merging import cosine, cut
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 8, 20])
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
-@pytest.mark.parametrize("segments", [1, 2, 8])
+@folded("frames", [1, 2, 3, 8, 20])
+@folded("threshold", [0.0, 0.3, 0.9])
+@folded("segments", [1, 2, 8])
 def test_cuts_equal_the_loop(frames, threshold, segments):
     similarity = torch.rand(frames - 1, generator=torch.Generator().manual_seed(frames))
     cuts = find_cuts(similarity, threshold, segments)
@@ -62,7 +62,7 @@ def test_stillest_segments_prefers_short_last_segments_among_equals():
     assert stillest_segments(nothing) == ([(0, 0), (1, 1), (2, 2), (3, 3)], 0)
 
 
-@pytest.mark.parametrize(
+@folded(
     "labels,segments",
     [
         ([4], [(0, 0)]),

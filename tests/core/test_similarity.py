@@ -5,6 +5,7 @@ import torch
 
 from dycoke.ops.similarity import turn, turn_torch
 from dycoke.ops.similarity_triton import turn_triton
+from tests.cases import folded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 VERSIONS = {"torch": turn_torch, "triton": turn_triton, "dispatch": turn}
@@ -18,8 +19,8 @@ def steps(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("columns", [1, 7, 300, 4096, 5001])
-@pytest.mark.parametrize("rows", [1, 3])
+@folded("columns", [1, 7, 300, 4096, 5001])
+@folded("rows", [1, 3])
 def test_cosine(version, columns, rows):
     attn, among, previous = steps(rows, columns)
     exact, before = attn.double() * among, previous.double().clone()

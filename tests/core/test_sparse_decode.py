@@ -15,6 +15,7 @@ from dycoke.ops.sparse_decode import (
     sparse_decode_torch,
 )
 from dycoke.ops.sparse_decode_triton import Plan, sparse_decode_observed_triton, sparse_decode_triton
+from tests.cases import every_pair, folded
 from tests.core.decode_stores import (
     DEVICE,
     PARTS,
@@ -47,9 +48,9 @@ def loop(query, store, reads, scale):
     return out, attn
 
 
-@pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("swapped", [False, True])
-@pytest.mark.parametrize("b,g,d,s", [(1, 1, 8, 1), (2, 7, 20, 5), (3, 4, 16, 33)])
+@folded("dense", [False, True])
+@folded("swapped", [False, True])
+@folded("b,g,d,s", [(1, 1, 8, 1), (2, 7, 20, 5), (3, 4, 16, 33)])
 def test_reference_equals_the_loop(b, g, d, s, dense, swapped):
     case = subject(b, 2, g, d, s, dense=dense, swapped=swapped, dtype=torch.float64)
     out, attn = sparse_decode_observed_torch(*case)
@@ -119,18 +120,13 @@ SIZES = [
     (2, 3, 1, 128, 130, 101, 3),
     (1, 2, 7, 128, 301, 129, 33),
 ]
-FLOATS = [(torch.float32, dense, swapped) for dense in (False, True) for swapped in (False, True)]
-FLOATS += [(dtype, dense, dense) for dtype in (torch.bfloat16, torch.float16) for dense in (False, True)]
+FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 ONE_ROW, ROWS_16, ROWS_64 = ((b, 4, 7, 128, 2990, 918, 64) for b in (1, 16, 64))  # 64 rows: one program each
 REAL_CASES = [(size, torch.bfloat16, dense, dense) for size in (ONE_ROW, ROWS_16) for dense in (False, True)]
 REAL_CASES += [((5, 2, 7, 64, 6291, 1813, 1000), torch.float32, False, True), (ROWS_64, torch.float16, True, True)]
 
 
-@pytest.mark.parametrize(
-    "size,dtype,dense,swapped",
-    on_gpu(REAL_CASES, [(size, *floats) for size in SIZES for floats in FLOATS]),
-    ids=lambda x: "-".join(map(str, x)) if isinstance(x, tuple) else None,
-)
+@folded("size,dtype,dense,swapped", on_gpu(REAL_CASES, every_pair(SIZES, FLOATS, [False, True], [False, True])))
 def test_kernels_equal_the_reference(size, dtype, dense, swapped):
     case = subject(*size, dense=dense, swapped=swapped, dtype=dtype, seed=sum(size))
     with poisoned():
@@ -151,8 +147,7 @@ def test_any_number_of_separate_parts(block, chunk):
     assert_observed(case, out, attn)
 
 
-@pytest.mark.parametrize("joint", range(1, 9))
-@pytest.mark.parametrize("dense", on_gpu([False], [False, True]))
+@folded("joint,dense", [(joint, joint % 4 > 1 and not torch.cuda.is_available()) for joint in range(1, 9)])
 def test_any_number_of_joint_parts(joint, dense):
     """Rows of different lengths: blocks and parts begin in the prompt or the tail, hold the end of both, or nothing."""
     case = subject(4, 2, 3, 64, 101, 77, 70, dense=dense, swapped=joint % 2 == 0, seed=joint)
@@ -164,10 +159,8 @@ def test_any_number_of_joint_parts(joint, dense):
     assert torch.equal(unobserved, out)
 
 
-@pytest.mark.parametrize("size", SIZES[-1:] + on_gpu([], SIZES[:-1]), ids=lambda x: "-".join(map(str, x)))
-@pytest.mark.parametrize(
-    "dtype,dense", [(torch.bfloat16, False), *on_gpu([], [(torch.bfloat16, True), (torch.float32, False)])]
-)
+@folded("size", SIZES[-1:] + on_gpu([], SIZES[:-1]))
+@folded("dtype,dense", [(torch.bfloat16, False), *on_gpu([], [(torch.bfloat16, True), (torch.float32, False)])])
 def test_one_program_for_all_columns(size, dtype, dense, planning):
     """What a large batch takes: with a single multiprocessor, every batch is one."""
     planning("processors", lambda device: 1)

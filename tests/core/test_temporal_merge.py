@@ -1,6 +1,7 @@
 """Temporal merging: the reference against a loop in float64, the kernel against the reference, the released order."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dycoke import budget
 from dycoke.ops.temporal_merge import released_merge, temporal_merge, temporal_merge_torch, window_similarity
 from dycoke.ops.temporal_merge_triton import temporal_merge_triton
+from tests.cases import every_pair, folded
 from tests.core import naive
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,8 +23,8 @@ def frames(t, n, d, seed=0, dtype=torch.float32):
     return torch.from_numpy(np.random.RandomState(seed).standard_normal((t, n, d)).astype(np.float32)).to(dtype)
 
 
-@pytest.mark.parametrize("t", [1, 2, 3, 4, 5, 6, 7, 8, 11, 32])
-@pytest.mark.parametrize("k", [0.0, 0.3, 0.7, 0.99, 1.0])
+@folded("t", [1, 2, 3, 4, 5, 6, 7, 8, 11, 32])
+@folded("k", [0.0, 0.3, 0.7, 0.99, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_reference_equals_the_loop(t, k, dtype):
     x = frames(t, 9, 16, seed=t, dtype=dtype)
@@ -75,10 +77,13 @@ def test_no_host_read():
         x.sum().item()
 
 
-@pytest.mark.parametrize("t,n,d", [(1, 9, 16), (2, 16, 8), (3, 9, 70), (4, 13, 1100), (7, 9, 33), (5, 40, 64)])
-@pytest.mark.parametrize("k", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_kernel_equals_the_reference(t, n, d, k, dtype, poison_empty):
+SHAPES = [(1, 9, 16), (2, 16, 8), (3, 9, 70), (4, 13, 1100), (7, 9, 33), (5, 40, 64)]
+MATRIX = SHAPES, [0.0, 0.7, 1.0], [torch.float32, torch.bfloat16, torch.float16]
+
+
+@folded("shape,k,dtype", product(*MATRIX) if torch.cuda.is_available() else every_pair(*MATRIX))
+def test_kernel_equals_the_reference(shape, k, dtype, poison_empty):
+    t, n, d = shape
     x = frames(t, n, d, seed=n, dtype=dtype).to(DEVICE)
     keep = budget.kept_per_frame(k, n)
     embeds, index = temporal_merge_triton(x, keep)
@@ -99,7 +104,7 @@ def test_kernel_takes_strided_frames():
     assert torch.equal(temporal_merge_triton(x, 4)[1], temporal_merge_torch(x, 4)[1])
 
 
-@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda c: f"T{c['frames']}-K{c['k']}")
+@folded("case", GOLDEN["cases"])
 def test_released_order_is_bit_exact(case):
     """Slots recorded by running the released function on the same numbers."""
     x = frames(case["frames"], case["per_frame"], case["dim"], case["seed"])

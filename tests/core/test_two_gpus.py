@@ -7,6 +7,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
 from dycoke.methods import DynamicPruning
+from tests.cases import folded
 from tests.llava import tiny
 
 pytestmark = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
@@ -50,7 +51,7 @@ def answer(model, policy, **options):
         return torch.stack(out.logits).cpu(), run.report.cache
 
 
-@pytest.mark.parametrize("first_on_the_second", [1, 3, 5])
+@folded("first_on_the_second", [1, 3, 5])
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 @pytest.mark.parametrize(
     "policy",

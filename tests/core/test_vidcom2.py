@@ -8,6 +8,7 @@ from torch import Tensor
 
 import dycoke
 from dycoke.types import VisualTokens
+from tests.cases import folded
 from tests.core.test_apportion import seats
 
 
@@ -53,9 +54,9 @@ def video(frames: int, grid: tuple[int, int], seed: int, dtype=torch.float32) ->
     return VisualTokens((torch.randn(size, 16, generator=generator) + noise / 2).to(dtype), grid)
 
 
-@pytest.mark.parametrize("frames,grid", [(1, (3, 3)), (3, (3, 4)), (8, (4, 4))])
-@pytest.mark.parametrize("keep", [0.02, 0.1, 0.25, 0.5, 0.9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@folded("frames,grid", [(1, (3, 3)), (3, (3, 4)), (8, (4, 4))])
+@folded("keep", [0.02, 0.1, 0.25, 0.5, 0.9])
+@folded("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_description(frames, grid, keep, dtype):
     for seed in range(3):
         tokens = video(frames, grid, seed, dtype)

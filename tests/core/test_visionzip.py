@@ -8,6 +8,7 @@ from torch import Tensor
 
 import dycoke
 from dycoke.types import VisualTokens
+from tests.cases import folded
 
 
 def described(video: VisualTokens, kept: int) -> tuple[list[int], list[Tensor]]:
@@ -44,9 +45,9 @@ def video(frames: int, grid: tuple[int, int], seed: int = 0, dtype=torch.float32
     return VisualTokens(embeds.to(dtype), grid, saliency, keys.to(dtype))
 
 
-@pytest.mark.parametrize("frames,grid", [(1, (3, 3)), (3, (4, 5)), (5, (7, 7))])
-@pytest.mark.parametrize("keep", [0.01, 0.1, 0.25, 0.5, 0.8])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@folded("frames,grid", [(1, (3, 3)), (3, (4, 5)), (5, (7, 7))])
+@folded("keep", [0.01, 0.1, 0.25, 0.5, 0.8])
+@folded("dtype", [torch.float32, torch.bfloat16])
 def test_equals_the_description(frames, grid, keep, dtype):
     for seed in range(3):
         tokens = video(frames, grid, seed, dtype)

@@ -6,6 +6,7 @@ import torch
 import dycoke
 from dycoke.methods import DynamicPruning
 from dycoke.registry import available
+from tests.cases import folded
 from tests.core.subjects import PROMPTS, STILLS, SUBJECTS
 from tests.engine.asking import answers, ask, method
 
@@ -20,7 +21,7 @@ def check_equal(subject, prompts, plan):
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in SUBJECTS for name in ("full", "dycoke")][::3])
-@pytest.mark.parametrize("prompts", PROMPTS | STILLS, ids=str)
+@folded("prompts", PROMPTS | STILLS)
 def test_prompts_of_every_kind(kind, name, prompts):
     check_equal(SUBJECTS[kind](), (PROMPTS | STILLS)[prompts], method(name))
 

@@ -13,6 +13,7 @@ from dycoke.ask.video import read_frames
 from dycoke.engine.frames import FrameSettings, frames_on
 from dycoke.nano.samples import read_samples
 from llava.model.multimodal_encoder.processors import build_image_processor
+from tests.cases import folded
 
 NOISE = [(97, 131), (361, 641), (64, 64), (33, 500), (131, 97), (384, 501), (112, 112), (720, 480)]
 
@@ -67,7 +68,7 @@ def test_the_sample_videos(sample, side):
     assert off.mean() < 0.008
 
 
-@pytest.mark.parametrize("size", NOISE)
+@folded("size", NOISE)
 @pytest.mark.parametrize("to", [(384, 384), (112, 112), (56, 100), (37, 211)])
 def test_noise_of_odd_sizes(size, to):
     off = off_by(noise(*size), to)
@@ -75,8 +76,8 @@ def test_noise_of_odd_sizes(size, to):
     assert off.mean() < 0.006
 
 
-@pytest.mark.parametrize("size", [(97, 131), (300, 533), (64, 64), (240, 180)])
-@pytest.mark.parametrize("processor", [siglip(), clip(), clip(280)], ids=["siglip", "clip", "clip280"])
+@folded("size", [(97, 131), (300, 533), (64, 64), (240, 180)])
+@folded("processor", [siglip(), clip(), clip(280)])
 def test_noise_through_a_processor(processor, size):
     """Sizes at which every Pillow makes the width first."""
     frames = noise(*size)

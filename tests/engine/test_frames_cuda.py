@@ -9,6 +9,7 @@ import torch
 import dycoke
 from dycoke.engine.frames import FrameSettings
 from dycoke.engine.offline import generate_many
+from tests.cases import folded
 from tests.core.subjects import SUBJECTS, Clip
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 SIGLIP = FrameSettings((384, 384), "bicubic", None, 1 / 255, (0.5,) * 3, (0.5,) * 3)
 
 
-@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("size", [(97, 131), (361, 641), (64, 64), (33, 500), (720, 1280), (2160, 3840), (3840, 2160)])
+@folded("mode", ["bicubic", "bilinear"])
+@folded("size", [(97, 131), (361, 641), (64, 64), (33, 500), (720, 1280), (2160, 3840), (3840, 2160)])
 def test_pixels_are_those_of_the_cpu(size, mode):
     frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     settings = FrameSettings((384, 384), mode, None, 1.0, (0.0,) * 3, (1.0,) * 3)

@@ -9,6 +9,7 @@ from dycoke.adapters.arguments import CACHE_NAMES
 from dycoke.engine.language_prefill import LanguagePrefill
 from dycoke.engine.rows import PaddedRows, WholeRows, rows_of
 from dycoke.engine.sdpa import BUCKET
+from tests.cases import folded
 from tests.engine.models import CACHE, LANGUAGE, cache_of, embeds, language, stored
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
@@ -49,10 +50,8 @@ def test_a_batch_without_padding(family, batch, length):
 
 
 @pytest.mark.parametrize("family", LANGUAGE)
-@pytest.mark.parametrize(
-    "rows",
-    [("0011111", "1111111"), ("1111100", "1111111", "1000000"), ("0111010", "1111110"), ("0000000", "1111111")],
-    ids=["left", "right", "between", "a_row_of_padding"],
+@folded(
+    "rows", [("0011111", "1111111"), ("1111100", "1111111", "1000000"), ("0111010", "1111110"), ("0000000", "1111111")]
 )
 @pytest.mark.parametrize("given", [False, True])
 def test_padding(family, rows, given):
@@ -143,7 +142,7 @@ PREFILL = {"inputs_embeds": embeds(1, 5)}
 FOUR = torch.zeros(1, 1, 5, 5)
 
 
-@pytest.mark.parametrize(
+@folded(
     "more",
     [
         {"output_attentions": True},
@@ -159,7 +158,6 @@ FOUR = torch.zeros(1, 1, 5, 5)
         {"return_dict": False},
         {"anything": 1},
     ],
-    ids=str,
 )
 def test_calls_that_are_left_to_the_stock_forward(more):
     fast = LanguagePrefill(language().model)

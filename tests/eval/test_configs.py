@@ -7,6 +7,7 @@ import pytest
 from dycoke.eval.benchmarks import BENCHMARKS
 from dycoke.eval.cost import SHAPES
 from dycoke.eval.experiment import Experiment, load_experiment
+from tests.cases import folded
 from tests.eval.configs import FILES, NANO, layers_of, plan_of, runs_of
 
 JUDGED = {"activitynetqa", "video_dc499"}
@@ -82,7 +83,7 @@ def test_runs(experiment):
     assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("name", FILES)
+@folded("name", FILES)
 def test_every_method_builds_and_has_the_layers_it_names(name):
     for run in runs_of(name):
         plan, layers = plan_of(run), layers_of(run)
@@ -91,7 +92,7 @@ def test_every_method_builds_and_has_the_layers_it_names(name):
         assert getattr(plan.before, "min_frames", 1) <= run.frames, run.id
 
 
-@pytest.mark.parametrize("name", FILES)
+@folded("name", FILES)
 def test_rows_that_stand_together_have_labels_of_their_own(name):
     runs = runs_of(name)
     rows = {(run.model.name, run.frames, run.method.slug): run.method.label for run in runs}

@@ -4,6 +4,7 @@ import pytest
 
 from dycoke.eval.cost import SHAPES, Tokens, formula_a, formula_b, retained_final
 from dycoke.eval.published import published
+from tests.cases import folded
 from tests.eval.costs import FULL, T, flat, tokens_of
 
 
@@ -49,7 +50,7 @@ def error(size, row, tokens):
     return formula_a(SHAPES[size], tokens) / T / paper(size, row, "flops_t") - 1
 
 
-@pytest.mark.parametrize("size,row", [cell for cell in CELLS if cell not in OUTSIDE])
+@folded("size,row", [cell for cell in CELLS if cell not in OUTSIDE])
 def test_flops_of_table_1_are_the_papers(size, row):
     assert abs(error(size, row, nominal(size, row))) <= 0.03
 
@@ -64,7 +65,7 @@ def test_two_cells_of_table_1_do_not_come_out(size, row):
 ROUNDED = ("0.5b", "prumerge")
 
 
-@pytest.mark.parametrize("size,row", [cell for cell in CELLS if cell not in {*OUTSIDE, ROUNDED}])
+@folded("size,row", [cell for cell in CELLS if cell not in {*OUTSIDE, ROUNDED}])
 def test_flops_of_our_methods_are_the_papers(size, row):
     assert abs(error(size, row, ours(size, row))) <= 0.03
 
@@ -87,14 +88,14 @@ def test_the_column_of_the_smallest_model_is_near_prefill_alone(row):
     assert prefill == pytest.approx(paper("0.5b", row, "flops_t"), rel=0.03)
 
 
-@pytest.mark.parametrize("size,row", CELLS)
+@folded("size,row", CELLS)
 def test_flops_ratio_of_table_1(size, row):
     """In percent of the full model, to a point; the smallest model's are shares of the 3.4 that does not come out."""
     ratio = formula_a(SHAPES[size], ours(size, row)) / formula_a(SHAPES[size], ours(size, "full"))
     assert 100 * ratio == pytest.approx(paper(size, row, "flops_ratio"), abs=1.8 if size == "0.5b" else 1.0)
 
 
-@pytest.mark.parametrize("size,row", CELLS)
+@folded("size,row", CELLS)
 def test_retained_ratio_of_table_1(size, row):
     share = 100 * retained_final(ours(size, row), FULL)
     assert share == pytest.approx(paper(size, row, "retained_final"), abs=0.15)
@@ -149,7 +150,7 @@ FORMULA_B = [
 ]
 
 
-@pytest.mark.parametrize("size,tokens,printed", HOLITOM)
+@folded("size,tokens,printed", HOLITOM)
 def test_formula_a_gives_holitoms_figures(size, tokens, printed):
     assert round(formula_a(SHAPES[size], tokens, answer=0) / T, 1) == printed
 

@@ -9,11 +9,12 @@ import pytest
 
 from dycoke.eval.shards import Ranks, interleaved
 from dycoke.nano import evaluate
+from tests.cases import folded
 from tests.eval.launch import launch
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 8])
-@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@folded("count", [0, 1, 2, 3, 7, 8])
+@folded("world", [1, 2, 3, 8])
 def test_items_are_dealt_as_lmms_eval_deals_samples_and_come_back_in_order(world, count):
     items = list(range(count))
     parts = [Ranks(rank, world).mine(items) for rank in range(world)]

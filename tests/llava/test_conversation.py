@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from llava.conversation import SeparatorStyle, conv_templates
+from tests.cases import folded
 
 NEEDS_GATED_TOKENIZER = {"llava_llama_3"}
 
@@ -20,7 +21,7 @@ def test_every_template_is_there(golden):
     assert list(conv_templates) == list(golden["conv"])
 
 
-@pytest.mark.parametrize("name", [name for name in conv_templates if name not in NEEDS_GATED_TOKENIZER])
+@folded("name", [name for name in conv_templates if name not in NEEDS_GATED_TOKENIZER])
 def test_template(golden, name):
     chat, expected = conv_templates[name], golden["conv"][name]
     assert chat.sep_style is SeparatorStyle[expected["style"]]

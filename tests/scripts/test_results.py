@@ -13,6 +13,7 @@ from dycoke.eval.bootstrap import difference, interval
 from dycoke.eval.cost import measured, retained
 from dycoke.eval.rows import read_results
 from dycoke.nano.generator import FAMILIES
+from tests.cases import folded
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 LAYERS, TOKENS = 8, 512
@@ -91,7 +92,7 @@ def score(leaves: dict) -> float:
     return 100 * sum(means) / len(means)
 
 
-@pytest.mark.parametrize("words", DIFFERENCES)
+@folded("words", DIFFERENCES)
 def test_differences_and_their_intervals(words):
     experiment, better, worse = DIFFERENCES[words]
     one, other = scored(experiment, better), scored(experiment, worse)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dycoke.nano.samples import read_samples
+from tests.cases import folded
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"]
@@ -112,7 +113,7 @@ def tree(tmp_path) -> Tree:
     return Tree(tmp_path)
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@folded("script", SCRIPTS)
 def test_syntax(script):
     done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
