@@ -11,7 +11,6 @@ from collections import defaultdict
 import pytest
 
 from dycoke import cli
-from dycoke.eval.folder import RunFolder
 from dycoke.eval.report import write_report
 from tests.eval.report_cases import SCORES, SMALL, small
 
@@ -27,19 +26,38 @@ def written(results):
     return {str(path.relative_to(home)): path.read_bytes() for path in files}
 
 
-def test_two_reports_of_the_same_runs_are_the_same_bytes(tmp_path):
-    small(tmp_path, text=TWO)
-    write_report("small", tmp_path)
-    first = written(tmp_path)
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A folder of results with a report; tests change copies of it."""
+    results = tmp_path_factory.mktemp("results")
+    small(results, text=TWO)
+    write_report("small", results)
+    return results
+
+
+@pytest.fixture
+def reported(report, tmp_path):
+    shutil.copytree(report, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing takes the time of a report; what is said does not depend on it."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, **_: path.write_bytes(b"drawn"))
+
+
+def test_two_reports_of_the_same_runs_are_the_same_bytes(reported):
+    first = written(reported)
     assert sorted(first) == sorted(TABLES + PLOTS)
-    shutil.rmtree(tmp_path / "small" / "tables")
-    write_report("small", tmp_path)
-    assert written(tmp_path) == first
+    shutil.rmtree(reported / "small" / "tables")
+    write_report("small", reported)
+    assert written(reported) == first
     assert all(content.startswith(b"\x89PNG") for name, content in first.items() if name.endswith("png"))
     assert all(b"CreationDate" not in content for name, content in first.items() if name.endswith("pdf"))
 
 
-def test_the_main_table_does_not_depend_on_times(tmp_path, capsys):
+def test_the_main_table_does_not_depend_on_times(tmp_path, capsys, no_pictures):
     printed = []
     for seconds in (10.0, 20.0):
 
@@ -55,14 +73,14 @@ def test_the_main_table_does_not_depend_on_times(tmp_path, capsys):
     assert "# A small table" in printed[0] and "s/example" not in printed[0]
 
 
-def test_times_are_printed_when_asked_for(tmp_path, capsys):
+def test_times_are_printed_when_asked_for(tmp_path, capsys, no_pictures):
     small(tmp_path)
     assert cli.main(["report", "small", "--results", str(tmp_path), "--times"]) == 0
     out = capsys.readouterr().out
     assert out.endswith((tmp_path / "small" / "tables" / "efficiency.md").read_text()) and "s/example" in out
 
 
-def test_an_experiment_may_be_named_by_its_file(tmp_path, capsys):
+def test_an_experiment_may_be_named_by_its_file(tmp_path, capsys, no_pictures):
     small(tmp_path)
     assert cli.main(["report", "anywhere/small.yaml", "--results", str(tmp_path)]) == 0
     assert "# A small table" in capsys.readouterr().out
@@ -103,19 +121,15 @@ def test_labels_come_out_as_texts(tmp_path, capsys):
         assert f"'{shown}" in {row["method"] for row in csv.DictReader(file)}
 
 
-def test_a_plot_that_is_no_more_is_removed(tmp_path):
-    experiment = small(tmp_path, text=TWO)
-    write_report("small", tmp_path)
-    for spec in experiment.runs:
-        RunFolder.of(tmp_path, spec).metrics.unlink()
-    write_report("small", tmp_path)
-    assert sorted(written(tmp_path)) == sorted(TABLES)
+def test_a_plot_that_is_no_more_is_removed(reported):
+    for file in reported.glob("small/*/metrics.json"):
+        file.unlink()
+    write_report("small", reported)
+    assert sorted(written(reported)) == sorted(TABLES)
 
 
-def test_nothing_half_written_takes_a_files_place(tmp_path, monkeypatch):
-    small(tmp_path)
-    write_report("small", tmp_path)
-    before = written(tmp_path)
+def test_nothing_half_written_takes_a_files_place(reported, monkeypatch):
+    before = written(reported)
 
     def full_disk(figure, path, **_):
         path.write_bytes(b"half")
@@ -123,8 +137,8 @@ def test_nothing_half_written_takes_a_files_place(tmp_path, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_report("small", tmp_path)
-    after = written(tmp_path)
+        write_report("small", reported)
+    after = written(reported)
     assert {name: after[name] for name in before} == before
 
 
