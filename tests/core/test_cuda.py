@@ -22,6 +22,7 @@ class OnGPU:
         self._subject = SUBJECTS[name](**sizes)
         self.model = self._subject.model.cuda()
         self.grid, self.returns_prompt = self._subject.grid, self._subject.returns_prompt
+        self.loose = self._subject.loose
 
     def inputs(self, prompts):
         return {key: _cuda(value) for key, value in self._subject.inputs(prompts).items()}

@@ -146,6 +146,7 @@ def test_prefill_and_answer_are_the_oracles(family, name, rows):
 def test_pyramid_drop_counts_every_stage_from_what_entered():
     """int(1001 * .49) is 490, though int(700 * .7) is 489; beside it a short row whose padding is marked as visual."""
     model, given = model_of("qwen2"), prompt("t" + "v" * 1001 + "t", "vvvvvvvvvvvt")
+    model.config.max_position_embeddings = 1024
     plan = dycoke.build("pdrop", layers=(1, 3), keep=0.7).plan()
     with dycoke.attach(model, plan, visual=given.visual | (given.mask == 0), trace=True) as run:
         model(inputs_embeds=given.embeds, attention_mask=given.mask)

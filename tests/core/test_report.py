@@ -81,7 +81,7 @@ def test_a_refused_request_leaves_no_time_behind(monkeypatch):
     with dycoke.attach(subject.model, dycoke.build("full")) as run:
         subject.model(**good)
         alone = run.report.stages["vision"].ms
-        with pytest.raises(ValueError, match="36 <video> ids in a row"):
+        with pytest.raises(ValueError, match="73 <video> ids for 1 videos of 8 frames"):
             subject.model(input_ids=apart, pixel_values_videos=good["pixel_values_videos"])
         subject.model(**good)
         assert run.report.stages["vision"].ms == alone

@@ -38,7 +38,8 @@ def test_a_file_with_exactly_these_keys_is_read_in_full(goldens_dir, load, tmp_p
     """The file is made from the key list alone, so nothing of our own writing can hide a wrong name."""
     config = qwen_config(goldens_dir, name)
     config.save_pretrained(tmp_path)
-    tiny.edit_config(tmp_path, model_type="llava", architectures=["LlavaQwenForCausalLM"])
+    kind = {"model_type": "llava", "architectures": ["LlavaQwenForCausalLM"]}
+    tiny.edit_config(tmp_path, **kind, bos_token_id=None, eos_token_id=None)  # of a tokenizer that is larger than ours
     tiny.write_tokenizer(tmp_path)
     generator = torch.Generator().manual_seed(0)
     tensors = {
