@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
@@ -45,7 +46,7 @@ _homes: list[tuple[str, str]] = []  # (module, name) of the strings and paths th
 
 @dataclass(frozen=True)
 class Request:
-    """What a process is to be; parent: the id of the one that asks for it."""
+    """What a process is to be; parent: the id of the one that asks for it; passed: descriptors it is to have."""
 
     line: list[str]
     folder: str
@@ -53,6 +54,7 @@ class Request:
     session: bool
     ignored: list[int]
     parent: int
+    passed: list[int]
 
 
 def warm_up() -> None:
@@ -92,7 +94,7 @@ def _end() -> None:
 def serve(channel: socket.socket) -> tuple[Request, list[int]] | None:
     """Fork for each request. Returns in the new process, with what it is to be; None when nobody can ask any more."""
     while True:
-        message, fds, *_ = socket.recv_fds(channel, starting.MESSAGE, 3)
+        message, fds, *_ = socket.recv_fds(channel, starting.MESSAGE, starting.MOST_FDS)
         if not message:
             return None
         request = Request(**json.loads(message))
@@ -114,17 +116,20 @@ def serve(channel: socket.socket) -> tuple[Request, list[int]] | None:
 def _wait_for(parent: int) -> None:
     """Wait until this process is the child of that one."""
     between = os.getppid()
-    while os.getppid() not in (parent, 1):
-        if os.getppid() != between:
+    while (now := os.getppid()) not in (parent, 1):  # asked once a turn: it may change between two questions
+        if now != between:
             os._exit(1)  # who asked has ended meanwhile
         time.sleep(0.0005)
 
 
 def become(request: Request, fds: list[int]) -> list[str]:
     """Make this process what it is to be. Returns its module and arguments."""
-    for number, fd in enumerate(fds):
-        os.dup2(fd, number)
+    numbers = [0, 1, 2, *request.passed]
+    apart = [fcntl.fcntl(fd, fcntl.F_DUPFD, max(numbers) + 1) for fd in fds]  # none where another is to be
     for fd in fds:
+        os.close(fd)
+    for number, fd in zip(numbers, apart, strict=True):
+        os.dup2(fd, number)
         os.close(fd)
     os.chdir(request.folder)
     _move_home(os.environ["HF_HOME"], request.environment["HF_HOME"])

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TITLE = "warm"
 ROOM = "." * 4000  # an argument of the server, in whose place its children write their command lines
 MESSAGE = 1 << 17  # bytes; a request is smaller
+MOST_FDS = 16
 
 _PLAIN = ("args", "cwd", "env", "stdin", "stdout", "stderr", "text", "encoding", "errors", "universal_newlines")
 _OPTIONS = {*_PLAIN, "bufsize", "start_new_session"}
@@ -55,6 +56,7 @@ class Server:
         given = _signature.bind(process, *arguments).arguments
         pipes = [given[name] for name in ("p2cread", "c2pwrite", "errwrite")]
         fds = [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)]
+        passed = sorted(set(given["pass_fds"]))
         environment = os.environ if given["env"] is None else given["env"]
         asked = {
             "line": [os.fspath(word) for word in given["args"]],
@@ -63,9 +65,10 @@ class Server:
             "session": given["start_new_session"],
             "ignored": sorted(ignored),
             "parent": os.getpid(),
+            "passed": passed,
         }
         with self._lock:
-            process.pid = self._ask(json.dumps(asked).encode(), fds)
+            process.pid = self._ask(json.dumps(asked).encode(), [*fds, *passed])
         process._child_created = True
         process._close_pipe_fds(*(given[end] for end in _ENDS))
 
@@ -140,7 +143,7 @@ def start_warm_from_here(channel: socket.socket) -> None:
 
     def execute(process: subprocess.Popen, *arguments: Any) -> None:
         given = _signature.bind(process, *arguments).arguments
-        set_before = given["preexec_fn"], given["pass_fds"], given["shell"], given["gid"], given["gids"], given["uid"]
+        set_before = given["preexec_fn"], given["shell"], given["gid"], given["gids"], given["uid"]
         plain = not any(set_before) and given["umask"] < 0 and given.get("process_group", -1) in (-1, None)
         line, options = given["args"], {"env": given["env"], "cwd": given["cwd"]}
         if plain and given["executable"] is None and can_be_warm(line, options):
