@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from dycoke.video.canvas import MOST_BYTES
 from dycoke.video.decode import opened
+from dycoke.video.packets import Packets, timeline_of
 from dycoke.video.reading import DECORD, PYAV, TORCHCODEC, package_of
 from dycoke.video.timeline import Choose, Timeline
 
@@ -39,7 +40,8 @@ def read_with_decord(path: Path, choose: Choose, most_bytes: int = MOST_BYTES) -
     errors = (import_module("decord._ffi.base").DECORDError, RuntimeError)
     with _in_a_line(path, errors):
         video = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        places = choose(Timeline(len(video), _Times(video), video.get_avg_fps() or None)) if len(video) else []
+        times = _Times(len(video), lambda: video.get_frame_timestamp(range(len(video)))[:, 0])
+        places = choose(Timeline(len(video), times, video.get_avg_fps() or None)) if len(video) else []
         _check_memory(path, DECORD, len(places), turned, most_bytes)
         frames = video.get_batch(places).asnumpy() if len(places) else None
     if frames is None:
@@ -59,29 +61,38 @@ def read_with_torchcodec(path: Path, choose: Choose, most_bytes: int = MOST_BYTE
         video = decoders.VideoDecoder(
             str(path), stream_index=index, dimension_order="NHWC", num_ffmpeg_threads=0, seek_mode="exact"
         )
-        count = len(video)
-        times = video.get_all_pts() if hasattr(video, "get_all_pts") else None
-        first = None if times is None or not count else times - times[0]
-        places = choose(Timeline(count, None if first is None else first.tolist(), video.metadata.average_fps))
+        count, rate = len(video), video.metadata.average_fps
+    if not count:
+        raise ValueError(f"{path}: no frames in this video")
+    places = choose(Timeline(count, _Times(count, lambda: _packet_times(path, count)), rate))
     _check_memory(path, TORCHCODEC, len(places), size, most_bytes)
     with _in_a_line(path, (RuntimeError, ValueError, IndexError)):
         return video.get_frames_at(indices=places.tolist()).data.cpu().numpy()
 
 
-class _Times:
-    """When decord says that frames begin, asked for only where a sampling needs it."""
+class _Times(Sequence[float]):
+    """When frames begin, asked for only where a sampling needs it."""
 
-    def __init__(self, video: Any) -> None:
-        self._video = video
+    def __init__(self, count: int, ask: Callable[[], np.ndarray]) -> None:
+        self._count, self._ask = count, ask
 
     def __len__(self) -> int:
-        return len(self._video)
+        return self._count
 
-    def __getitem__(self, place: int) -> float:
-        return float(self._video.get_frame_timestamp(range(len(self))[place])[0])
+    def __getitem__(self, place: Any) -> Any:
+        return self._ask()[place]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._video.get_frame_timestamp(range(len(self)))[:, 0], dtype=dtype)
+        return np.asarray(self._ask(), dtype=dtype)
+
+
+def _packet_times(path: Path, count: int) -> np.ndarray:
+    """When the frames of a file begin by its packets. Raises ValueError if they are not as many."""
+    with opened(path) as (container, stream):
+        times = timeline_of(Packets.of(container, stream).shown, stream).times
+    if times is None or len(times) != count:
+        raise ValueError(f"{path}: sampling='time': when its {count} frames are shown is not known; accepted: index")
+    return np.asarray(times)
 
 
 def _size(stream: Any) -> int:

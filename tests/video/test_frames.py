@@ -14,6 +14,7 @@ from dycoke.video.container import is_cut
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import check_reader
 from tests.cli import files
+from tests.video.kinds import KINDS, number_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12, 20])
@@ -100,6 +101,19 @@ def test_other_readers_give_the_same_frames_of_a_plain_file(video, reader):
         pytest.skip(str(error))
     read = read_frames(video, 7, reader=reader)
     assert np.abs(read.astype(int) - read_frames(video, 7)).mean() < 2
+
+
+@pytest.mark.parametrize("reader", ["decord", "torchcodec"])
+def test_other_readers_take_even_moments(tmp_path, reader):
+    try:
+        check_reader(reader)
+    except ValueError as error:
+        pytest.skip(str(error))
+    path = next(kind for kind in KINDS if kind.name == "varying.mkv").write(tmp_path)
+    numbers = [
+        [number_of(frame) for frame in read_frames(path, 9, reader=name, sampling="time")] for name in (reader, "pyav")
+    ]
+    assert numbers[0] == numbers[1]
 
 
 @pytest.mark.parametrize("reader,package", [("decord", "decord"), ("torchcodec", "torchcodec.decoders")])
