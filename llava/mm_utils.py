@@ -66,6 +66,13 @@ def check_image_tokens(input_ids: Tensor, n_images: int) -> None:
         raise ValueError(f"prompt has {found} <image> tokens for {count}; {remedy}")
 
 
+def check_every_row(input_ids: Tensor, n_images: int) -> None:
+    """Raise ValueError if a prompt of a batch [B, L] with n_images images or videos has no placeholder at all."""
+    for row in input_ids:
+        if not bool((row == IMAGE_TOKEN_INDEX).any()):
+            check_image_tokens(row, n_images)
+
+
 def process_images(images: Sequence[Image.Image], image_processor: Any, model_cfg: Any) -> Tensor | list[Tensor]:
     """Turn PIL images into pixels as model_cfg.image_aspect_ratio says.
 

@@ -1,6 +1,7 @@
 """Offline everywhere, and kernels in Triton's interpreter where there is no GPU. Set before anything is imported."""
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -10,6 +11,12 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFL
 os.environ.setdefault("HF_HOME", tempfile.mkdtemp(prefix="dycoke-hf-"))
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+
+# A shell that runs the tests in the background has them, and what they start, ignore these.
+for sign, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(sign) == signal.SIG_IGN:
+        signal.signal(sign, handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

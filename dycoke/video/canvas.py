@@ -17,6 +17,10 @@ _MOST_WORKERS = 8
 _SIZE = struct.Struct("<9i")  # a display matrix: rows of three, fixed point
 
 
+class Askew(ValueError):
+    """A video that is to be shown turned by anything but quarters."""
+
+
 class Turn(NamedTuple):
     """How stored pixels have to be laid to stand upright: rows and columns change places, then they are mirrored."""
 
@@ -28,7 +32,7 @@ class Turn(NamedTuple):
     def of(cls, frame: av.VideoFrame) -> Turn:
         """What the display matrix of a frame asks for, as the ffmpeg command reads it.
 
-        Raises ValueError for one that turns by anything but quarters.
+        Raises Askew for one that turns by anything but quarters.
         """
         matrix = frame.side_data.get("DISPLAYMATRIX")
         if matrix is None or len(bytes(matrix)) != _SIZE.size:
@@ -40,7 +44,7 @@ class Turn(NamedTuple):
             return cls(True, c < 0, b < 0)
         if a == b == c == d == 0:  # says nothing
             return cls()
-        raise ValueError(
+        raise Askew(
             f"the video is to be shown turned by {frame.rotation} degrees; accepted: multiples of 90, or frames turned "
             "beforehand"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from dycoke.video.canvas import MOST_BYTES, Canvas
+from dycoke.video.canvas import MOST_BYTES, Askew, Canvas
 from dycoke.video.packets import Packets, timeline_of
 from dycoke.video.timeline import Choose
 
@@ -40,9 +40,9 @@ def decode(path: Path, choose: Choose, most_bytes: int = MOST_BYTES) -> np.ndarr
     with opened(path) as (container, stream), _readable(path):
         packets = Packets.of(container, stream)
     if not packets.shown:
-        raise ValueError(f"{path}: no frames in this video")
+        raise ValueError(f"{path}: cannot be decoded; the file is damaged, or there is no frame in it")
     if packets.ordered:
-        with suppress(_Unproved):
+        with suppress(_Unproved), _readable(path):
             return _by_seeks(path, packets, choose, most_bytes)
     return _in_order(path, packets, choose, most_bytes)
 
@@ -108,8 +108,10 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except av.error.FFmpegError as error:
         raise ValueError(
-            f"{path}: cannot be decoded ({error.strerror}); the file is damaged, truncated or of an unknown codec"
+            f"{path}: cannot be decoded; the file is damaged, truncated or of an unknown codec ({error.strerror})"
         ) from error
+    except Askew as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _by_seeks(path: Path, packets: Packets, choose: Choose, most_bytes: int) -> np.ndarray:
@@ -208,7 +210,7 @@ def _in_order(path: Path, packets: Packets, choose: Choose, most_bytes: int) -> 
                     canvas.put(frame, numbers[len(shown)])
                 shown.append(frame.pts)
             if not shown:
-                raise ValueError(f"{path}: no frames in this video")
+                raise ValueError(f"{path}: cannot be decoded; the file is damaged, or there is no frame in it")
             packets = Packets(tuple(shown), (), False)
             if _numbers(choose(timeline_of(packets.shown, stream))) == numbers:
                 return canvas.frames()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dycoke.video.canvas import MOST_BYTES, shrunk
 from dycoke.video.timeline import Choose, Timeline
@@ -71,6 +71,7 @@ def _times(image: Image.Image, count: int) -> list[float]:
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
     """A picture that Pillow has opened. Raises ValueError, then and within the context, if it cannot be read."""
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False  # some tasks of lmms-eval set it
     try:
         with (
             warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
@@ -81,6 +82,8 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         raise ValueError(f"{path}: {error}; accepted: pictures of at most {Image.MAX_IMAGE_PIXELS} pixels") from error
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path}: not a picture that can be read ({error})") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
 
 
 def as_frame(image: Image.Image, count: int, most_bytes: int = MOST_BYTES) -> np.ndarray:

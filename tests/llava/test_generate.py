@@ -161,7 +161,16 @@ def test_a_keyword_ends_generation(tmp_path, onevision):
 def test_strict(onevision, rows, count, message):
     images = [tiny.frames(1)] * count or None
     with pytest.raises(ValueError, match=message):
-        onevision.generate(torch.tensor(rows), images=images, modalities=["video"] * 2, **OPTIONS)
+        onevision.generate(torch.tensor(rows), images=images, modalities=["video"] * 2, strict=True, **OPTIONS)
+
+
+@pytest.mark.parametrize("rows", [[[11, 12]], [[11, -200], [11, 12]]])
+def test_a_video_without_a_placeholder(onevision, rows):
+    """An error unless LLaVA-NeXT's looseness is asked for; lmms-eval's models write more or fewer of them."""
+    with pytest.raises(ValueError, match=r"prompt has 0 <image> tokens for .*, or pass strict=False"):
+        answer(onevision, rows, [tiny.frames(1)] * len(rows))
+    twice = answer(onevision, [[11, -200, -200]], [tiny.frames(1)])
+    assert twice == answer(onevision, [[11, -200, -200]], [tiny.frames(1)] * 2)
 
 
 def test_not_strict_follows_the_original(onevision):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from dycoke.video.frames import read_frames, reader_of
 from tests.video.kinds import drawn, number_of
@@ -56,7 +56,8 @@ def test_a_picture_beyond_all_memory(tmp_path, monkeypatch):
         read_frames(tmp_path / "huge.png", 1)
 
 
-def test_a_picture_that_is_cut(tmp_path):
+def test_a_picture_that_is_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some tasks of lmms-eval leave it
     Image.fromarray(drawn(1)).save(tmp_path / "cut.png")
     content = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
