@@ -66,11 +66,17 @@ def check_image_tokens(input_ids: Tensor, n_images: int) -> None:
         raise ValueError(f"prompt has {found} <image> tokens for {count}; {remedy}")
 
 
-def check_every_row(input_ids: Tensor, n_images: int) -> None:
-    """Raise ValueError if a prompt of a batch [B, L] with n_images images or videos has no placeholder at all."""
-    for row in input_ids:
-        if not bool((row == IMAGE_TOKEN_INDEX).any()):
-            check_image_tokens(row, n_images)
+def has_one_each(input_ids: Tensor, n_images: int) -> bool:
+    """Whether prompts [B, L] have as many placeholders as there are images and videos.
+
+    Raises ValueError if they have not, and one of the prompts has none at all: what is shown with it would go unseen.
+    """
+    placeholders = input_ids == IMAGE_TOKEN_INDEX
+    if int(placeholders.sum()) == n_images:
+        return True
+    if n_images and placeholders.ndim == 2 and not bool(placeholders.any(1).all()):
+        check_image_tokens(input_ids, n_images)
+    return False
 
 
 def process_images(images: Sequence[Image.Image], image_processor: Any, model_cfg: Any) -> Tensor | list[Tensor]:

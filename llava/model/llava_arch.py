@@ -12,7 +12,7 @@ from transformers import PretrainedConfig, Qwen2ForCausalLM
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.context import check_fits, readable
 from llava.errors import Unsupported
-from llava.mm_utils import check_every_row, check_image_tokens
+from llava.mm_utils import check_image_tokens, has_one_each
 from llava.model.checkpoint import file_name
 from llava.model.multimodal_encoder.builder import build_vision_tower
 from llava.model.multimodal_encoder.towers import VisionTower
@@ -144,10 +144,10 @@ class LlavaMetaForCausalLM:
     ) -> tuple[Packed, Tensor | None]:
         """Return the packed batch, with or without images, and the position ids an attached seam chose."""
         entries = [] if images is None else image_entries(images)
+        if strict is None and images is not None:
+            strict = has_one_each(input_ids, len(entries))
         if images is not None and strict:
             check_image_tokens(input_ids, len(entries))
-        elif images is not None and strict is None and entries:
-            check_every_row(input_ids, len(entries))
         rows = read_rows(input_ids, attention_mask, labels, len(entries), unseen=not strict)
         texts = self._embed_texts(rows)
         text_of = {entry: text for row, text in zip(rows, texts, strict=True) for entry in row.entries}
@@ -230,9 +230,9 @@ class LlavaMetaForCausalLM:
 
         inputs (or input_ids) [B, L] int64 with -200 where an image or video stands; the other arguments are those
         of prepare_inputs_labels_for_multimodal and of transformers' generate. Several rows are padded on the left,
-        whatever the config says. Every row of a batch with images or videos must have a placeholder; with
-        strict=True there must be one for each of them, in their order; with strict=False, as in LLaVA-NeXT, a row
-        without any uses up one of them unseen. Surplus ones are not read, unless strict.
+        whatever the config says. There is one placeholder for each image or video, in their order, or at
+        least one in each row; strict=True wants one for each; with strict=False, as in LLaVA-NeXT, a row without any
+        uses up one of them unseen. Surplus ones are not read, unless strict.
         Raises ValueError on inputs that do not fit together, for a prompt longer than the model reads (what is
         generated may go beyond), NotImplementedError on inputs_embeds.
         """

@@ -167,7 +167,7 @@ def test_strict(onevision, rows, count, message):
 @pytest.mark.parametrize("rows", [[[11, 12]], [[11, -200], [11, 12]]])
 def test_a_video_without_a_placeholder(onevision, rows):
     """An error unless LLaVA-NeXT's looseness is asked for; lmms-eval's models write more or fewer of them."""
-    with pytest.raises(ValueError, match=r"prompt has 0 <image> tokens for .*, or pass strict=False"):
+    with pytest.raises(ValueError, match=r"prompt has [01] <image> tokens for .*, or pass strict=False"):
         answer(onevision, rows, [tiny.frames(1)] * len(rows))
     twice = answer(onevision, [[11, -200, -200]], [tiny.frames(1)])
     assert twice == answer(onevision, [[11, -200, -200]], [tiny.frames(1)] * 2)
