@@ -34,3 +34,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> object:
+    """A test that leaves gradients off, with all its fixtures gone, is named, and those behind it have them again."""
+    result = yield
+    if not torch.is_grad_enabled():
+        torch.set_grad_enabled(True)
+        item.warn(pytest.PytestWarning(f"{item.nodeid} left gradients off"))
+    return result
