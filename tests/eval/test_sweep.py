@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]  # one process 
 pytest.importorskip("lmms_eval")
 
 
-SMALL = {"video": {"frames": 8}, "limit": 4, "methods": ["full", {"name": "dycoke", "k": 0.7, "l": 5, "p": 0.7}]}
-ASKED = 16  # samples of two tasks and two methods
+SMALL = {"video": {"frames": 8}, "limit": 8, "methods": ["full", {"name": "dycoke", "k": 0.7, "l": 5, "p": 0.7}]}
+ASKED = 28  # samples of two tasks, one of which has six, and two methods
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,7 @@ def kill_at(samples: int, folder: Path, sign: signal.Signals, *arguments: object
     while processes_naming(str(folder / "results" / "smoke" / ".jobs")):
         assert time.monotonic() < deadline, "processes of the sweep live on"
         time.sleep(0.1)
+    assert sum(map(len, _lines(folder))) < ASKED, "processes of the sweep went on to its end"
 
 
 def _lines(folder: Path) -> list[list[bytes]]:
@@ -113,7 +114,7 @@ def _lines(folder: Path) -> list[list[bytes]]:
 @pytest.mark.parametrize(("processes", "sign"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
 def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(small, tmp_path, processes, sign):
     arguments = changed(tmp_path, launcher={"cpu": True}, **SMALL), "--processes", processes
-    moment = random.randint(1, ASKED - 5)
+    moment = random.randint(1, ASKED // 2)
     kill_at(moment, tmp_path, sign, *arguments)
     cut_off_a_line(tmp_path / "results" / "smoke")
     kept = {sample for run in answers_on_disk(tmp_path).values() for sample in run}
