@@ -242,6 +242,7 @@ def test_dtype_reaches_the_model(checkpoint):
     assert {p.dtype for p in chat.model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "missing,arguments",
     [("decord av lmms_eval", []), ("decord av lmms_eval yaml transformers", ["--methods", "none"])],

@@ -14,6 +14,7 @@ from dycoke.bench.engine_setting import ON_CPU, ON_GPU, PARTS, VERSIONS, Setting
 
 SMALL = Setting(**ON_CPU)
 OURS = ["engine_full", "engine_dycoke"]
+pytestmark = pytest.mark.xdist_group("bench engine")  # one process of the tests makes the record
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU where there is one")
 
 

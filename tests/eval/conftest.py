@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,12 @@ def miniatures(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("home")
     make(home)
     return home
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """lmms-eval tries five times to load a data set, and waits for seconds in between."""
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_other_videos_by_a_task_of_ones_own(manager, tmp_path):
         ('[{"videos": 3}, {"videos": 4}]', "a table of 2 rows: expected one, with split, videos, level, start"),
     ],
 )
-def test_a_table_of_other_settings_is_refused(manager, tmp_path, table, complaint):
+def test_a_table_of_other_settings_is_refused(manager, tmp_path, no_waiting, table, complaint):
     ours = Path(manager.task_index["nanovideo_digits"]["yaml_path"])
     settings = {"dataset_kwargs": {"data_files": {"test": "mine.json"}}}
     (tmp_path / "mine.json").write_text(table)

@@ -14,6 +14,7 @@ from dycoke import cli
 from dycoke.eval.report import write_report
 from tests.eval.report_cases import SCORES, SMALL, small
 
+pytestmark = pytest.mark.xdist_group("report")  # one process of the tests writes the report they share
 TWO = SMALL.replace("frames: 32", "frames: [16, 32]")
 TABLES = [f"tables/{name}.{ending}" for name in ("efficiency", "main") for ending in ("csv", "md", "tex")]
 PLOTS = [f"plots/{name}.{ending}" for name in ("bars", "frames", "retention") for ending in ("pdf", "png")]

@@ -58,7 +58,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("old", "new", "complaint"), BAD, ids=lambda text: text[:30])
-def test_what_cannot_run_is_said_and_nothing_is_complete(job_of, tmp_path, old, new, complaint):
+def test_what_cannot_run_is_said_and_nothing_is_complete(job_of, tmp_path, no_waiting, old, new, complaint):
     from dycoke.eval.worker import work
 
     (tmp_path / "lost.yaml").write_text(LOST)

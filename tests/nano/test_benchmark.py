@@ -157,6 +157,7 @@ def _make(number: int) -> str:
     return hashlib.sha256(cached_video("test", "easy", number).read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_processes_that_make_the_same_files_agree(home):
     with get_context("spawn").Pool(2) as pool:
         found = pool.map(_make, [0, 0, 1, 1, 0, 1], chunksize=1)

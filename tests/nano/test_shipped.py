@@ -21,6 +21,7 @@ from dycoke.registry import build
 WEIGHTS = MODEL_PATH / "model.safetensors"
 FRAMES = 32
 ROOT = Path(__file__).resolve().parents[2]
+TOGETHER = pytest.mark.xdist_group("shipped")  # one process of the tests makes the answers
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +102,15 @@ def test_a_missing_sample_is_named(tmp_path):
         read_samples(tmp_path)
 
 
+@TOGETHER
+@pytest.mark.slow
 def test_every_sample_question_is_answered_right(answers):
     assert [row[:4] for row in answers if row[2] != row[3]] == []
     assert len(answers) == 3 * len(TASKS)
 
 
+@TOGETHER
+@pytest.mark.slow
 def test_most_stay_right_under_temporal_merging(answers):
     right = sum(row[2] == row[4] for row in answers)
     assert right >= 0.8 * len(answers)

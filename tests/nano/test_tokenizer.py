@@ -42,6 +42,7 @@ def test_size_and_words(tokenizer):
     assert len(tokenizer("1234").input_ids) == 4
 
 
+@pytest.mark.slow
 def test_training_repeats_itself_and_serves_as_well_as_the_shipped_files(tokenizer, tmp_path):
     sizes = [nano_tokenizer.train(tmp_path / run) for run in "ab"]
     assert sizes[0] == sizes[1]

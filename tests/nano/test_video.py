@@ -58,6 +58,7 @@ print(len(files))
 """
 
 
+@pytest.mark.slow
 def test_the_same_frames_give_the_same_file_whatever_is_in_memory(tmp_path):
     """Which a process of its own shows best: memory there is laid out anew with what is held beside the encoder's."""
     line = [sys.executable, "-c", ENCODE_OFTEN, str(tmp_path / "a.mp4")]
