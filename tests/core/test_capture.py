@@ -102,7 +102,9 @@ def test_a_step_traces_whole(monkeypatch, name, place):
     check_traced(dycoke.Plan(decode=on_host(monkeypatch, place, POLICIES[name])))
 
 
-@pytest.mark.parametrize("layer", [1, 3], ids=["before the observer", "behind it"])
+@pytest.mark.parametrize(
+    "layer", [1, pytest.param(3, marks=pytest.mark.thorough)], ids=["before the observer", "behind it"]
+)
 def test_a_step_behind_tokens_that_left_traces_whole(layer):
     check_traced(dycoke.Plan(inside=dycoke.build("fastv", k=layer, r=0.25), decode=DynamicPruning(2, 0.5)))
 

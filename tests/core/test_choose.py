@@ -62,6 +62,8 @@ def test_reference_equals_the_loop(kind):
 @folded("columns", [1, 2, 17, 128, 333, 2990])
 @pytest.mark.parametrize("kind", ["spread", "ties", "constant", "attention", "odd", "close"])
 def test_kernel_equals_the_reference(columns, kind, poison_empty):
+    if columns == 2990 and kind not in ("spread", "close") and DEVICE == "cpu":
+        pytest.skip("what takes long in Triton's interpreter")
     scores, among, budget = case(columns, kind)
     for width in (int(among.sum(1).max()), columns + 5):
         got = top_columns_triton(scores, among, budget, width)

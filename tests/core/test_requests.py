@@ -7,6 +7,7 @@ import torch
 from transformers import CompileConfig
 
 import dycoke
+from tests.cases import mostly_thorough
 from tests.core.subjects import PROMPTS, SUBJECTS, greedy
 
 NAMES = ["llava", "hf"]
@@ -53,6 +54,7 @@ def test_without_a_cache_there_is_nothing_to_prune_and_it_says_so():
         assert run.report.cache is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_code_does_not_pass_the_method_by(name):
     """generate compiles for a static cache, and torch.compile reuses code without looking at hooks."""
@@ -71,7 +73,8 @@ def test_compiled_code_does_not_pass_the_method_by(name):
     assert not subject.model.generation_config.disable_compile
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow  # for tracing a whole model three times
+@pytest.mark.parametrize("name", mostly_thorough(NAMES, ["llava"]))
 @torch.no_grad()
 def test_a_forward_compiled_by_the_user_does_not_pass_the_method_by(name):
     subject = SUBJECTS[name]()

@@ -9,6 +9,19 @@ import pytest
 
 from tests.eval.judge import running_judge
 
+# What runs lmms-eval in the process of the tests: its imports alone take as long as many of the fast tests together.
+WITH_LMMS_EVAL = [Path(__file__).parent / name for name in ("models", "test_nanovideo.py")]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path in WITH_LMMS_EVAL and config.getoption("markexpr") == "not slow" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not set(WITH_LMMS_EVAL).isdisjoint([item.path, *item.path.parents]):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def miniatures(tmp_path_factory) -> Path:
