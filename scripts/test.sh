@@ -3,9 +3,9 @@
 #
 #   bash scripts/test.sh [--fast | --all] [--oldest] [arguments of pytest]
 #
-# --fast leaves out the end-to-end tests. --all runs more of the same, too: the model on every benchmark in miniature,
-# every policy and every plan where one of a kind stands for the others otherwise. --oldest tests with the oldest
-# supported releases, in .venv-oldest.
+# --fast leaves out the end-to-end tests and what runs lmms-eval. --all runs more of the same, too: the model on every
+# benchmark in miniature, every policy and every plan where one of a kind stands for the others otherwise. --oldest
+# tests with the oldest supported releases, in .venv-oldest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
