@@ -63,6 +63,6 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": ["dycoke = dycoke.cli:main"],
-        "lmms_eval.models": ["dycoke = dycoke.eval.manifest:manifests"],
+        "lmms_eval.models": ["dycoke = dycoke.eval.models.manifest:manifests"],
     },
 )

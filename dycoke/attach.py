@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters import adapter_for
-from dycoke.engine.plain import hooks_on
-from dycoke.engine.put_on import put_on
+from dycoke.engine.hooks import hooks_on
+from dycoke.engine.install import put_on
+from dycoke.families import adapter_for
 from dycoke.registry import name_of
 from dycoke.report import Recorder, Report
 from dycoke.turns import ATTACHING, QueuedForward, Turns

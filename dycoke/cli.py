@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dycoke.brief import LINE, shorten
-from dycoke.command_group import SETTINGS, CommandGroup
-from dycoke.eval.dying import PARENT, end_with_parent
-from dycoke.interrupts import guarded
+from dycoke.eval.launch.parent_death import PARENT, end_with_parent
+from dycoke.lab.command_group import SETTINGS, CommandGroup
+from dycoke.lab.interrupts import guarded
+from dycoke.text.brief import LINE, shorten
+from dycoke.text.visible import visible_line
 from dycoke.version import __version__
-from dycoke.visible import visible_line
 
 BAD_INPUT = 2
 
@@ -186,15 +186,15 @@ def sweep(
     main_port: Annotated[int | None, typer.Option(help="Port that machine 0 listens on.")] = None,
 ) -> None:
     """Run what is missing of an experiment; interrupted at any point, it goes on from there."""
-    from dycoke.eval.experiment import load_experiment
-    from dycoke.eval.shipped import experiment_file
+    from dycoke.eval.runs.experiment import load_experiment
+    from dycoke.eval.runs.shipped import experiment_file
 
     path, console = experiment_file(experiment), Console(stderr=True)
     with console.status("starting"):
         load_experiment(path)  # before what takes longer to import
-        from dycoke.eval.launching import Node
-        from dycoke.eval.sweep import Scale
-        from dycoke.eval.sweep import sweep as run
+        from dycoke.eval.launch.command import Node
+        from dycoke.eval.launch.sweep import Scale
+        from dycoke.eval.launch.sweep import sweep as run
 
     run(path, results, Scale(processes, machines, main_port, Node(machine_rank, main_address)), console)
 
@@ -212,7 +212,7 @@ def report(
     ] = None,
 ) -> None:
     """Write an experiment's tables and plots into its folder, and print the main table in Markdown."""
-    from dycoke.eval.report import write_report
+    from dycoke.eval.report.command import write_report
 
     written = write_report(experiment, results, difference)
     print(written.main, end="")

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from dycoke.adapters.llava import tokens_per_frame
 from dycoke.attach import Run, apply
+from dycoke.families.llava.adapter import tokens_per_frame
 from dycoke.options import parse_method, parse_value
 from dycoke.plans import build_plan, load_plan
 from dycoke.registry import build

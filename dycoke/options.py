@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dycoke.bounded_yaml import parse_yaml
-from dycoke.brief import brief
+from dycoke.text.bounded_yaml import parse_yaml
+from dycoke.text.brief import brief
 
 _LONGEST = 10_000  # characters of a method and its options
 

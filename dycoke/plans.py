@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dycoke.brief import LINE, brief, shorten
 from dycoke.registry import STAGES, available, build, entry
+from dycoke.text.brief import LINE, brief, shorten
 from dycoke.types import Plan
 
 
@@ -41,7 +41,7 @@ def load_plan(path: str | Path) -> Plan:
 
 def read_plan(path: str | Path) -> Any:
     """What the YAML file of a plan says, not looked into. Raises ValueError as `load_plan` does."""
-    from dycoke.bounded_yaml import read_yaml  # here, because the benchmarks run where PyYAML is not installed
+    from dycoke.text.bounded_yaml import read_yaml  # here, because the benchmarks run where PyYAML is not installed
 
     try:
         return read_yaml(path)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dycoke.brief import LINE, brief, shorten
+from dycoke.text.brief import LINE, brief, shorten
 from dycoke.types import Method, Plan
 
 C = TypeVar("C", bound=type)

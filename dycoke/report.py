@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dycoke.resident import reset_resident_peak, resident_peak
+from dycoke.peak_memory import reset_resident_peak, resident_peak
 from dycoke.turns import OfThread
 from dycoke.usage import CacheReport, CacheUse, Entered, InsideReport
 

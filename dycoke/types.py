@@ -110,7 +110,7 @@ class LayerPruner(Protocol):
     prune: hidden [B, S, D], visual [B, S] bool, scores [B, S] fp32, the attention of the last real row over all slots
     -> index [B, S'] int64 of the slots that go on, ascending, and mask [B, S'] bool, True at those that are no padding;
     or None: all go on. Text and padding always go on; rows that lose more than others are filled on the left with any
-    slots of theirs, masked (`dycoke.ops.going_on` does all this).
+    slots of theirs, masked (`dycoke.ops.tokens.survivors` does all this).
 
     Further attributes are read where there are any:
     observes: "previous" (default), scores are those of layer - 1; "own", of `layer` itself, computed ahead; "nothing".

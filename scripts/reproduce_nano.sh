@@ -28,7 +28,7 @@ fi
 prepare_environment .venv
 cd "$ROOT"
 if [[ $all ]]; then
-    "$VENV/bin/python" -m dycoke.eval.duration --processes "$processes" --again "$results" "${before[@]}"
+    "$VENV/bin/python" -m dycoke.eval.report.duration --processes "$processes" --again "$results" "${before[@]}"
 fi
 
 # One thread for each process: tiny tensors gain nothing from more, and processes would take each other's cores.
@@ -39,7 +39,7 @@ for number in "${!experiments[@]}"; do
     reproduce "${experiments[number]}" "${arguments[@]}"
     again=$results/${experiments[number]}
     found=0
-    "$VENV/bin/python" -m dycoke.eval.agreement "$again" "${before[number]}" || found=$?
+    "$VENV/bin/python" -m dycoke.eval.report.agreement "$again" "${before[number]}" || found=$?
     if ((found > status)); then status=$found; fi
 done
 exit "$status"

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dycoke.engine.routes import AUTO, ROUTES, check_route
 from dycoke.nano import checkpoint_of
 from dycoke.options import parse_options
 from dycoke.plans import read_plan
 from dycoke.video.reading import INDEX, PYAV, check_path, check_reader, check_sampling
+from dycoke.video.routes import AUTO, ROUTES, check_route
 
 
 @dataclass(frozen=True)

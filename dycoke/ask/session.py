@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.text import Text
 from transformers.utils import logging as transformers_logging
 
-from dycoke.ask.answer import answer, check_frames, check_length, check_new_tokens, check_question, warm_up
 from dycoke.ask.asked import Asked
-from dycoke.ask.chat import Chat, load_chat, placement
 from dycoke.ask.tables import comparison_table, report_table
+from dycoke.families.chat import Chat, load_chat, placement
 from dycoke.nano import EMBEDDED, MODEL_PATH, checkpoint_of
 from dycoke.nano.drawn import is_drawn
+from dycoke.offline.answer import answer, check_frames, check_length, check_new_tokens, check_question, warm_up
+from dycoke.text.visible import visible, visible_line
 from dycoke.types import Method, Plan
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import check_count
-from dycoke.visible import visible, visible_line
 from llava.constants import DEFAULT_IMAGE_TOKEN
 
 _NOISY = r"(transformers|torch|huggingface_hub|accelerate|numpy|PIL)\b"

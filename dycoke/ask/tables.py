@@ -9,11 +9,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dycoke.ask.answer import Answer
-from dycoke.eval.cost import measured, retained
+from dycoke.lab.cost import measured, retained
+from dycoke.offline.answer import Answer
 from dycoke.report import Report
+from dycoke.text.visible import visible
 from dycoke.usage import CacheReport
-from dycoke.visible import visible
 
 _CUT = "by --max-new-tokens"
 

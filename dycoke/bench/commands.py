@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dycoke.command_group import CommandGroup
-from dycoke.visible import visible_line
+from dycoke.lab.command_group import CommandGroup
+from dycoke.text.visible import visible_line
 
 bench = typer.Typer(
     cls=CommandGroup,
@@ -37,8 +37,8 @@ def compress(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time temporal merging, torch and on a GPU Triton, and the compress of every method before the language model."""
-    from dycoke.bench.compress import Setting, run
-    from dycoke.bench.compress_methods import chosen_names
+    from dycoke.bench.compress.methods import chosen_names
+    from dycoke.bench.compress.run import Setting, run
 
     setting = Setting.chosen(frames, tokens, dim, k, dtype, repeat, warm_up)
     run(setting, chosen_names(methods), json, Console())
@@ -66,7 +66,7 @@ def decode(
 ) -> None:
     """Time a decode step with dynamic pruning against one without, and measure the memory of its cache."""
     from dycoke.bench.decode import run
-    from dycoke.bench.decode_setting import Setting
+    from dycoke.bench.decode.setting import Setting
 
     sizes = {"shape": shape, "batch": batch, "frames": frames, "tokens": tokens, "dtype": dtype, "warm_up": warm_up}
     parts = {"parts": tuple(part)} if part else {}
@@ -88,7 +88,7 @@ def kernels(
 ) -> None:
     """Time the linear layers of a decode step against torch's, one by one and in turn."""
     from dycoke.bench.kernels import run
-    from dycoke.bench.kernels_setting import Setting
+    from dycoke.bench.kernels.setting import Setting
 
     batches = tuple(batch) if batch else None
     setting = Setting.chosen(shape=shape, batches=batches, dtype=dtype, repeat=repeat, tune=tune)
@@ -134,7 +134,7 @@ def engine(
 ) -> None:
     """Time whole answers about a video: stock transformers and our engine, side by side and stage by stage."""
     from dycoke.bench.engine import run
-    from dycoke.bench.engine_setting import Setting, names, numbers
+    from dycoke.bench.engine.setting import Setting, names, numbers
 
     sizes = {"shape": shape, "frames": frames, "dtype": dtype, "answer": answer, "rounds": rounds, "warm_up": warm_up}
     lists = {
@@ -160,8 +160,8 @@ def video(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time reading frames of video files, and its peak memory: ours, other readers and the ffmpeg command."""
-    from dycoke.bench.engine_setting import names, numbers
-    from dycoke.bench.video import Setting, run
+    from dycoke.bench.engine.setting import names, numbers
+    from dycoke.bench.video.run import Setting, run
 
     asked = names(clips) or (), numbers("frames", frames) or (), names(readers) or ()
     run(Setting.chosen(*asked, times, rounds), json, Console())
@@ -173,7 +173,7 @@ def plot(
     out: Annotated[Path, typer.Option(help="Folder for the plots.")] = Path("plots"),
 ) -> None:
     """Draw records of the engine: milliseconds by stage, tokens a second against rows, memory against frames."""
-    from dycoke.bench.plots import draw
+    from dycoke.bench.engine.plots import draw
 
     for path in draw(records, out):
         print(visible_line(str(path)))

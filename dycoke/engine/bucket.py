@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dycoke.aside import Aside
-from dycoke.cache import DecodeRequest
-from dycoke.engine.joined import JoinedWeights
+from dycoke.engine.joined_weights import JoinedWeights
 from dycoke.engine.refill import recorded, refill
 from dycoke.engine.step import decode_step
 from dycoke.engine.weights import Weights
-from dycoke.ops.sparse_decode import Scratch
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.kv_cache.side_stream import Aside
+from dycoke.ops.attend.sparse_decode import Scratch
 
 WARM_UPS = 2  # eager steps ahead of a capture, which compile the kernels and make their working memory
 

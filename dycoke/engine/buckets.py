@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.cache import DecodeRequest
 from dycoke.engine.bucket import Bucket
-from dycoke.engine.joined import JoinedWeights, worth_joining
+from dycoke.engine.joined_weights import JoinedWeights, worth_joining
 from dycoke.engine.padded import Part, padded_request, row_bucket, tail_bucket
 from dycoke.engine.refill import signature
 from dycoke.engine.weights import Weights
-from dycoke.ops.last_row import last_slot
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.ops.attend.last_row import last_slot
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as every_module
 
-from dycoke.engine import language_prefill
-from dycoke.engine.plain import hooked, scattered
+from dycoke.engine.hooks import hooked, scattered
+from dycoke.engine.prefill import language as language_prefill
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Frequencies of these are fixed when the model is made; others follow the length, which a graph could not.

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
-from dycoke.adapters.arguments import CACHE_NAMES
-from dycoke.engine.engine import Engine
-from dycoke.engine.forwards import FastForwards
+from dycoke.engine.buckets import Engine
+from dycoke.engine.eligible import Calls, refusal
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
-from dycoke.engine.served import Calls, refusal
+from dycoke.engine.prefill.forwards import FastForwards
 from dycoke.engine.settings import CheckedGenerate, setting
 from dycoke.report import Recorder
+from dycoke.stages.arguments import CACHE_NAMES
 from dycoke.turns import Turns
 
 # Settings of `generate` that ask for another loop, and what they are where they do not.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from dycoke.engine.plain import hooks_on
+from dycoke.engine.hooks import hooks_on
 from dycoke.engine.settings import CheckedGenerate
 from dycoke.report import Recorder
 from dycoke.turns import Turns, own_method
 from dycoke.types import Plan
 
 if TYPE_CHECKING:
-    from dycoke.adapters.base import Adapter
+    from dycoke.families.base import Adapter
 
 
 def put_on(
@@ -35,7 +35,7 @@ def put_on(
     """
     reason, pruned = _reason(model, adapter, plan, how, trace), plan.decode is not None or bool(plan.pruners)
     if not reason:
-        from dycoke.engine.engine import Engine  # transformers only where it is needed
+        from dycoke.engine.buckets import Engine  # transformers only where it is needed
         from dycoke.engine.generate import EngineGenerate
 
         language_model = adapter.language_model(model)
@@ -69,6 +69,6 @@ def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: boo
         return "trace=True"
     if getattr(plan.decode, "dp_cache", "device") == "host":
         return "dp_cache='host'"
-    from dycoke.engine.served import refusal
+    from dycoke.engine.eligible import refusal
 
     return refusal(adapter.language_model(model), model.get_output_embeddings())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dycoke.engine.weights import LayerWeights, Weights
-from dycoke.ops.skinny_linear import FEW_ROWS
+from dycoke.ops.layer.skinny_linear import FEW_ROWS
 
 SHARE = 0.02  # of a GPU's memory: the most that the copy takes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria
 
 from dycoke.engine.bucket import Bucket
-from dycoke.ops.greedy import finish, greedy_tokens
+from dycoke.ops.layer.greedy import finish, greedy_tokens
 
 _ANYWHERE = (EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria)
 

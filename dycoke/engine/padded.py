@@ -13,9 +13,9 @@ from itertools import pairwise
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dycoke.cache import DecodeRequest
 from dycoke.engine.refill import widen
-from dycoke.sections import Section
+from dycoke.kv_cache.columns import Section
+from dycoke.kv_cache.request import DecodeRequest
 from dycoke.types import DecodePolicy
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # above: multiples of the last

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dycoke.cache import DecodeRequest
-from dycoke.entries import state_names
+from dycoke.kv_cache.device_store import state_names
+from dycoke.kv_cache.request import DecodeRequest
 from dycoke.types import PolicyState
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dycoke.cache import DecodeRequest
 from dycoke.engine.weights import Weights
-from dycoke.ops.rotary_write import rotary_write
-from dycoke.ops.skinny_linear import skinny_linear
-from dycoke.ops.sparse_decode import Scratch
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.ops.attend.sparse_decode import Scratch
+from dycoke.ops.layer.rotary_write import rotary_write
+from dycoke.ops.layer.skinny_linear import skinny_linear
 
 
 def decode_step(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from dycoke.ops.rotary_tables import rotary_tables
+from dycoke.ops.layer.rotary_tables import rotary_tables
 
 _ROTARY = (Qwen2RotaryEmbedding, LlamaRotaryEmbedding)  # what these compute is known; a subclass is called
 Pair = tuple[Tensor, float]  # a norm's weight and epsilon

@@ -6,16 +6,16 @@ from importlib import import_module
 
 from torch import nn
 
-from dycoke.adapters.base import Adapter
+from dycoke.families.base import Adapter
 
 # Class name -> (module of the class, module of the adapter). By name, so that looking up needs no import of a family.
 _FAMILIES = {
-    "LlavaMetaForCausalLM": ("llava.", "dycoke.adapters.llava"),
-    "LlavaOnevisionForConditionalGeneration": ("transformers.", "dycoke.adapters.hf_llava_onevision"),
-    "Qwen2Model": ("transformers.", "dycoke.adapters.language_model"),
-    "Qwen2ForCausalLM": ("transformers.", "dycoke.adapters.language_model"),
-    "LlamaModel": ("transformers.", "dycoke.adapters.language_model"),
-    "LlamaForCausalLM": ("transformers.", "dycoke.adapters.language_model"),
+    "LlavaMetaForCausalLM": ("llava.", "dycoke.families.llava.adapter"),
+    "LlavaOnevisionForConditionalGeneration": ("transformers.", "dycoke.families.llava_onevision.adapter"),
+    "Qwen2Model": ("transformers.", "dycoke.families.language_model"),
+    "Qwen2ForCausalLM": ("transformers.", "dycoke.families.language_model"),
+    "LlamaModel": ("transformers.", "dycoke.families.language_model"),
+    "LlamaForCausalLM": ("transformers.", "dycoke.families.language_model"),
 }
 SUPPORTED = (
     "llava.model.LlavaQwenForCausalLM",

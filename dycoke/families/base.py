@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import (
+from dycoke.fitting import frame_faults, order_faults, refuse
+from dycoke.methods.full import KeepAll
+from dycoke.report import Recorder
+from dycoke.stages.arguments import (
     CACHE_NAMES,
     Uncompiled,
     refuse_full_length,
@@ -22,18 +25,15 @@ from dycoke.adapters.arguments import (
     shape_of,
     tokens_of,
 )
-from dycoke.adapters.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
-from dycoke.adapters.tower import TowerProbe, probe_for
-from dycoke.fitting import frame_faults, order_faults, refuse
-from dycoke.methods.full import KeepAll
-from dycoke.report import Recorder
+from dycoke.stages.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
+from dycoke.stages.tower import TowerProbe, probe_for
 from dycoke.turns import Attached, OfThread
 from dycoke.types import Compressed, Compressor, Plan, VisualTokens
 
 if TYPE_CHECKING:
-    from dycoke.adapters.decoding import DecodeStage
-    from dycoke.adapters.inside_stage import InsideStage
-    from dycoke.engine.engine import Engine
+    from dycoke.engine.buckets import Engine
+    from dycoke.stages.decode import DecodeStage
+    from dycoke.stages.inside_stage import InsideStage
 
 
 _numbers = itertools.count()
@@ -108,12 +108,12 @@ class FamilyAdapter(Attached):
         self.check(self.compressor, visual)
         self._check_newlines(plan)
         if plan.decode is not None or plan.pruners:
-            from dycoke.adapters.decoding import DecodeStage  # transformers only where it is needed
+            from dycoke.stages.decode import DecodeStage  # transformers only where it is needed
 
             self._stage = DecodeStage(self.language_model(model), plan.decode, plan.pruners, trace)
             self._stage.install(undo)
         if plan.pruners:
-            from dycoke.adapters.inside_stage import InsideStage
+            from dycoke.stages.inside_stage import InsideStage
 
             self._inside = InsideStage(self.language_model(model), plan.pruners, self._stage.flat_masks, trace)
             self._inside.install(undo)
@@ -125,7 +125,7 @@ class FamilyAdapter(Attached):
 
         Raises ValueError if the language model's attention is none that a stage while decoding knows.
         """
-        from dycoke.adapters.decoding import DecodeStage
+        from dycoke.stages.decode import DecodeStage
 
         stage = self._stage or DecodeStage(self.language_model(self._model()), plan.decode)
         self._engine, self._engine_stage, stage.engine = engine, stage, engine

@@ -20,9 +20,9 @@ DEVICES = ("auto", "cpu", "cuda")
 
 # Architecture in config.json -> module that loads it.
 _LOADERS = {
-    "LlavaQwenForCausalLM": "dycoke.ask.llava_chat",
-    "LlavaLlamaForCausalLM": "dycoke.ask.llava_chat",
-    "LlavaOnevisionForConditionalGeneration": "dycoke.ask.hf_chat",
+    "LlavaQwenForCausalLM": "dycoke.families.llava.chat",
+    "LlavaLlamaForCausalLM": "dycoke.families.llava.chat",
+    "LlavaOnevisionForConditionalGeneration": "dycoke.families.llava_onevision.chat",
 }
 
 
@@ -82,7 +82,7 @@ def placement(device: str, dtype: str) -> Placement:
 def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
     """Load a checkpoint: a local folder or a hub repository, of the architecture its config.json names.
 
-    preprocess: how frames become pixels, "exact", "device" or "auto" (see `dycoke.engine.frames.frames_on`).
+    preprocess: how frames become pixels, "exact", "device" or "auto" (see `dycoke.video.pixels.frames_on`).
     Raises FileNotFoundError if there is none, ValueError if it is damaged, lacks tensors or is of another family, or
     for a way to make pixels that there is none of, or not for its image processor.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dycoke.adapters.masks import NOTHING, Told, read_mask
+from dycoke.stages.masks import NOTHING, Told, read_mask
 
 _PIXELS = {"video": "pixel_values_videos", "image": "pixel_values"}
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import expand_rows
-from dycoke.adapters.base import FamilyAdapter, drops_tokens
+from dycoke.families.base import FamilyAdapter, drops_tokens
+from dycoke.stages.arguments import expand_rows
 from dycoke.types import Compressor
 
 

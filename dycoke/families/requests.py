@@ -17,8 +17,8 @@ Request = Mapping[str, Any]
 
 # Class name -> module of its requests. By name, so that looking up needs no import of a family.
 _FAMILIES = {
-    "LlavaMetaForCausalLM": "dycoke.engine.llava_requests",
-    "LlavaOnevisionForConditionalGeneration": "dycoke.engine.hf_requests",
+    "LlavaMetaForCausalLM": "dycoke.families.llava.requests",
+    "LlavaOnevisionForConditionalGeneration": "dycoke.families.llava_onevision.requests",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dycoke.adapters.masks import full_attention, padding_of
+from dycoke.stages.masks import full_attention, padding_of
 
 
 @dataclass

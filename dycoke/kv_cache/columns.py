@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dycoke.ops.choose import list_columns
-from dycoke.ops.sparse_decode import Reads, Scratch
+from dycoke.ops.attend.choose import list_columns
+from dycoke.ops.attend.sparse_decode import Reads, Scratch
 
 
 @dataclass

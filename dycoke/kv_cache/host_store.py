@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dycoke.entries import nbytes
-from dycoke.ops.choose import list_columns, place_columns, plan_fetch
-from dycoke.ops.host_fetch import fetch
+from dycoke.kv_cache.device_store import nbytes
+from dycoke.ops.attend.choose import list_columns, place_columns, plan_fetch
+from dycoke.ops.attend.host_fetch import fetch
 
 _streams: dict[torch.device, torch.cuda.Stream] = {}
 

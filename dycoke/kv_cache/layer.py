@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from dycoke.cache import DecodeRequest
+from dycoke.kv_cache.request import DecodeRequest
 
 
 class PrunedLayer(CacheLayerMixin):

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dycoke.aside import Aside
-from dycoke.entries import DeviceEntries, check_state, reorder_state
-from dycoke.host_cache import HostEntries, Slots
-from dycoke.ops.choose import list_columns
-from dycoke.ops.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
-from dycoke.sections import Columns, Section, moved, reordered
+from dycoke.kv_cache.columns import Columns, Section, moved, reordered
+from dycoke.kv_cache.device_store import DeviceEntries, check_state, reorder_state
+from dycoke.kv_cache.host_store import HostEntries, Slots
+from dycoke.kv_cache.side_stream import Aside
+from dycoke.ops.attend.choose import list_columns
+from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dycoke.shapes import LLAVA_ONEVISION, Shape
+from dycoke.model_shape import LLAVA_ONEVISION, Shape
 from dycoke.types import Compressor, DecodePolicy, LayerPruner, Plan
 
 SHAPES = LLAVA_ONEVISION

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dycoke.bench.record import replacing
-from dycoke.visible import visible_line
+from dycoke.lab.record import replacing
+from dycoke.text.visible import visible_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dycoke.bench.record import named
+from dycoke.lab.record import named
 
 
 def append_line(file: Path, content: Mapping[str, Any]) -> None:

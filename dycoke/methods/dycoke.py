@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from dycoke import budget
 from dycoke.methods.dynamic_pruning import CHOICES, DEVIATIONS, PUBLISHED_REFRESH, VARIANTS, DynamicPruning
-from dycoke.ops.temporal_merge import released_merge, temporal_merge
+from dycoke.ops.tokens.temporal_merge import released_merge, temporal_merge
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_positions
 

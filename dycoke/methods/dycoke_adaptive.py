@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dycoke import budget
-from dycoke.ops.adaptive_merge import adaptive_merge
+from dycoke.ops.tokens.adaptive_merge import adaptive_merge
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from dycoke import budget
-from dycoke.ops.choose import top_columns
-from dycoke.ops.similarity import turn
+from dycoke.ops.attend.choose import top_columns
+from dycoke.ops.attend.similarity import turn
 from dycoke.registry import register
 from dycoke.types import Plan, check_choice, check_seed
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dycoke import budget
-from dycoke.ops.going_on import strongest
+from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Plan, check_layer
 

@@ -9,10 +9,10 @@ import torch
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
-from dycoke.ops.anchors import gather_context
-from dycoke.ops.cluster import density_scores, distances
-from dycoke.ops.rank import mask_slots, top_mask
-from dycoke.ops.segments import find_cuts, segment_ids, spans, step_cosine
+from dycoke.ops.tokens.anchors import gather_context
+from dycoke.ops.tokens.cluster import density_scores, distances
+from dycoke.ops.tokens.rank import mask_slots, top_mask
+from dycoke.ops.tokens.segments import find_cuts, segment_ids, spans, step_cosine
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_positions
 

@@ -12,12 +12,12 @@ from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
-from dycoke.ops.cluster import cluster_means, dpc_knn
-from dycoke.ops.diverse import cosine_distances, diverse_tokens
-from dycoke.ops.going_on import strongest
-from dycoke.ops.rank import mask_slots
-from dycoke.ops.segments import find_cuts, segment_ids, step_cosine
-from dycoke.ops.temporal_trees import links, tree_means, tree_sums_by_children
+from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
+from dycoke.ops.tokens.diverse import cosine_distances, diverse_tokens
+from dycoke.ops.tokens.rank import mask_slots
+from dycoke.ops.tokens.segments import find_cuts, segment_ids, step_cosine
+from dycoke.ops.tokens.survivors import strongest
+from dycoke.ops.tokens.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_layer, check_positions
 

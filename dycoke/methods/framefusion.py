@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dycoke import budget
-from dycoke.ops.choose import top_columns
-from dycoke.ops.going_on import going_on, marked
-from dycoke.ops.runs import by_place, follow_similarity, run_means
+from dycoke.ops.attend.choose import top_columns
+from dycoke.ops.tokens.runs import by_place, follow_similarity, run_means
+from dycoke.ops.tokens.survivors import going_on, marked
 from dycoke.registry import register
 from dycoke.types import LayerPruner, Plan, Prompt
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from dycoke import budget
 from dycoke.methods.fastv import FastV
 from dycoke.methods.full import KeepAll
-from dycoke.ops.arrange import arrange
-from dycoke.ops.cluster import cluster_means, dpc_knn
-from dycoke.ops.fold import fold
-from dycoke.ops.going_on import strongest
-from dycoke.ops.rank import mask_slots, top_mask
-from dycoke.ops.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
+from dycoke.ops.tokens.arrange import arrange
+from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
+from dycoke.ops.tokens.fold import fold
+from dycoke.ops.tokens.rank import mask_slots, top_mask
+from dycoke.ops.tokens.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
+from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
-from dycoke.ops.absorb import absorb
-from dycoke.ops.arrange import arrange
+from dycoke.ops.tokens.absorb import absorb
+from dycoke.ops.tokens.arrange import arrange
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
-from dycoke.ops.arrange import arrange
-from dycoke.ops.cluster import cluster_means, dpc_knn
-from dycoke.ops.going_on import strongest
-from dycoke.ops.rank import mask_slots
-from dycoke.ops.segments import contiguous, membership, static_places
+from dycoke.ops.tokens.arrange import arrange
+from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
+from dycoke.ops.tokens.rank import mask_slots
+from dycoke.ops.tokens.segments import contiguous, membership, static_places
+from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer, check_order, check_positions
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dycoke import budget
-from dycoke.ops.going_on import strongest
+from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Plan, check_layers
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dycoke import budget
-from dycoke.ops.apportion import apportion
-from dycoke.ops.rank import mask_slots
+from dycoke.ops.tokens.apportion import apportion
+from dycoke.ops.tokens.rank import mask_slots
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
 

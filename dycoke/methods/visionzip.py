@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
-from dycoke.ops.arrange import arrange
+from dycoke.ops.tokens.arrange import arrange
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_order, check_positions
 

@@ -29,7 +29,7 @@ from dycoke.nano.generator import (
     stories,
 )
 from dycoke.nano.generator.randomness import bits, integers
-from dycoke.nano.splits import split_seed, split_seeds
+from dycoke.nano.generator.splits import split_seed, split_seeds
 from dycoke.nano.views import View, draw_view, spacing
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from dycoke.bench.record import write_record
-from dycoke.interrupts import guarded
+from dycoke.lab.interrupts import guarded
+from dycoke.lab.record import write_record
 from dycoke.nano import HOME
 from dycoke.nano.generator import FAMILIES, STANDARD, TICKS, Family, Question, clip_questions, sample_scenes, stories
-from dycoke.nano.splits import split_seeds
+from dycoke.nano.generator.splits import split_seeds
 from dycoke.nano.video import RATE, frames_of, ticks_of, write_mp4
 
 NAME = "NanoVideoBench"

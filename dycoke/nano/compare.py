@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dycoke.ask.chat import load_chat, placement
-from dycoke.bench.record import circumstances, write_record
-from dycoke.interrupts import guarded
+from dycoke.families.chat import load_chat, placement
+from dycoke.lab.interrupts import guarded
+from dycoke.lab.record import circumstances, write_record
 from dycoke.nano import MODEL_PATH, augment
 from dycoke.nano.batches import IGNORE, Chat, evaluation_scenes, make_rows
 from dycoke.nano.generator import FRAME, TICKS, Question, clip_questions, render, stories

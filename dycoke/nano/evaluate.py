@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from dycoke.ask.answer import answer
-from dycoke.ask.chat import DEVICES, Chat, load_chat, placement
-from dycoke.bench.record import write_text
-from dycoke.eval.shards import Ranks, disband
-from dycoke.interrupts import guarded
+from dycoke.families.chat import DEVICES, Chat, load_chat, placement
+from dycoke.lab.interrupts import guarded
+from dycoke.lab.ranks import Ranks, disband
+from dycoke.lab.record import write_text
 from dycoke.nano import MODEL_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import Scene, Story, clip_questions, render, stories
 from dycoke.nano.scoring import Tally, add, shares
 from dycoke.nano.video import frames_of, write_mp4
 from dycoke.nano.views import NATIVE, native_view
+from dycoke.offline.answer import answer
 from dycoke.options import parse_method
 from dycoke.registry import build
 from dycoke.types import Method

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dycoke.interrupts import guarded
+from dycoke.lab.interrupts import guarded
 from dycoke.nano import SAMPLES_PATH
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.generator import Story, clip_questions, stories

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dycoke.interrupts import guarded
+from dycoke.lab.interrupts import guarded
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader
 
-from dycoke.interrupts import guarded, tell
+from dycoke.lab.interrupts import guarded, tell
 from dycoke.nano import MODEL_PATH
 from dycoke.nano import tokenizer as nano_tokenizer
 from dycoke.nano.architecture import SHAPES, build_model, export

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from dycoke.ask.chat import Chat, size_of
 from dycoke.attach import attach
+from dycoke.families.chat import Chat, size_of
 from dycoke.report import Report
 from dycoke.types import Method, Plan
 from llava.context import too_long

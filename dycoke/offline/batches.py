@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from dycoke.shapes import Shape
+from dycoke.model_shape import Shape
 
 # Of the memory the weights leave. Prefill and the vision tower need about twice what the keys and values do: at 7B a
 # prompt token has 57 KB of those and 113 KB of the widest layer, and 32 frames need 0.5 GB in the tower.

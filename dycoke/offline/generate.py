@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dycoke.attach import plan_of
-from dycoke.engine.answers import Generated, ending_ids
-from dycoke.engine.batches import Halving, KVBudget, form
-from dycoke.engine.requests import Request, Requests, compressor_of, requests_of
+from dycoke.families.requests import Request, Requests, compressor_of, requests_of
+from dycoke.offline.answers import Generated, ending_ids
+from dycoke.offline.batches import Halving, KVBudget, form
 from dycoke.types import Compressor
 
 MAX_BATCH = 64

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticLayer
 
-from dycoke.adapters.arguments import ANOTHER_REQUEST
-from dycoke.adapters.masks import full_attention, makes_cache, padding_of
-from dycoke.attention import BASES, REQUEST, pruned_name
-from dycoke.cache import TAIL, DecodeRequest
-from dycoke.cache_layer import PrunedLayer
 from dycoke.fitting import decode_faults, refuse
-from dycoke.host_cache import host_cache_works
+from dycoke.kv_cache.host_store import host_cache_works
+from dycoke.kv_cache.layer import PrunedLayer
+from dycoke.kv_cache.request import TAIL, DecodeRequest
+from dycoke.stages.arguments import ANOTHER_REQUEST
+from dycoke.stages.attention import BASES, REQUEST, pruned_name
+from dycoke.stages.masks import full_attention, makes_cache, padding_of
 from dycoke.types import DecodePolicy, LayerPruner
 
 if TYPE_CHECKING:
-    from dycoke.engine.engine import Engine, Intake
+    from dycoke.engine.buckets import Engine, Intake
 
 _stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are installed
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from dycoke.cache import DecodeRequest
 from dycoke.fitting import observes
-from dycoke.ops.last_row import last_row, last_slot, rotary_row
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.ops.attend.last_row import last_row, last_slot, rotary_row
 from dycoke.types import LayerPruner, Prompt
 from dycoke.usage import Entered
 

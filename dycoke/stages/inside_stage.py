@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dycoke.adapters.inside import Prefill
-from dycoke.attention import PREFILL, REQUEST
-from dycoke.cache import DecodeRequest
 from dycoke.fitting import inside_faults, refuse
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.stages.attention import PREFILL, REQUEST
+from dycoke.stages.inside import Prefill
 from dycoke.types import LayerPruner, Prompt
 from dycoke.usage import Entered
 

@@ -23,7 +23,7 @@ from dycoke.turns import OfThread
 from dycoke.types import Compressor
 
 if TYPE_CHECKING:
-    from dycoke.adapters.pooling_head import PoolingHead
+    from dycoke.stages.pooling_head import PoolingHead
 
 FROM_TOWER = frozenset({"saliency", "keys"})
 
@@ -62,7 +62,7 @@ def probe_for(compressor: Compressor, tower: nn.Module | None, depth: int) -> To
     if path:
         if _CLASS_TOKEN[kind]:
             raise ValueError(f"vision_head={path!r}: a SigLIP pooling head; the vision tower is {type(tower).__name__}")
-        from dycoke.adapters.pooling_head import load_pooling_head  # transformers only where it is needed
+        from dycoke.stages.pooling_head import load_pooling_head  # transformers only where it is needed
 
         head = load_pooling_head(path, tower.config.hidden_size)
     return TowerProbe(tower, depth, needs, head)

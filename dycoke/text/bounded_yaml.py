@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from dycoke.brief import shorten
+from dycoke.text.brief import shorten
 
 LONGEST = 200_000  # characters of a text
 _BYTES = 4 * LONGEST  # of a file

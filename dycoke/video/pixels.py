@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dycoke.engine.routes import AUTO, ROUTES, check_route
+from dycoke.video.routes import AUTO, ROUTES, check_route
 
 _MODES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 _PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor", "LlavaOnevisionVideoProcessor")

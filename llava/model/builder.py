@@ -83,7 +83,7 @@ def _choose_method(kwargs: dict[str, Any]) -> Any:
     names = [name for name in kwargs if name == "dycoke" or name.startswith("dycoke_") or name in METHOD_OPTIONS]
     if not names:
         return None
-    from dycoke.adapters.loader import choose_method  # llava does not depend on dycoke otherwise
+    from dycoke.keywords import choose_method  # llava does not depend on dycoke otherwise
 
     try:
         return choose_method({name: kwargs.pop(name) for name in names})

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import dycoke.ask.session as session
-from dycoke.ask.answer import answer, check_length
-from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
-from dycoke.engine.frames import FrameSettings
+from dycoke.families.chat import load_chat, placement
 from dycoke.nano import SAMPLES_PATH
+from dycoke.offline.answer import answer, check_length
 from dycoke.registry import build
+from dycoke.video.pixels import FrameSettings
 
 SMALL = ("--frames", 8, "--max-new-tokens", 6)
 

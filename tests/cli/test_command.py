@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dycoke.eval.shipped import CONFIGS, experiment_file
+from dycoke.eval.runs.shipped import CONFIGS, experiment_file
 from dycoke.nano import SAMPLES_PATH
 from dycoke.version import __version__
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dycoke import cli, interrupts
+from dycoke import cli
+from dycoke.lab import interrupts
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 # By its file: the package around it takes seconds to import.

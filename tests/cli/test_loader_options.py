@@ -9,7 +9,7 @@ import torch
 
 import dycoke
 from dycoke import Plan
-from dycoke.adapters.loader import choose_method
+from dycoke.keywords import choose_method
 from dycoke.methods import DynamicPruning, TemporalMerge
 from tests.cases import folded
 from tests.llava import tiny

@@ -8,8 +8,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from dycoke.ask.answer import Answer
 from dycoke.ask.tables import comparison_table, report_table
+from dycoke.offline.answer import Answer
 from dycoke.report import Report, Stage
 from dycoke.usage import CacheReport, InsideReport
 

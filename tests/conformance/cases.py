@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import Qwen2ForCausalLM
 
 import dycoke
-from tests.core import decode_small
-from tests.core.decode_subjects import language_model
-from tests.core.subjects import HF_IMAGE, HF_VIDEO, Clip, HFSubject, LlavaSubject
+from tests.support import decode_small
+from tests.support.decode_subjects import language_model
+from tests.support.subjects import HF_IMAGE, HF_VIDEO, Clip, HFSubject, LlavaSubject
 
 CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
 METHODS = {"full": {"name": "full"}, "keep_all": {"name": "dynamic_pruning", "layer": 1, "p": 0.0}}

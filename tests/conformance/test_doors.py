@@ -7,11 +7,11 @@ import torch
 from transformers import LlavaOnevisionForConditionalGeneration
 
 import dycoke
-from dycoke.engine import language_prefill
+from dycoke.engine.prefill import language as language_prefill
 from tests.conformance.cases import CACHE, Case, cache_of
-from tests.core.decode_small import PLAN, VISUAL, embeds, qwen
-from tests.core.subjects import HF_IMAGE, HF_VIDEO
 from tests.llava import tiny
+from tests.support.decode_small import PLAN, VISUAL, embeds, qwen
+from tests.support.subjects import HF_IMAGE, HF_VIDEO
 
 
 def tiny_frames(per_side: int) -> LlavaOnevisionForConditionalGeneration:
@@ -111,7 +111,7 @@ def test_embeddings_that_may_hide_a_video():
 
 @torch.no_grad()
 def test_keys_and_values_that_cannot_be_looked_at(monkeypatch):
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
+    monkeypatch.setattr("dycoke.stages.decode.host_cache_works", lambda model: True)
     model = qwen()
     with dycoke.attach(model, dycoke.build("dynamic_pruning", layer=2, p=0.5, dp_cache="host"), visual=VISUAL):
         cache = cache_of(model(inputs_embeds=embeds()))

@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 import dycoke
-from dycoke.adapters.masks import padding_of
+from dycoke.stages.masks import padding_of
 from tests.conformance import masks
 from tests.conformance.cases import CACHE, FAMILIES, LENGTH, METHODS, Case, cache_of
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import dycoke
 from dycoke.types import Compressed
-from tests.core.subjects import PROMPTS, SUBJECTS, Clip, greedy
+from tests.support.subjects import PROMPTS, SUBJECTS, Clip, greedy
 
 NAMES = ["llava", "hf"]
 

@@ -8,11 +8,11 @@ import time
 import pytest
 import yaml
 
-from dycoke.bounded_yaml import LONGEST, parse_yaml, read_text, read_yaml, write_yaml
-from dycoke.brief import brief, shorten
-from dycoke.eval.experiment import load_experiment
+from dycoke.eval.runs.experiment import load_experiment
 from dycoke.options import parse_method, write_value
 from dycoke.plans import load_plan
+from dycoke.text.bounded_yaml import LONGEST, parse_yaml, read_text, read_yaml, write_yaml
+from dycoke.text.brief import brief, shorten
 
 BOMB = "&a0 [x, x]" + "".join(f"\nk{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10))
 MERGES = "&a0 {x: 1}" + "".join(f"\nk{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 10))

@@ -9,7 +9,7 @@ import pytest
 from dycoke import budget
 from dycoke.methods import DynamicPruning
 
-GOLDEN = json.loads((Path(__file__).parent / "golden_ttm_official.json").read_text())["counts"]
+GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "ttm_official.json").read_text())["counts"]
 
 
 @pytest.mark.parametrize("k,kept", [(0.7, 58), (0.5, 98), (0.3, 137), (0.9, 19), (1.0, 0), (0.0, 196)])

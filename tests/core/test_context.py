@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.engine.offline import generate_many
-from tests.core.decode_small import PLAN, VISUAL, embeds, generate, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy
+from dycoke.offline.generate import generate_many
 from tests.engine.asking import method
+from tests.support.decode_small import PLAN, VISUAL, embeds, generate, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy
 
 NAMES = ["llava", "hf"]
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.adapters.hf_llava_onevision import HFLlavaOnevisionAdapter
-from dycoke.adapters.llava import LlavaAdapter
-from dycoke.ops.temporal_merge import temporal_merge, temporal_merge_torch
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy
+from dycoke.families.llava.adapter import LlavaAdapter
+from dycoke.families.llava_onevision.adapter import HFLlavaOnevisionAdapter
+from dycoke.ops.tokens.temporal_merge import temporal_merge, temporal_merge_torch
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

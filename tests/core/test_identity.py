@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dycoke
-from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, forward, greedy
+from tests.support.subjects import PROMPTS, STILLS, SUBJECTS, forward, greedy
 
 NOTHING_REMOVED = {
     "full": dycoke.build("full"),

@@ -8,8 +8,8 @@ import torch
 import dycoke
 from dycoke.registry import entry
 from tests.cases import case, every_pair
-from tests.core.oracle import compressed_logits, masked_logits
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy_with_logits
+from tests.support.oracle import compressed_logits, masked_logits
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy_with_logits
 
 
 def compressors() -> list:

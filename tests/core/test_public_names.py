@@ -19,7 +19,7 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["dycoke", "dycoke.cli", "dycoke.eval.experiment", "dycoke.ask.asked"])
+@pytest.mark.parametrize("module", ["dycoke", "dycoke.cli", "dycoke.eval.runs.experiment", "dycoke.ask.asked"])
 def test_no_torch_before_it_is_needed(module):
     code = f"import {module}, sys; print('torch' in sys.modules, 'dycoke.bench' in sys.modules, dycoke.__version__)"
     code = code.replace(", dycoke.__version__", ", sys.modules['dycoke'].__version__")
@@ -60,7 +60,7 @@ try:  # before our methods have been imported
         def plan(self): ...
 except ValueError as error:
     print(error)
-print(dycoke.build("full"), dycoke.adapters.__name__)  # a module that nobody has imported
+print(dycoke.build("full"), dycoke.families.__name__)  # a module that nobody has imported
 import dycoke.attach
 print(dycoke.attach is sys.modules["dycoke.attach"].attach)
 from dycoke import attach
@@ -71,7 +71,7 @@ print(attach is dycoke.attach, "attach" in vars(dycoke))
 def test_in_a_process_that_has_imported_nothing_yet():
     assert run(LATE).splitlines() == [
         "method 'full' is registered already, by Full",
-        "Full() dycoke.adapters",
+        "Full() dycoke.families",
         "True",
         "True True",
     ]

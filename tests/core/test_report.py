@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import dycoke
-from tests.core.subjects import HF_VIDEO, PROMPTS, SUBJECTS, forward, greedy
+from tests.support.subjects import HF_VIDEO, PROMPTS, SUBJECTS, forward, greedy
 
 
 @pytest.mark.parametrize("name", ["llava", "hf"])

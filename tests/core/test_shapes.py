@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlavaOnevisionConfig, Qwen2Config
 
-from dycoke.shapes import LLAVA_ONEVISION, Shape
+from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
 SMALL = Shape(24, 896, 4864, 14, 2, 151936, tied=True)
 KEYS = {"layers": 2, "hidden": 12, "intermediate": 5, "heads": 3, "kv_heads": 1, "vocabulary": 7}

@@ -12,9 +12,9 @@ from transformers.generation.streamers import BaseStreamer
 
 import dycoke
 from dycoke.registry import available
-from tests.core.decode_small import PLAN, VISUAL, embeds, generate, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS, Clip, greedy
 from tests.engine.asking import method
+from tests.support.decode_small import PLAN, VISUAL, embeds, generate, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS, Clip, greedy
 
 ROUNDS = int(os.environ.get("DYCOKE_THREAD_ROUNDS", "0"))  # 50, say, of every method; without it a round of some
 ONE_OF_A_KIND = ("visionzip", "fastv", "dynamic_pruning", "dycoke", "flashvid")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dycoke.visible import visible, visible_line
+from dycoke.text.visible import visible, visible_line
 
 STEERING = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 

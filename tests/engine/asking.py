@@ -7,8 +7,8 @@ from transformers.generation.streamers import BaseStreamer
 
 import dycoke
 from dycoke.report import Report
-from tests.core.decode_small import embeds
-from tests.core.subjects import HF_IMAGE, HF_VIDEO
+from tests.support.decode_small import embeds
+from tests.support.subjects import HF_IMAGE, HF_VIDEO
 
 TOKENS = 8
 OPTIONS = {

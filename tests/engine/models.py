@@ -15,7 +15,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from dycoke.adapters.arguments import CACHE_NAMES
+from dycoke.stages.arguments import CACHE_NAMES
 from tests.llava import tiny
 
 CACHE = next(name for name in CACHE_NAMES if name in inspect.signature(Qwen2Model.forward).parameters)

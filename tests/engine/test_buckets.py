@@ -7,13 +7,13 @@ import torch
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 import dycoke
-from dycoke.engine import engine as engine_module
+from dycoke.engine import buckets as engine_module
 from dycoke.engine import padded
-from dycoke.engine.joined import JoinedWeights
+from dycoke.engine.joined_weights import JoinedWeights
 from dycoke.methods import DynamicPruning
-from tests.core.decode_small import PLAN, VISUAL, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS, Clip
 from tests.engine.asking import ask, generate, method
+from tests.support.decode_small import PLAN, VISUAL, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS, Clip
 
 
 def test_weights_that_move_are_found():

@@ -8,14 +8,14 @@ from transformers import Qwen2Config
 
 import dycoke
 from dycoke import Plan
-from dycoke.bench.decode_model import build_model, make_prompt
-from dycoke.bench.decode_setting import Setting
+from dycoke.bench.decode.model import build_model, make_prompt
+from dycoke.bench.decode.setting import Setting
 from dycoke.methods import DynamicPruning
 from dycoke.methods.full import KeepAll
-from tests.core.decode_small import qwen
-from tests.core.subjects import PROMPTS
 from tests.core.test_cuda import OnGPU
 from tests.engine.asking import ask, forced_logits, method
+from tests.support.decode_small import qwen
+from tests.support.subjects import PROMPTS
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 ORDER = ("one_video", "batch", "text", "two_videos", "one_video", "batch")

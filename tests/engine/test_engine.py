@@ -7,8 +7,8 @@ import dycoke
 from dycoke.methods import DynamicPruning
 from dycoke.registry import available
 from tests.cases import folded
-from tests.core.subjects import PROMPTS, STILLS, SUBJECTS
 from tests.engine.asking import answers, ask, method
+from tests.support.subjects import PROMPTS, STILLS, SUBJECTS
 
 ORDER = ("one_video", "batch", "text", "two_videos", "one_video", "text", "batch")
 

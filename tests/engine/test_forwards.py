@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 import dycoke
-from dycoke.engine import language_prefill, vision
-from dycoke.engine.forwards import FastForwards
-from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, forward, greedy
+from dycoke.engine.prefill import language as language_prefill
+from dycoke.engine.prefill import vision
+from dycoke.engine.prefill.forwards import FastForwards
 from tests.engine.models import embeds, encoder, language
+from tests.support.subjects import PROMPTS, STILLS, SUBJECTS, forward, greedy
 
 NAMES = ["llava", "llava_llama", "hf"]
 METHODS = {  # and their options

@@ -10,8 +10,8 @@ from transformers import CLIPVisionConfig, LlavaOnevisionVideoProcessor, SiglipV
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from dycoke.ask.video import read_frames
-from dycoke.engine.frames import FrameSettings, frames_on
 from dycoke.nano.samples import read_samples
+from dycoke.video.pixels import FrameSettings, frames_on
 from llava.model.multimodal_encoder.processors import build_image_processor
 from tests.cases import folded
 

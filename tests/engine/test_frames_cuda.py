@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.engine.frames import FrameSettings
-from dycoke.engine.offline import generate_many
+from dycoke.offline.generate import generate_many
+from dycoke.video.pixels import FrameSettings
 from tests.cases import folded
-from tests.core.subjects import SUBJECTS, Clip
+from tests.support.subjects import SUBJECTS, Clip
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

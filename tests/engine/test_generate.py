@@ -5,9 +5,9 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 import dycoke
-from tests.core.decode_small import PLAN, VISUAL, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS
 from tests.engine.asking import Heard, answers, generate, method
+from tests.support.decode_small import PLAN, VISUAL, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS
 
 
 def both(model, **options):

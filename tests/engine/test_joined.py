@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.engine import joined
+from dycoke.engine import joined_weights as joined
 from dycoke.engine.weights import Weights
-from tests.core.decode_small import PLAN, VISUAL, qwen
-from tests.core.decode_stores import DEVICE
+from tests.support.decode_small import PLAN, VISUAL, qwen
+from tests.support.decode_stores import DEVICE
 
 ROWS = 20  # a bucket of 32
 

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from transformers import DynamicCache, StaticCache
 
-from dycoke.adapters.arguments import CACHE_NAMES
-from dycoke.engine.language_prefill import LanguagePrefill
-from dycoke.engine.rows import PaddedRows, WholeRows, rows_of
-from dycoke.engine.sdpa import BUCKET
+from dycoke.engine.prefill.language import LanguagePrefill
+from dycoke.engine.prefill.rows import PaddedRows, WholeRows, rows_of
+from dycoke.engine.prefill.sdpa import BUCKET
+from dycoke.stages.arguments import CACHE_NAMES
 from tests.cases import folded
 from tests.engine.models import CACHE, LANGUAGE, cache_of, embeds, language, stored
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.engine.batches import CPU_BYTES, Halving, KVBudget, form
-from dycoke.engine.offline import generate_many
-from dycoke.engine.requests import compressor_of, requests_of
-from dycoke.shapes import Shape
-from tests.core.subjects import HF_IMAGE, HF_VIDEO, SUBJECTS, Clip
+from dycoke.families.requests import compressor_of, requests_of
+from dycoke.model_shape import Shape
+from dycoke.offline.batches import CPU_BYTES, Halving, KVBudget, form
+from dycoke.offline.generate import generate_many
+from tests.support.subjects import HF_IMAGE, HF_VIDEO, SUBJECTS, Clip
 
 NAMES = ["llava", "llava_grid", "llava_frame", "llava_llama", "hf"]
 METHODS = {

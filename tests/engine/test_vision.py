@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dycoke.engine.vision import EncoderLayers, VisionForward
+from dycoke.engine.prefill.vision import EncoderLayers, VisionForward
 from tests.engine.models import VISION, encoder
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}

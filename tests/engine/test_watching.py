@@ -8,9 +8,9 @@ import torch
 from transformers import GenerationConfig
 
 import dycoke
-from tests.core.decode_small import PLAN, VISUAL, embeds, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS
 from tests.engine.asking import Heard, answers, ask, generate, method
+from tests.support.decode_small import PLAN, VISUAL, embeds, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_room_that_cannot_be_reserved(monkeypatch):
     model = qwen()
     with dycoke.attach(model, PLAN, visual=VISUAL, engine="on") as run:
         want = generate(model)
-        monkeypatch.setattr("dycoke.engine.engine._ON_CPU", 1000)
+        monkeypatch.setattr("dycoke.engine.buckets._ON_CPU", 1000)
         heard = Heard()
         assert torch.equal(generate(model, streamer=heard), want)
         assert run.report.loop == "stock: no memory for 8 new tokens"

@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from dycoke.eval.cost import SHAPES, Tokens, planned
-from dycoke.eval.experiment import load_experiment
-from dycoke.eval.specs import EMBEDDED, RunSpec
+from dycoke.eval.runs.experiment import load_experiment
+from dycoke.eval.runs.specs import EMBEDDED, RunSpec
+from dycoke.lab.cost import SHAPES, Tokens, planned
 from dycoke.nano import MODEL_PATH
 from dycoke.types import Plan
 

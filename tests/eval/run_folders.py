@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval.experiment import Experiment, load_experiment
-from dycoke.eval.folder import EXPERIMENT, RunFolder
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.runs.experiment import Experiment, load_experiment
+from dycoke.eval.runs.folder import EXPERIMENT, RunFolder
+from dycoke.eval.runs.specs import RunSpec
 
 SHAPE = {"layers": 4, "hidden": 64, "intermediate": 128, "heads": 4, "kv_heads": 2, "vocabulary": 100}
 MADE = {

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 
 from dycoke.eval.benchmarks import BENCHMARKS, columns_of, value
-from dycoke.eval.judging import fault
+from dycoke.eval.runs.judge import fault
 from dycoke.nano import CONVERSATION
 from tests import warm
 from tests.eval.judge import KEY, score
+from tests.eval.launch.sweeping import dycoke, metrics
 from tests.eval.miniatures import FRAMES, MINIATURES, environment, leaves
 from tests.eval.miniatures.asked import LETTERS
 from tests.eval.miniatures.choices import SPOKEN
 from tests.eval.miniatures.dataset import Doc
 from tests.eval.scripted import is_right, right
-from tests.eval.sweeping import dycoke, metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]  # one process has the passes they share
 pytest.importorskip("lmms_eval")

@@ -13,14 +13,14 @@ from dycoke.nano import MODEL_PATH
 from dycoke.nano.benchmark import cache_folder, documents
 from dycoke.nano.generator import FAMILIES
 from dycoke.nano.tokenizer import load
-from tests.eval.sweeping import answers, dycoke, metrics
+from tests.eval.launch.sweeping import answers, dycoke, metrics
 
 pytest.importorskip("lmms_eval")
 
 from lmms_eval.api.model import lmms
 from lmms_eval.evaluator import simple_evaluate
 
-from dycoke.eval.lmms_tasks import load_task, task_manager
+from dycoke.eval.runs.lmms_tasks import load_task, task_manager
 
 LEAVES = {f"nanovideo_{name}": family for name, family in FAMILIES.items()}
 

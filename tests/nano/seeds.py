@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dycoke.nano.splits import SPLITS
+from dycoke.nano.generator.splits import SPLITS
 
 
 def split_of(seed: int) -> str:

@@ -14,7 +14,7 @@ from dycoke.ask.video import read_frames
 from dycoke.nano import benchmark
 from dycoke.nano.benchmark import cached_video, documents, main, write_video
 from dycoke.nano.generator import FAMILIES, LEVELS, clip_questions, sample_scenes, stories
-from dycoke.nano.splits import SPLITS, split_seeds
+from dycoke.nano.generator.splits import SPLITS, split_seeds
 from dycoke.nano.video import frames_of
 from tests.nano.seeds import split_of
 

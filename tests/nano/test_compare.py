@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dycoke.ask.chat import load_chat, placement
+from dycoke.families.chat import load_chat, placement
 from dycoke.nano import MODEL_PATH, compare
 from dycoke.nano import tokenizer as nano_tokenizer
 from dycoke.nano.architecture import SHAPES, build_model

@@ -14,7 +14,7 @@ from dycoke.nano.augment import degrade, to_bytes
 from dycoke.nano.batches import IGNORE, ROW_TOKENS, Chat, TrainingData, _arrange, _levels, evaluation_scenes, make_rows
 from dycoke.nano.generator import FAMILIES, LEVELS, TICKS, clip_questions, image_questions, sample_scenes, stories
 from dycoke.nano.generator.randomness import integers
-from dycoke.nano.splits import split_seeds
+from dycoke.nano.generator.splits import split_seeds
 from dycoke.nano.views import CLIP_GRID, NATIVE, draw_view, even_ticks, native_view, spacing
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dycoke.ask.answer import answer
-from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
+from dycoke.families.chat import load_chat, placement
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
 from dycoke.nano.architecture import SHAPES, build_model
 from dycoke.nano.generator import FAMILIES
 from dycoke.nano.samples import INDEX, NUMBERS, TASKS, read_samples, write_samples
 from dycoke.nano.tokenizer import load
+from dycoke.offline.answer import answer
 from dycoke.registry import build
 
 WEIGHTS = MODEL_PATH / "model.safetensors"

@@ -16,20 +16,20 @@ import typer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
-from dycoke.adapters.loader import _PASSED_ON, _TOKENS
-from dycoke.ask.answer import answer
-from dycoke.ask.chat import load_chat, placement
 from dycoke.ask.video import read_frames
 from dycoke.cli import app, main
-from dycoke.engine import joined
-from dycoke.eval.experiment import _KEYS, parse_experiment
-from dycoke.eval.specs import MODELS
+from dycoke.engine import joined_weights as joined
+from dycoke.eval.runs.experiment import _KEYS, parse_experiment
+from dycoke.eval.runs.specs import MODELS
+from dycoke.families.chat import load_chat, placement
+from dycoke.keywords import _PASSED_ON, _TOKENS
+from dycoke.model_shape import LLAVA_ONEVISION
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
-from dycoke.ops.skinny_linear import FEW_ROWS
+from dycoke.offline.answer import answer
+from dycoke.ops.layer.skinny_linear import FEW_ROWS
 from dycoke.options import parse_yaml, write_value
 from dycoke.registry import available, build, entry
 from dycoke.report import STAGES
-from dycoke.shapes import LLAVA_ONEVISION
 from tests.cases import folded
 
 SMALL = {
@@ -78,7 +78,7 @@ def check_model_arguments(model: str, text: str) -> None:
     utils = pytest.importorskip("lmms_eval.utils")
     from lmms_eval.models import MODEL_REGISTRY_V2
 
-    from dycoke.eval.arguments import split_arguments
+    from dycoke.eval.models.arguments import split_arguments
 
     found = MODEL_REGISTRY_V2.get_model_class(model)
     assert found.__module__.startswith("dycoke.eval.")

@@ -10,8 +10,8 @@ CONFIGS = {path.stem for path in (ROOT / "eval_configs").glob("*.yaml")} - {"smo
 NANO = {name for name in CONFIGS if name.startswith("nano_")}  # which one script makes
 EXPERIMENTS = sorted(CONFIGS - NANO)
 
-FAKE_DYCOKE = """if [[ $1 == -m && $2 == dycoke.eval.agreement ]]; then exit "${AGREEMENT_STATUS:-0}"; fi
-if [[ $1 == -m && $2 == dycoke.eval.duration ]]; then exit "${DURATION_STATUS:-0}"; fi
+FAKE_DYCOKE = """if [[ $1 == -m && $2 == dycoke.eval.report.agreement ]]; then exit "${AGREEMENT_STATUS:-0}"; fi
+if [[ $1 == -m && $2 == dycoke.eval.report.duration ]]; then exit "${DURATION_STATUS:-0}"; fi
 if [[ $(basename "$0") == dycoke ]]; then
     echo "in $PWD" >>"$CALLS"
     echo "with ${OMP_NUM_THREADS:-all} threads" >>"$CALLS"
@@ -89,7 +89,7 @@ def nano(name: str, before: str, results: str = "remade", given: str = "") -> li
     return [
         f"dycoke sweep eval_configs/{name}.yaml --results remade --processes 2{given}",
         f"dycoke report {name} --results {results}",
-        f"python -m dycoke.eval.agreement {results}/{name} results/{before}",
+        f"python -m dycoke.eval.report.agreement {results}/{name} results/{before}",
     ]
 
 
@@ -112,14 +112,14 @@ def test_all_tables_of_nano_are_made_and_before_that_their_time_is_told(tree):
     done = tree.run("scripts/reproduce_nano.sh", "--all")
     assert done.returncode == 0, done.stderr
     before = " ".join(f"results/{name}" for name in TABLES)
-    assert called(tree) == [f"python -m dycoke.eval.duration --processes 2 --again remade {before}", *ALL]
+    assert called(tree) == [f"python -m dycoke.eval.report.duration --processes 2 --again remade {before}", *ALL]
     assert {*TABLES, "nano_main"} == NANO
 
 
 def test_arguments_of_nano_come_last_and_count_everywhere(tree):
     tree.run("scripts/reproduce_nano.sh", "--processes=8", "--all", "--results", "else")
     first, *others = called(tree)
-    assert first.startswith("python -m dycoke.eval.duration --processes 8 --again else results/nano_table1 ")
+    assert first.startswith("python -m dycoke.eval.report.duration --processes 8 --again else results/nano_table1 ")
     given = " --processes=8 --results else"
     assert others == [call for name in TABLES for call in nano(name, name, "else", given)]
 

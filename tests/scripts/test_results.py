@@ -9,9 +9,9 @@ from statistics import fmean
 
 import pytest
 
-from dycoke.eval.bootstrap import difference, interval
-from dycoke.eval.cost import measured, retained
-from dycoke.eval.rows import read_results
+from dycoke.eval.report.bootstrap import difference, interval
+from dycoke.eval.report.results import read_results
+from dycoke.lab.cost import measured, retained
 from dycoke.nano.generator import FAMILIES
 from tests.cases import folded
 

@@ -4,8 +4,8 @@ import torch
 
 import dycoke
 from dycoke.methods import DynamicPruning
-from tests.core.decode_oracle import OneShot, Paper, Published, decode
-from tests.core.decode_subjects import generate, language_model
+from tests.support.decode_oracle import OneShot, Paper, Published, decode
+from tests.support.decode_subjects import generate, language_model
 
 P, COUNT = 0.7, 12
 # Options of DynamicPruning, and what makes the policy that does the same.

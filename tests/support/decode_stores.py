@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from dycoke.ops.sparse_decode import Reads, Store, sparse_decode_observed_torch
+from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode_observed_torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAN = float("nan")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.core.decode_oracle import Everything, Row
+from tests.support.decode_oracle import Everything, Row
 
 
 @dataclass

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from dycoke.types import Compressor, VisualTokens
-from tests.core.subjects import HF_VIDEO, PROMPT_FRAMES, HFSubject, forward
-from tests.core.tower_subjects import Reference, videos_of
+from tests.support.subjects import HF_VIDEO, PROMPT_FRAMES, HFSubject, forward
+from tests.support.tower_subjects import Reference, videos_of
 
 
 @dataclass

@@ -14,8 +14,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlavaOnevisionForCon
 import dycoke
 from dycoke.types import Compressed
 from llava.model.layout import pool_frames
-from tests.core.subjects import HF_IMAGE, HF_VIDEO, Clip, HFSubject, LlavaSubject
 from tests.llava import tiny
+from tests.support.subjects import HF_IMAGE, HF_VIDEO, Clip, HFSubject, LlavaSubject
 
 BOTH = ("saliency", "keys")
 

@@ -24,20 +24,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dycoke.eval.dying import PARENT, end_with_parent
+from dycoke.eval.launch.parent_death import PARENT, end_with_parent
 from tests.warm import starting
 
 # Run by their names: imported for what they import, then forgotten, since each runs anew as __main__.
 ENTRIES = [
     "dycoke.cli",
-    "dycoke.eval.worker",
+    "dycoke.eval.launch.worker",
     "dycoke.nano.evaluate",
     "lmms_eval.__main__",
     "accelerate.commands.launch",
     "torch.distributed.run",
 ]
-IMPORTS = ["dycoke.eval.evaluate", "dycoke.eval.onevision", "dycoke.eval.vid", "dycoke.eval.hf", "dycoke.eval.sweep"]
-IMPORTS += ["dycoke.eval.report", "matplotlib.pyplot", "decord", "av"]
+IMPORTS = [
+    "dycoke.eval.runs.evaluate",
+    "dycoke.eval.models.llava_onevision",
+    "dycoke.eval.models.llava_vid",
+    "dycoke.eval.models.dycoke_hf",
+    "dycoke.eval.launch.sweep",
+    "dycoke.eval.report.command",
+    "matplotlib.pyplot",
+    "decord",
+    "av",
+]
 
 _imported: dict[str, ModuleType] = {}
 _interrupted: list[bool] = []

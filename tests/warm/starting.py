@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval import dying
+from dycoke.eval.launch import parent_death
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLE = "warm"
@@ -102,8 +102,8 @@ def module_of(line: Sequence[str]) -> list[str] | None:
     words = [os.fspath(word) for word in line]
     if len(words) < 3 or words[0] != sys.executable:
         return None
-    if words[1] == dying.__file__:
-        return [dying.__name__, *words[2:]]
+    if words[1] == parent_death.__file__:
+        return [parent_death.__name__, *words[2:]]
     rest = words[2:] if words[1] == "-u" else words[1:]
     return rest[1:] if rest[0] == "-m" and len(rest) > 1 else None
 

@@ -43,7 +43,7 @@ sys.exit(process.wait() % 256)
 """
 DIE = """
 import os, time
-from dycoke.eval.dying import end_with_parent
+from dycoke.eval.launch.parent_death import end_with_parent
 end_with_parent()
 print(os.getppid(), flush=True)
 time.sleep(300)

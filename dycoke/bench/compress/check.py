@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dycoke.ops.temporal_merge import WINDOW
+from dycoke.ops.tokens.temporal_merge import WINDOW
 
 NEAR_TIE = 1e-6  # similarities closer than this may change places: the versions sum in fp32, in different orders
 

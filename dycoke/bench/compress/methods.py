@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from dycoke.adapters.tower import FROM_TOWER, TowerProbe
 from dycoke.bench.timing import time_eager, time_on_host
 from dycoke.registry import available, build, entry
+from dycoke.stages.tower import FROM_TOWER, TowerProbe
 from dycoke.types import Compressed, Compressor, VisualTokens
 
 LIMIT_MS = 5.0

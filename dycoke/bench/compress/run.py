@@ -14,11 +14,11 @@ from rich.table import Table
 from torch import Tensor
 
 from dycoke import budget
-from dycoke.bench.check import check_merge_output
-from dycoke.bench.compress_methods import measure, measure_tower, print_methods
-from dycoke.bench.record import circumstances, write_record
+from dycoke.bench.compress.check import check_merge_output
+from dycoke.bench.compress.methods import measure, measure_tower, print_methods
 from dycoke.bench.timing import Times, capture, stream_step, time_graphs, time_on_host
-from dycoke.ops.temporal_merge import temporal_merge_torch
+from dycoke.lab.record import circumstances, write_record
+from dycoke.ops.tokens.temporal_merge import temporal_merge_torch
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 ON_GPU = {"frames": 32, "tokens": 196, "dim": 3584, "warm_up": 40.0}
@@ -109,7 +109,7 @@ def _on_cpu(setting: Setting) -> dict[str, Times]:
 
 
 def _on_gpu(setting: Setting) -> dict[str, Times]:
-    from dycoke.ops.temporal_merge_triton import temporal_merge_triton  # Triton only where there is a GPU
+    from dycoke.ops.tokens.temporal_merge_triton import temporal_merge_triton  # Triton only where there is a GPU
 
     embeds = random_frames(setting, "cuda", seed=0)
     versions = {"torch": temporal_merge_torch, "triton": temporal_merge_triton}

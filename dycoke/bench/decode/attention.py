@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dycoke.bench.decode_check import check_attention, check_choice
-from dycoke.bench.decode_setting import TEXT, Setting
+from dycoke.bench.decode.check import check_attention, check_choice
+from dycoke.bench.decode.setting import TEXT, Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import WARM_UPS, Step, Times, capture, stream_step, time_graphs, time_on_host
-from dycoke.cache import TAIL, DecodeRequest
+from dycoke.kv_cache.request import TAIL, DecodeRequest
 from dycoke.methods.dynamic_pruning import DynamicPruning
 
 ANSWERED = 8  # decoded tokens in every layer's tail

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dycoke.bench.decode_model import Loop
-from dycoke.ops.sparse_decode import Reads, Store, sparse_decode_observed_torch
+from dycoke.bench.decode.model import Loop
+from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode_observed_torch
 
 # Relative root-mean-square errors. Attention: fp32 sums, rounded once to the dtype. Logits: rounded in every layer.
 ATTENTION_APART = {torch.bfloat16: 4e-3, torch.float16: 1e-3, torch.float32: 1e-5}

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
-from dycoke.bench.decode_model import STOCK, Loop, Prompt, make_prompt, running
-from dycoke.bench.decode_setting import Setting
+from dycoke.bench.decode.model import STOCK, Loop, Prompt, make_prompt, running
+from dycoke.bench.decode.setting import Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
 from dycoke.methods.dynamic_pruning import DynamicPruning

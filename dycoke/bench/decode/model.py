@@ -14,13 +14,13 @@ from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen2Fo
 from transformers.cache_utils import Cache, DynamicCache
 
 import dycoke
-from dycoke.adapters.decoding import DecodeStage
-from dycoke.adapters.language_model import LanguageModelAdapter
-from dycoke.bench.decode_setting import TEXT, Setting
-from dycoke.cache import DecodeRequest
+from dycoke.bench.decode.setting import TEXT, Setting
+from dycoke.families.language_model import LanguageModelAdapter
+from dycoke.kv_cache.request import DecodeRequest
 from dycoke.methods.dynamic_pruning import DynamicPruning
+from dycoke.model_shape import Shape
 from dycoke.report import Recorder
-from dycoke.shapes import Shape
+from dycoke.stages.decode import DecodeStage
 from dycoke.types import Plan
 
 # Queries are scaled by this: a random model attends to everything alike, and errors in what it reads would not show.

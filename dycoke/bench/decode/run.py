@@ -11,13 +11,13 @@ import torch
 import transformers
 from rich.console import Console
 
-from dycoke.bench.decode_attention import measure_attention
-from dycoke.bench.decode_memory import measure_memory
-from dycoke.bench.decode_model import Loop, build_model, make_prompt
-from dycoke.bench.decode_setting import Setting
-from dycoke.bench.decode_step import measure_step
-from dycoke.bench.decode_tables import print_head, print_part
-from dycoke.bench.record import circumstances, write_record
+from dycoke.bench.decode.attention import measure_attention
+from dycoke.bench.decode.memory import measure_memory
+from dycoke.bench.decode.model import Loop, build_model, make_prompt
+from dycoke.bench.decode.setting import Setting
+from dycoke.bench.decode.step import measure_step
+from dycoke.bench.decode.tables import print_head, print_part
+from dycoke.lab.record import circumstances, write_record
 
 
 def run(setting: Setting, json: Path | None, out: Console) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from dycoke import budget
 from dycoke.methods.dynamic_pruning import DynamicPruning
-from dycoke.shapes import LLAVA_ONEVISION, Shape
+from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
 PARTS = ("step", "attention", "memory")
 TEXT = 30  # text tokens of a prompt: a system line, a short question, the template

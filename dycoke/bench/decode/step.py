@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, StaticCache
 
-from dycoke.bench.decode_check import check_agree, check_loop
-from dycoke.bench.decode_model import FULL, STOCK, Loop, Prompt, make_prompt, running
-from dycoke.bench.decode_setting import Setting
+from dycoke.bench.decode.check import check_agree, check_loop
+from dycoke.bench.decode.model import FULL, STOCK, Loop, Prompt, make_prompt, running
+from dycoke.bench.decode.setting import Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import WARM_UPS, Captured, Times, capture, stream_step, time_graphs, time_on_host
 from dycoke.methods.dynamic_pruning import DynamicPruning

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from dycoke.bench.decode_setting import Setting
+from dycoke.bench.decode.setting import Setting
 
 
 def print_head(record: dict[str, Any], setting: Setting, out: Console) -> None:

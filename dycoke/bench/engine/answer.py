@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from dycoke.bench.engine_cost import (
+from dycoke.bench.engine.cost import (
     against_floor,
     against_matmul,
     compress_bytes,
@@ -14,10 +14,10 @@ from dycoke.bench.engine_cost import (
     tokens_of_plan,
     vision_flops,
 )
-from dycoke.bench.engine_decode import pairs
-from dycoke.bench.engine_model import Request
-from dycoke.bench.engine_setting import STATIC_GRAPH, STOCK_EAGER, Setting
-from dycoke.bench.engine_versions import Subject, Subjects
+from dycoke.bench.engine.decode import pairs
+from dycoke.bench.engine.model import Request
+from dycoke.bench.engine.setting import STATIC_GRAPH, STOCK_EAGER, Setting
+from dycoke.bench.engine.versions import Subject, Subjects
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
 

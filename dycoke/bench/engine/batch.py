@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from dycoke.bench.engine_cost import against_floor, mean_decoded, step_bytes, tokens_of_plan
-from dycoke.bench.engine_decode import pairs
-from dycoke.bench.engine_model import make_request, stand_in_features
-from dycoke.bench.engine_setting import SETTLED, STATIC_GRAPH, STOCK, Setting
-from dycoke.bench.engine_static import StaticSteps
-from dycoke.bench.engine_versions import Subject, Subjects, release, unserved
+from dycoke.bench.engine.cost import against_floor, mean_decoded, step_bytes, tokens_of_plan
+from dycoke.bench.engine.decode import pairs
+from dycoke.bench.engine.model import make_request, stand_in_features
+from dycoke.bench.engine.setting import SETTLED, STATIC_GRAPH, STOCK, Setting
+from dycoke.bench.engine.static import StaticSteps
+from dycoke.bench.engine.versions import Subject, Subjects, release, unserved
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from dycoke.bench.engine_setting import Setting, Vision
-from dycoke.eval.cost import Tokens, planned, true_flops
-from dycoke.shapes import Shape
+from dycoke.bench.engine.setting import Setting, Vision
+from dycoke.lab.cost import Tokens, planned, true_flops
+from dycoke.model_shape import Shape
 
 
 def tokens_of_plan(setting: Setting, version: str, frames: int) -> Tokens | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dycoke.bench.engine_cost import against_floor, mean_decoded, step_bytes, tokens_of_plan
-from dycoke.bench.engine_model import Request
-from dycoke.bench.engine_setting import FULL, OURS, SETTLED, STATIC_GRAPH, STOCK, Setting
-from dycoke.bench.engine_static import StaticSteps
-from dycoke.bench.engine_versions import Subject, Subjects
+from dycoke.bench.engine.cost import against_floor, mean_decoded, step_bytes, tokens_of_plan
+from dycoke.bench.engine.model import Request
+from dycoke.bench.engine.setting import FULL, OURS, SETTLED, STATIC_GRAPH, STOCK, Setting
+from dycoke.bench.engine.static import StaticSteps
+from dycoke.bench.engine.versions import Subject, Subjects
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
 

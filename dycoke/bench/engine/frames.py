@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from dycoke.bench.engine_setting import Setting
+from dycoke.bench.engine.setting import Setting
 from dycoke.bench.timing import time_eager, time_on_host
-from dycoke.engine.frames import FrameSettings
+from dycoke.video.pixels import FrameSettings
 
 SOURCE = 360, 640  # height and width of a frame as a video has it
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dycoke.bench.engine_model import Request, make_request
-from dycoke.bench.engine_setting import DYCOKE, HOST, OURS, STOCK_SDPA, Setting
-from dycoke.bench.engine_versions import Subject, Subjects
+from dycoke.bench.engine.model import Request, make_request
+from dycoke.bench.engine.setting import DYCOKE, HOST, OURS, STOCK_SDPA, Setting
+from dycoke.bench.engine.versions import Subject, Subjects
 
 ANSWER = 16  # tokens
 

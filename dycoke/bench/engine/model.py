@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, SiglipVisionConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from dycoke.bench.decode_model import finish, language_config, make_random, set_weight, skeleton
-from dycoke.bench.decode_setting import TEXT
-from dycoke.bench.engine_setting import Setting
+from dycoke.bench.decode.model import finish, language_config, make_random, set_weight, skeleton
+from dycoke.bench.decode.setting import TEXT
+from dycoke.bench.engine.setting import Setting
 
 WHOLE = ["Qwen2DecoderLayer", "SiglipEncoderLayer"]  # modules that lie on one device
 DeviceMap = dict[str, Any]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import dycoke
-from dycoke.bench.decode_check import check_agree
-from dycoke.bench.engine_model import Request, build_llava, make_request, share_llava
-from dycoke.bench.engine_setting import FULL, OURS, STOCK_SDPA, Setting
-from dycoke.bench.engine_versions import Subject, Subjects
+from dycoke.bench.decode.check import check_agree
+from dycoke.bench.engine.model import Request, build_llava, make_request, share_llava
+from dycoke.bench.engine.setting import FULL, OURS, STOCK_SDPA, Setting
+from dycoke.bench.engine.versions import Subject, Subjects
 
 Forced = Callable[[Tensor], Tensor]  # ids [n] of an answer -> the logits [n, vocabulary] ahead of each of them
 STEPS = 16

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dycoke.bench.engine_setting import OURS
-from dycoke.eval.figures import MARKERS, PANEL, check_matplotlib, new_figure, plain, write_plot
+from dycoke.bench.engine.setting import OURS
+from dycoke.lab.figures import MARKERS, PANEL, check_matplotlib, new_figure, plain, write_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,19 +12,19 @@ import torch
 import transformers
 from rich.console import Console
 
-from dycoke.bench.engine_answer import measure_answer
-from dycoke.bench.engine_batch import measure_batch
-from dycoke.bench.engine_ceilings import measure_ceilings
-from dycoke.bench.engine_cost import tokens_of_plan
-from dycoke.bench.engine_decode import measure_decode
-from dycoke.bench.engine_frames import measure_frames
-from dycoke.bench.engine_memory import measure_memory
-from dycoke.bench.engine_model import build_llava, make_request
-from dycoke.bench.engine_parity import measure_parity
-from dycoke.bench.engine_setting import SETTLED, Setting
-from dycoke.bench.engine_tables import print_head, print_part
-from dycoke.bench.engine_versions import Subjects
-from dycoke.bench.record import circumstances, write_record
+from dycoke.bench.engine.answer import measure_answer
+from dycoke.bench.engine.batch import measure_batch
+from dycoke.bench.engine.ceilings import measure_ceilings
+from dycoke.bench.engine.cost import tokens_of_plan
+from dycoke.bench.engine.decode import measure_decode
+from dycoke.bench.engine.frames import measure_frames
+from dycoke.bench.engine.memory import measure_memory
+from dycoke.bench.engine.model import build_llava, make_request
+from dycoke.bench.engine.parity import measure_parity
+from dycoke.bench.engine.setting import SETTLED, Setting
+from dycoke.bench.engine.tables import print_head, print_part
+from dycoke.bench.engine.versions import Subjects
+from dycoke.lab.record import circumstances, write_record
 
 BENCHMARK = "engine"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from dycoke import budget
-from dycoke.bench.decode_setting import DTYPES, SHAPES, TEXT
+from dycoke.bench.decode.setting import DTYPES, SHAPES, TEXT
+from dycoke.model_shape import LLAVA_ONEVISION, Shape
 from dycoke.registry import available, build
-from dycoke.shapes import LLAVA_ONEVISION, Shape
 from dycoke.types import Plan
 
 PARTS = ("decode", "first_token", "answer", "batch", "memory", "parity")

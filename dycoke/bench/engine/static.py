@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import StaticCache
 
-from dycoke.bench.decode_check import check_loop
-from dycoke.bench.decode_model import Loop, Prompt
-from dycoke.bench.decode_step import ALIGNED
-from dycoke.bench.engine_setting import STATIC_GRAPH, Setting
+from dycoke.bench.decode.check import check_loop
+from dycoke.bench.decode.model import Loop, Prompt
+from dycoke.bench.decode.step import ALIGNED
+from dycoke.bench.engine.setting import STATIC_GRAPH, Setting
 from dycoke.bench.timing import WARM_UPS, Captured, capture, time_run
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import dycoke
-from dycoke.adapters.base import FamilyAdapter
-from dycoke.bench.engine_model import Request, share_llava
-from dycoke.bench.engine_setting import DYCOKE, HOST, OURS, STATIC_GRAPH, STOCK, STOCK_EAGER, Setting
+from dycoke.bench.engine.model import Request, share_llava
+from dycoke.bench.engine.setting import DYCOKE, HOST, OURS, STATIC_GRAPH, STOCK, STOCK_EAGER, Setting
+from dycoke.families.base import FamilyAdapter
 from dycoke.report import Recorder, Report
 
 ENGINE = "engine"  # what a report says of a request that our loop decoded

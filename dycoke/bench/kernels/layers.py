@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dycoke.bench.decode_check import apart
-from dycoke.bench.kernels_setting import Setting
+from dycoke.bench.decode.check import apart
+from dycoke.bench.kernels.setting import Setting
 from dycoke.bench.timing import Step
-from dycoke.ops.rotary_write import rotary_write
-from dycoke.ops.skinny_linear import skinny_linear, skinny_linear_torch
-from dycoke.ops.skinny_linear_triton import Plan
-from dycoke.ops.sparse_decode import Scratch
+from dycoke.ops.attend.sparse_decode import Scratch
+from dycoke.ops.layer.rotary_write import rotary_write
+from dycoke.ops.layer.skinny_linear import skinny_linear, skinny_linear_torch
+from dycoke.ops.layer.skinny_linear_triton import Plan
 
 LINEARS = ("qkv", "o", "gate_up", "down", "head")
 EPS = 1e-6

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dycoke.bench.kernels_layers import LINEARS, Calls, Layers
-from dycoke.bench.kernels_setting import Setting
-from dycoke.bench.kernels_tables import print_batch, print_head
-from dycoke.bench.kernels_tune import Tuner
-from dycoke.bench.record import circumstances, write_record
+from dycoke.bench.kernels.layers import LINEARS, Calls, Layers
+from dycoke.bench.kernels.setting import Setting
+from dycoke.bench.kernels.tables import print_batch, print_head
+from dycoke.bench.kernels.tune import Tuner
 from dycoke.bench.timing import Step, Times, capture, stream_step, time_graphs, time_on_host
-from dycoke.ops.skinny_linear_triton import Plan, chosen_plan, kernel_plan
+from dycoke.lab.record import circumstances, write_record
+from dycoke.ops.layer.skinny_linear_triton import Plan, chosen_plan, kernel_plan
 
 STREAM_BYTES = 2**31
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dycoke.bench.decode_setting import DTYPES, SHAPES
-from dycoke.shapes import LLAVA_ONEVISION, Shape
+from dycoke.bench.decode.setting import DTYPES, SHAPES
+from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
 KERNEL_SHAPES = SHAPES | LLAVA_ONEVISION
 MOST_COPIES = 4  # layers of weights made up: enough that none is in the L2 cache when its turn comes again

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from dycoke.bench.kernels_setting import Setting
+from dycoke.bench.kernels.setting import Setting
 
 _BEST = 5  # candidates printed
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from triton import cdiv, next_power_of_2
 
-from dycoke.bench.kernels_layers import EPS, Linear
-from dycoke.ops.skinny_linear_triton import Plan, kernel_of, plan_launch
+from dycoke.bench.kernels.layers import EPS, Linear
+from dycoke.ops.layer.skinny_linear_triton import Plan, kernel_of, plan_launch
 
 _SHARED = 225 * 1024  # bytes of shared memory of a multiprocessor that one program may have
 _MOST_WORKERS = 32

@@ -7,10 +7,10 @@ from concurrent.futures import wait
 import torch
 from torch import Tensor
 
-from dycoke.bench.kernels_layers import LINEARS, Calls, Layers
-from dycoke.bench.kernels_plans import candidates, compile_ahead, job
+from dycoke.bench.kernels.layers import LINEARS, Calls, Layers
+from dycoke.bench.kernels.tilings import candidates, compile_ahead, job
 from dycoke.bench.timing import Captured, Times, capture, time_graphs
-from dycoke.ops.skinny_linear_triton import Plan
+from dycoke.ops.layer.skinny_linear_triton import Plan
 
 _FIRST_REPEATS = 5  # of every candidate; those that are near the best are run again
 _NEAR = 1.15

@@ -1,6 +1,6 @@
 """One reader, one file, in a process of its own, so that its memory can be told from that of others.
 
-    python -m dycoke.bench.video_process READER FILE FRAMES TOTAL TIMES
+    python -m dycoke.bench.video.process READER FILE FRAMES TOTAL TIMES
 
 FRAMES of the file's TOTAL frames at even places are read TIMES times; the last line printed is what that took, as JSON.
 """
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dycoke.bench.video_clips import CLIPS, number_of
-from dycoke.resident import reset_resident_peak, resident_peak
+from dycoke.bench.video.clips import CLIPS, number_of
+from dycoke.peak_memory import reset_resident_peak, resident_peak
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import check_reader
 

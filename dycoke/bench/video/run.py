@@ -15,9 +15,9 @@ from typing import Any
 
 from rich.console import Console
 
-from dycoke.bench.record import circumstances, installed, write_record
-from dycoke.bench.video_clips import CLIPS, Clip
-from dycoke.bench.video_process import COMMAND
+from dycoke.bench.video.clips import CLIPS, Clip
+from dycoke.bench.video.process import COMMAND
+from dycoke.lab.record import circumstances, installed, write_record
 from dycoke.video.decode import cores
 from dycoke.video.reading import PYAV, READERS, check_reader
 
@@ -104,7 +104,7 @@ def _measured(clip: Clip, setting: Setting, folder: Path, out: Console) -> dict[
 
 
 def _read(reader: str, path: Path, count: int, total: int, times: int) -> dict[str, Any]:
-    line = [sys.executable, "-m", "dycoke.bench.video_process", reader, str(path), str(count), str(total), str(times)]
+    line = [sys.executable, "-m", "dycoke.bench.video.process", reader, str(path), str(count), str(total), str(times)]
     try:
         done = subprocess.run(line, capture_output=True, text=True, timeout=_LONGEST)
     except subprocess.TimeoutExpired:

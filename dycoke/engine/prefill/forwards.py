@@ -15,8 +15,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from dycoke.engine import language_prefill, pooling, vision
-from dycoke.engine.sdpa import BACKENDS
+from dycoke.engine.prefill import language as language_prefill
+from dycoke.engine.prefill import pooling, vision
+from dycoke.engine.prefill.sdpa import BACKENDS
 
 _OWN = "_forward_of_the_engine"
 

@@ -22,14 +22,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.llama import modeling_llama as llama
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
-from dycoke.adapters.arguments import CACHE_NAMES, renamed
-from dycoke.engine.chunks import by_tokens
-from dycoke.engine.plain import hooked, scattered, unlike
-from dycoke.engine.rows import Rows, rows_of
-from dycoke.engine.sdpa import BACKENDS, preferring
-from dycoke.ops.norms import add_rms_norm, rms_norm
-from dycoke.ops.rotary import rotate
-from dycoke.ops.silu_mul import silu_mul
+from dycoke.engine.hooks import hooked, scattered, unlike
+from dycoke.engine.prefill.chunks import by_tokens
+from dycoke.engine.prefill.rows import Rows, rows_of
+from dycoke.engine.prefill.sdpa import BACKENDS, preferring
+from dycoke.ops.layer.norms import add_rms_norm, rms_norm
+from dycoke.ops.layer.rotary import rotate
+from dycoke.ops.layer.silu_mul import silu_mul
+from dycoke.stages.arguments import CACHE_NAMES, renamed
 
 MODELS = (qwen2.Qwen2Model, llama.LlamaModel)
 _SILU = tuple(dict.fromkeys((nn.SiLU, type(ACT2FN["silu"]))))

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from dycoke.engine.sdpa import attend, rounded_up
+from dycoke.engine.prefill.sdpa import attend, rounded_up
 
 
 class Rows(Protocol):

@@ -19,10 +19,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip import modeling_clip as clip
 from transformers.models.siglip import modeling_siglip as siglip
 
-from dycoke.engine.chunks import by_tokens
-from dycoke.engine.plain import hooked, scattered, unlike
-from dycoke.engine.sdpa import BACKENDS, attend, preferring
-from dycoke.ops.norms import add_layer_norm, layer_norm
+from dycoke.engine.hooks import hooked, scattered, unlike
+from dycoke.engine.prefill.chunks import by_tokens
+from dycoke.engine.prefill.sdpa import BACKENDS, attend, preferring
+from dycoke.ops.layer.norms import add_layer_norm, layer_norm
 
 MODELS = (siglip.SiglipVisionModel, clip.CLIPVisionModel)
 _TANH_GELU = type(ACT2FN["gelu_pytorch_tanh"])

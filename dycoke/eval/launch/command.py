@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from dycoke.eval import dying
-from dycoke.eval.specs import Launcher
+from dycoke.eval.launch import parent_death
+from dycoke.eval.runs.specs import Launcher
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ def check_launcher(launcher: Launcher, node: Node) -> None:
 def command(launcher: Launcher, node: Node, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The command line of `python -m module arguments`, and what its environment has beside this one's.
 
-    What it starts ends with this process, from its first moment on (`dycoke.eval.dying`).
+    What it starts ends with this process, from its first moment on (`dycoke.eval.launch.parent_death`).
     Several processes start under `accelerate launch`. Its --cpu starts a single one whatever number it is given; asked
     for GPUs it starts them all, and the environment keeps them on the CPU.
     """
     environment = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""} if launcher.cpu else {}
-    environment |= {dying.PARENT: str(os.getpid())}
-    own = [str(Path(dying.__file__).resolve()), module, *arguments]
+    environment |= {parent_death.PARENT: str(os.getpid())}
+    own = [str(Path(parent_death.__file__).resolve()), module, *arguments]
     if launcher.count == 1:
         return [sys.executable, *own], environment
     start = [sys.executable, own[0], "accelerate.commands.launch", "--multi_gpu"]

@@ -1,6 +1,6 @@
 """Processes that end with the one that started them, so that none works on behind a sweep that was killed.
 
-    python dycoke/eval/dying.py MODULE ARGUMENTS
+    python dycoke/eval/launch/parent_death.py MODULE ARGUMENTS
 
 runs a module in that way. It is run as a file: -m would import the packages around it first, and with them torch,
 which takes seconds in which the parent can end unnoticed.

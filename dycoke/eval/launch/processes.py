@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from dycoke.interrupts import ended_with
+from dycoke.lab.interrupts import ended_with
 
 LOCK = ".lock"
 _LOOK_EVERY = 0.5  # seconds

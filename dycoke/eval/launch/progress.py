@@ -9,8 +9,8 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Column
 
-from dycoke.eval.folder import RunFolder
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.runs.folder import RunFolder
+from dycoke.eval.runs.specs import RunSpec
 
 
 class Progress:

@@ -15,17 +15,17 @@ from typing import Any
 
 from rich.console import Console
 
-from dycoke.bench.record import circumstances, installed, write_text
-from dycoke.eval.experiment import Experiment, load_experiment
-from dycoke.eval.fit import check_rows
-from dycoke.eval.folder import EXPERIMENT, RunFolder
-from dycoke.eval.job import JOBS, Job
-from dycoke.eval.judging import check_judge
-from dycoke.eval.launching import Node, check_launcher, command
-from dycoke.eval.processes import held, run
-from dycoke.eval.progress import Progress
-from dycoke.eval.specs import RunSpec, slug
-from dycoke.interrupts import tell
+from dycoke.eval.launch.command import Node, check_launcher, command
+from dycoke.eval.launch.processes import held, run
+from dycoke.eval.launch.progress import Progress
+from dycoke.eval.runs.experiment import Experiment, load_experiment
+from dycoke.eval.runs.fit import check_rows
+from dycoke.eval.runs.folder import EXPERIMENT, RunFolder
+from dycoke.eval.runs.job import JOBS, Job
+from dycoke.eval.runs.judge import check_judge
+from dycoke.eval.runs.specs import RunSpec, slug
+from dycoke.lab.interrupts import tell
+from dycoke.lab.record import circumstances, installed, write_text
 
 RESULTS = Path("results")  # where a sweep writes and a report looks if nothing else is said
 _ROOM = 2**16  # bytes, more than a process writes before it fails
@@ -156,7 +156,7 @@ class _Work:
 def _work(work: _Work, progress: Progress) -> None:
     """Start the processes of one model and wait for its runs."""
     job, log = work.job(), work.log()
-    line, environment = command(work.runs[0].launcher, work.node, "dycoke.eval.worker", [str(job.write())])
+    line, environment = command(work.runs[0].launcher, work.node, "dycoke.eval.launch.worker", [str(job.write())])
     holds = () if work.hold is None else (work.hold,)
     with log.open("w", encoding="utf-8") as output:
         code = run(line, environment, output, holds, lambda: progress.show(job.announced()))

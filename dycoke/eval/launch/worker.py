@@ -1,6 +1,6 @@
 """A process of a sweep: one loaded model, its runs one after the other.
 
-    python dycoke/eval/dying.py dycoke.eval.worker JOB.json
+    python dycoke/eval/launch/parent_death.py dycoke.eval.launch.worker JOB.json
 
 Several such processes, started by `accelerate launch`, share the samples of each run. Each ends with what started it.
 """
@@ -13,9 +13,9 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
-from dycoke.eval.job import Job
-from dycoke.eval.lmms_tasks import default_home
-from dycoke.eval.shards import disband
+from dycoke.eval.runs.job import Job
+from dycoke.eval.runs.lmms_tasks import default_home
+from dycoke.lab.ranks import disband
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,9 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def work(job: Job) -> None:
     """Load what the runs need, tasks first and the model last, and evaluate one after the other."""
-    from dycoke.eval.evaluate import evaluate
-    from dycoke.eval.fit import check_rows, sizes_of
-    from dycoke.eval.lmms_tasks import load_task, task_manager
+    from dycoke.eval.runs.evaluate import evaluate
+    from dycoke.eval.runs.fit import check_rows, sizes_of
+    from dycoke.eval.runs.lmms_tasks import load_task, task_manager
 
     experiment, specs = job.load()
     manager = task_manager(specs[0].model.id, experiment.include_path)

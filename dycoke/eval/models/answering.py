@@ -14,15 +14,15 @@ import torch
 from tqdm import tqdm
 
 from dycoke.attach import apply, attached, remove
-from dycoke.engine.answers import Generated
-from dycoke.engine.batches import Halving, KVBudget, form
-from dycoke.engine.offline import MAX_BATCH
-from dycoke.engine.requests import compressor_of, requests_of
-from dycoke.eval.arguments import Arguments
-from dycoke.eval.generation import MAX_NEW_TOKENS
-from dycoke.eval.placing import Place
-from dycoke.eval.samples import Key, Samples, cost_of, prompt_hash
-from dycoke.eval.specs import AUTO
+from dycoke.eval.models.arguments import Arguments
+from dycoke.eval.models.generation import MAX_NEW_TOKENS
+from dycoke.eval.models.place import Place
+from dycoke.eval.runs.samples import Key, Samples, cost_of, prompt_hash
+from dycoke.eval.runs.specs import AUTO
+from dycoke.families.requests import compressor_of, requests_of
+from dycoke.offline.answers import Generated
+from dycoke.offline.batches import Halving, KVBudget, form
+from dycoke.offline.generate import MAX_BATCH
 from dycoke.types import Method, Plan
 from dycoke.video.frames import reader_of
 from dycoke.video.reading import PYAV

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dycoke.adapters.loader import Chosen, choose_method
-from dycoke.ask.chat import DTYPES
-from dycoke.engine.routes import check_route
-from dycoke.eval.specs import AUTO
+from dycoke.eval.runs.specs import AUTO
+from dycoke.families.chat import DTYPES
+from dycoke.keywords import Chosen, choose_method
 from dycoke.options import parse_method, parse_value
 from dycoke.registry import build, entry
 from dycoke.video.reading import INDEX, check_reader, check_sampling
+from dycoke.video.routes import check_route
 
 _WAYS = ("dycoke", "method", "method_options", "plan", "image_token_start_index")
 

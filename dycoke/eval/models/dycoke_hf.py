@@ -9,13 +9,13 @@ import numpy as np
 from lmms_eval.api.model import lmms
 from PIL import Image
 
-from dycoke.ask.chat import DTYPES, Placement, placement
-from dycoke.ask.hf_chat import load
-from dycoke.engine.answers import Generated, ending_ids
-from dycoke.eval.answering import Answering, Asked
-from dycoke.eval.arguments import split_arguments
-from dycoke.eval.generation import greedy_or_sampled
-from dycoke.eval.placing import place
+from dycoke.eval.models.answering import Answering, Asked
+from dycoke.eval.models.arguments import split_arguments
+from dycoke.eval.models.generation import greedy_or_sampled
+from dycoke.eval.models.place import place
+from dycoke.families.chat import DTYPES, Placement, placement
+from dycoke.families.llava_onevision.chat import load
+from dycoke.offline.answers import Generated, ending_ids
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import PYAV
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from lmms_eval.api.model import lmms
 
-from dycoke.engine.answers import Generated, ending_ids
-from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
-from dycoke.eval.answering import Answering, Asked
-from dycoke.eval.arguments import Arguments
-from dycoke.eval.encoder_cache import EncoderCache
-from dycoke.eval.llava_prompts import batch_ids, conversation, stop_text, write_prompt
-from dycoke.eval.placing import place
-from dycoke.eval.samples import Samples
+from dycoke.eval.models.answering import Answering, Asked
+from dycoke.eval.models.arguments import Arguments
+from dycoke.eval.models.encoder_cache import EncoderCache
+from dycoke.eval.models.llava_prompts import batch_ids, conversation, stop_text, write_prompt
+from dycoke.eval.models.place import place
+from dycoke.eval.runs.samples import Samples
+from dycoke.offline.answers import Generated, ending_ids
 from dycoke.types import Method, Plan
+from dycoke.video.pixels import FrameSettings, frames_on, pixels_of
 from dycoke.video.reading import PYAV
 from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
 from llava.mm_utils import KeywordsStoppingCriteria, get_model_name_from_path

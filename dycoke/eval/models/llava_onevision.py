@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from lmms_eval.models.simple.llava_onevision import Llava_OneVision
 
-from dycoke.eval.answering import Asked
-from dycoke.eval.arguments import builtin_defaults, split_arguments
-from dycoke.eval.generation import as_given
-from dycoke.eval.llava_model import LlavaModel
+from dycoke.eval.models.answering import Asked
+from dycoke.eval.models.arguments import builtin_defaults, split_arguments
+from dycoke.eval.models.generation import as_given
+from dycoke.eval.models.llava import LlavaModel
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import INDEX, PYAV, check_reader
 from llava.constants import DEFAULT_IMAGE_TOKEN

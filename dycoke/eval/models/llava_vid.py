@@ -10,10 +10,10 @@ import numpy as np
 from lmms_eval.models.simple.llava_vid import LlavaVid
 from transformers import AutoConfig
 
-from dycoke.eval.answering import Asked
-from dycoke.eval.arguments import builtin_defaults, split_arguments
-from dycoke.eval.generation import greedy_or_sampled
-from dycoke.eval.llava_model import LlavaModel
+from dycoke.eval.models.answering import Asked
+from dycoke.eval.models.arguments import builtin_defaults, split_arguments
+from dycoke.eval.models.generation import greedy_or_sampled
+from dycoke.eval.models.llava import LlavaModel
 from dycoke.video.frames import read_chosen, reader_of
 from dycoke.video.reading import INDEX, PYAV, check_reader
 from dycoke.video.timeline import at_rate, evenly

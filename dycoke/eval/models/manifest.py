@@ -5,9 +5,9 @@ from __future__ import annotations
 from lmms_eval.models.registry_v2 import ModelManifest
 
 CLASSES = {
-    "llava_onevision": "dycoke.eval.onevision.LlavaOnevision",
-    "llava_vid": "dycoke.eval.vid.LlavaVideo",
-    "dycoke_hf": "dycoke.eval.hf.LlavaOnevisionHF",
+    "llava_onevision": "dycoke.eval.models.llava_onevision.LlavaOnevision",
+    "llava_vid": "dycoke.eval.models.llava_vid.LlavaVideo",
+    "dycoke_hf": "dycoke.eval.models.dycoke_hf.LlavaOnevisionHF",
 }
 
 

@@ -11,9 +11,9 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from torch import nn
 
-from dycoke.ask.chat import DTYPES
-from dycoke.eval.shards import PATIENCE
-from dycoke.eval.zero3 import partitioned, read_config, shard
+from dycoke.eval.models.zero3 import partitioned, read_config, shard
+from dycoke.families.chat import DTYPES
+from dycoke.lab.ranks import PATIENCE
 
 
 @dataclass(frozen=True)

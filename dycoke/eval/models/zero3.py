@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from dycoke.eval.shards import Ranks
+from dycoke.lab.ranks import Ranks
 
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TRAINING = ("optimizer", "scheduler")

@@ -1,6 +1,6 @@
 """Whether an experiment that was made again scores as another one that has its rows.
 
-    python -m dycoke.eval.agreement remade/nano_main results/nano_table1
+    python -m dycoke.eval.report.agreement remade/nano_main results/nano_table1
 
 Rows are the same if model, number of frames and method with its options are; one of the experiments may be limited to
 the first samples. They agree where the 95 % intervals of their scores have a value in common. The exit code is 1 if
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dycoke.eval.foot import state
-from dycoke.eval.numbers import TaskColumn, interval, score, task_columns
-from dycoke.eval.rows import Results, Row, Run, read_results
-from dycoke.eval.table_formats import markdown
-from dycoke.eval.tables import Cell, Section, Table, number, spread
-from dycoke.interrupts import guarded
+from dycoke.eval.report.footnotes import state
+from dycoke.eval.report.numbers import TaskColumn, interval, score, task_columns
+from dycoke.eval.report.results import Results, Row, Run, read_results
+from dycoke.eval.report.table import Cell, Section, Table, number, spread
+from dycoke.eval.report.table_formats import markdown
+from dycoke.lab.interrupts import guarded
 
 _DECIMALS = 2
 _TOLD = "In parentheses: 95 % interval. A row agrees where both have a value in common."

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from dycoke.eval.scored import Scored
+from dycoke.eval.runs.sample_scores import Scored
 
 RESAMPLES = 5000
 SEED = 0

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dycoke.bench.record import write_text
-from dycoke.eval import plots
-from dycoke.eval.differences import difference_table
-from dycoke.eval.efficiency_table import efficiency_records, efficiency_table
-from dycoke.eval.figures import check_matplotlib, write_plot
-from dycoke.eval.folder import EXPERIMENT
-from dycoke.eval.main_table import main_records, main_table
-from dycoke.eval.numbers import Published
-from dycoke.eval.rows import read_results
-from dycoke.eval.table_formats import csv_text, latex, markdown
+from dycoke.eval.report import plots
+from dycoke.eval.report.difference_table import difference_table
+from dycoke.eval.report.efficiency_table import efficiency_records, efficiency_table
+from dycoke.eval.report.main_table import main_records, main_table
+from dycoke.eval.report.numbers import Published
+from dycoke.eval.report.results import read_results
+from dycoke.eval.report.table_formats import csv_text, latex, markdown
+from dycoke.eval.runs.folder import EXPERIMENT
+from dycoke.lab.figures import check_matplotlib, write_plot
+from dycoke.lab.record import write_text
 
 _PLOTS = {
     "bars": plots.bars,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dycoke.eval.bootstrap import PERCENT, RESAMPLES
-from dycoke.eval.foot import circumstances
-from dycoke.eval.numbers import difference, score, task_columns
-from dycoke.eval.rows import Group, Results, Row
-from dycoke.eval.tables import Cell, Section, Table, number, spread
+from dycoke.eval.report.bootstrap import PERCENT, RESAMPLES
+from dycoke.eval.report.footnotes import circumstances
+from dycoke.eval.report.numbers import difference, score, task_columns
+from dycoke.eval.report.results import Group, Results, Row
+from dycoke.eval.report.table import Cell, Section, Table, number, spread
 
 _DECIMALS = 2
 _TOLD = (

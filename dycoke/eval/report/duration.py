@@ -1,6 +1,6 @@
 """How long it takes to make experiments again, by the times of those that are there.
 
-    python -m dycoke.eval.duration --processes 2 --again remade results/nano_table1 results/nano_table5
+    python -m dycoke.eval.report.duration --processes 2 --again remade results/nano_table1 results/nano_table5
 
 The seconds that all samples took are shared among the processes, each of which needs a core, or a GPU, of its own.
 """
@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dycoke.bench.record import device
-from dycoke.eval.efficiency_table import clock
-from dycoke.eval.folder import RunFolder
-from dycoke.eval.rows import Results, read_results
-from dycoke.interrupts import guarded
+from dycoke.eval.report.efficiency_table import clock
+from dycoke.eval.report.results import Results, read_results
+from dycoke.eval.runs.folder import RunFolder
+from dycoke.lab.interrupts import guarded
+from dycoke.lab.record import device
 
 
 @dataclass(frozen=True)

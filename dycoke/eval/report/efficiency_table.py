@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dycoke.eval.foot import circumstances, state
-from dycoke.eval.numbers import Published, read_per_step
-from dycoke.eval.rows import Group, Results, Row, Run
-from dycoke.eval.tables import PAPER, Cell, Filled, Notes, Table, number, published_column, sections
+from dycoke.eval.report.footnotes import circumstances, state
+from dycoke.eval.report.numbers import Published, read_per_step
+from dycoke.eval.report.results import Group, Results, Row, Run
+from dycoke.eval.report.table import PAPER, Cell, Filled, Notes, Table, number, published_column, sections
 from dycoke.report import STAGES
 
 _TOLD = (

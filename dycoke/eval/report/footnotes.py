@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dycoke.eval.benchmarks import BENCHMARKS
-from dycoke.eval.rows import Results, Run
+from dycoke.eval.report.results import Results, Run
 from dycoke.nano import EMBEDDED
 from dycoke.options import write_value
 

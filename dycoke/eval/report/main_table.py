@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dycoke.eval.bootstrap import PERCENT, RESAMPLES
-from dycoke.eval.foot import circumstances, state
-from dycoke.eval.numbers import (
+from dycoke.eval.report.bootstrap import PERCENT, RESAMPLES
+from dycoke.eval.report.footnotes import circumstances, state
+from dycoke.eval.report.numbers import (
     COSTS,
     Published,
     TaskColumn,
@@ -19,8 +19,8 @@ from dycoke.eval.numbers import (
     stderr,
     task_columns,
 )
-from dycoke.eval.rows import Results, Row, Run
-from dycoke.eval.tables import (
+from dycoke.eval.report.results import Results, Row, Run
+from dycoke.eval.report.table import (
     NOTHING,
     PAPER,
     Cell,

@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields
 from statistics import fmean
 from typing import Any
 
-from dycoke.eval import bootstrap
 from dycoke.eval.benchmarks import BENCHMARKS, Column, columns_of, value
-from dycoke.eval.cost import Tokens, formula_a, kv_bytes, measured, retained, retained_final, true_flops
-from dycoke.eval.published import published, published_table
-from dycoke.eval.rows import Group, Results, Row, Run
-from dycoke.eval.scored import Scored
-from dycoke.shapes import Shape
+from dycoke.eval.report import bootstrap
+from dycoke.eval.report.published import published, published_table
+from dycoke.eval.report.results import Group, Results, Row, Run
+from dycoke.eval.runs.sample_scores import Scored
+from dycoke.lab.cost import Tokens, formula_a, kv_bytes, measured, retained, retained_final, true_flops
+from dycoke.model_shape import Shape
 from dycoke.types import Plan
 
 

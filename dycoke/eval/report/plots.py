@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from dycoke.eval.efficiency_table import peak_gib
-from dycoke.eval.figures import MARKERS, PANEL, new_figure, plain
-from dycoke.eval.numbers import TaskColumn, overall, row_cost, task_columns
-from dycoke.eval.rows import Group, Results, Row
-from dycoke.eval.specs import MethodSpec
+from dycoke.eval.report.efficiency_table import peak_gib
+from dycoke.eval.report.numbers import TaskColumn, overall, row_cost, task_columns
+from dycoke.eval.report.results import Group, Results, Row
+from dycoke.eval.runs.specs import MethodSpec
+from dycoke.lab.figures import MARKERS, PANEL, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

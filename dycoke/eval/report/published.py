@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dycoke.bounded_yaml import read_yaml
-from dycoke.brief import brief
+from dycoke.text.bounded_yaml import read_yaml
+from dycoke.text.brief import brief
 
-TABLES = Path(__file__).resolve().parents[2] / "results" / "paper" / "tables.yaml"
+TABLES = Path(__file__).resolve().parents[3] / "results" / "paper" / "tables.yaml"
 
 
 def published(table: str, model: str, row: str, column: str) -> float | None:

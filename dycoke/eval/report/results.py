@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval.experiment import Experiment, load_experiment
-from dycoke.eval.folder import EXPERIMENT, METRICS, RunFolder
-from dycoke.eval.specs import MethodSpec, ModelSpec, RunSpec
+from dycoke.eval.runs.experiment import Experiment, load_experiment
+from dycoke.eval.runs.folder import EXPERIMENT, METRICS, RunFolder
+from dycoke.eval.runs.specs import MethodSpec, ModelSpec, RunSpec
 
 FULL = "full"  # the method that the others are compared with
 

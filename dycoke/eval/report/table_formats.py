@@ -8,8 +8,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dycoke.eval.tables import Cell, Table
-from dycoke.visible import visible_line
+from dycoke.eval.report.table import Cell, Table
+from dycoke.text.visible import visible_line
 
 _LATEX = {
     "\\": r"\textbackslash{}",

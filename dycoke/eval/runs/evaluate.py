@@ -16,15 +16,15 @@ from lmms_eval.api.task import Task
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.tasks import TaskManager
 
-from dycoke.eval.folder import RunFolder
-from dycoke.eval.job import Job
-from dycoke.eval.judging import is_judged
-from dycoke.eval.samples import Samples, key_of, summary
-from dycoke.eval.scored import scored
-from dycoke.eval.scoring import PARALLEL, Judgements, document_hash, repeatable
-from dycoke.eval.shards import Ranks
-from dycoke.eval.specs import RunSpec
-from dycoke.shapes import Shape
+from dycoke.eval.runs.folder import RunFolder
+from dycoke.eval.runs.job import Job
+from dycoke.eval.runs.judge import is_judged
+from dycoke.eval.runs.sample_scores import scored
+from dycoke.eval.runs.samples import Samples, key_of, summary
+from dycoke.eval.runs.scoring import PARALLEL, Judgements, document_hash, repeatable
+from dycoke.eval.runs.specs import RunSpec
+from dycoke.lab.ranks import Ranks
+from dycoke.model_shape import Shape
 
 
 def evaluate(model: Any, spec: RunSpec, tasks: list[Task], manager: TaskManager, job: Job) -> None:

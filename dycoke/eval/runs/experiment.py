@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dycoke.bounded_yaml import read_yaml
-from dycoke.brief import LINE, brief, shorten
-from dycoke.eval.method_rows import MOST, at_frames, frame_counts, method_rows
-from dycoke.eval.specs import AUTO, Launcher, ModelSpec, RunSpec, slug
-from dycoke.eval.values import check_keys, count_of, flag_of, list_of, listed, mapping_of, text_of
+from dycoke.eval.runs.method_rows import MOST, at_frames, frame_counts, method_rows
+from dycoke.eval.runs.specs import AUTO, Launcher, ModelSpec, RunSpec, slug
+from dycoke.eval.runs.values import check_keys, count_of, flag_of, list_of, listed, mapping_of, text_of
+from dycoke.text.bounded_yaml import read_yaml
+from dycoke.text.brief import LINE, brief, shorten
 from dycoke.video.reading import INDEX, PYAV, check_reader, check_sampling
 
 _NEEDED = ("model", "video", "tasks", "methods")

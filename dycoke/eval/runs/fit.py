@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval.specs import ModelSpec, RunSpec
+from dycoke.eval.runs.specs import ModelSpec, RunSpec
 from dycoke.fitting import decode_faults, frame_faults, inside_faults, newline_faults, order_faults
 from dycoke.types import Plan
 
@@ -92,7 +92,7 @@ def _reads_all(run: RunSpec) -> bool:
 
 def sizes_of(model: Any) -> Sizes:
     """The sizes of a loaded model. Raises ValueError for one of no supported family."""
-    from dycoke.engine.requests import requests_of
+    from dycoke.families.requests import requests_of
     from llava.model.llava_arch import LlavaMetaForCausalLM
     from llava.model.visual import newline_layout
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dycoke.bench.record import write_record, write_text
-from dycoke.bounded_yaml import read_yaml, write_yaml
-from dycoke.brief import brief
-from dycoke.eval.lines import read_lines
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.runs.specs import RunSpec
+from dycoke.lab.jsonl import read_lines
+from dycoke.lab.record import write_record, write_text
+from dycoke.text.bounded_yaml import read_yaml, write_yaml
+from dycoke.text.brief import brief
 
 EXPERIMENT = "experiment.yaml"
 RESERVED = ("tables", "plots", "logs")  # folders of an experiment that are no runs

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dycoke.bench.record import write_record
-from dycoke.eval.experiment import Experiment, load_experiment
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.runs.experiment import Experiment, load_experiment
+from dycoke.eval.runs.specs import RunSpec
+from dycoke.lab.record import write_record
 
 JOBS = ".jobs"  # folder of an experiment where the processes at work leave word; .jobs.1: those of a second machine
 

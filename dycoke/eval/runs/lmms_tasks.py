@@ -12,7 +12,7 @@ from lmms_eval.api.task import Task
 from lmms_eval.tasks import TaskManager, get_task_dict
 from tenacity import RetryError
 
-TASKS = Path(__file__).parent / "tasks"  # those this package brings along
+TASKS = Path(__file__).parents[1] / "tasks"  # those this package brings along
 
 
 def task_manager(model_id: str, folders: Iterable[str] = ()) -> TaskManager:

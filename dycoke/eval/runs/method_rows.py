@@ -9,11 +9,11 @@ from math import prod
 from string import Formatter
 from typing import Any
 
-from dycoke.brief import brief
-from dycoke.eval.specs import MethodSpec, takes_list
-from dycoke.eval.values import check_keys, list_of, listed, text_of
+from dycoke.eval.runs.specs import MethodSpec, takes_list
+from dycoke.eval.runs.values import check_keys, list_of, listed, text_of
 from dycoke.options import write_value
 from dycoke.registry import entry
+from dycoke.text.brief import brief
 
 Row = tuple[MethodSpec, list[int], list[str]]
 """A method, numbers of frames, names of models."""

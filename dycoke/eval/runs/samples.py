@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dycoke.eval.lines import append_line, end_last_line
+from dycoke.lab.jsonl import append_line, end_last_line
 from dycoke.report import STAGES, Report
 from dycoke.types import Plan
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dycoke.eval.judging import JudgeFailed, checked, is_judged
-from dycoke.eval.lines import append_line, end_last_line
+from dycoke.eval.runs.judge import JudgeFailed, checked, is_judged
+from dycoke.lab.jsonl import append_line, end_last_line
 
 ATTEMPTS = 3  # at a judgement; lmms-eval asks five times in each, and takes one that it cannot read for an answer
 PARALLEL = 4  # judgements asked for at a time; what is not judged is scored one by one, because guesses share a seed

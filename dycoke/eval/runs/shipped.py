@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[2]
 # An installed package has them within itself, a checkout beside it.
 CONFIGS = _PACKAGE / "eval_configs" if (_PACKAGE / "eval_configs").is_dir() else _PACKAGE.parent / "eval_configs"
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dycoke.brief import brief
 from dycoke.nano import EMBEDDED, checkpoint_of
 from dycoke.plans import build_plan
 from dycoke.registry import build, entry
+from dycoke.text.brief import brief
 from dycoke.types import Method, Plan
 from dycoke.video.reading import INDEX, PYAV
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dycoke.brief import brief, shorten
+from dycoke.text.brief import brief, shorten
 
 
 def check_keys(content: Any, known: Iterable[str], needed: Iterable[str]) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dycoke.adapters.arguments import expand_rows, from_table
-from dycoke.adapters.base import FamilyAdapter
-from dycoke.adapters.masks import seen_slots
+from dycoke.families.base import FamilyAdapter
 from dycoke.fitting import newline_faults, refuse
+from dycoke.stages.arguments import expand_rows, from_table
+from dycoke.stages.masks import seen_slots
 from dycoke.turns import OfThread
 
 if TYPE_CHECKING:

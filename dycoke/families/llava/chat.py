@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from dycoke.adapters.llava import tokens_per_frame
-from dycoke.ask.chat import Placement
-from dycoke.engine.frames import FrameSettings, frames_on, pixels_of
-from dycoke.engine.requests import requests_of
+from dycoke.families.chat import Placement
+from dycoke.families.llava.adapter import tokens_per_frame
+from dycoke.families.requests import requests_of
+from dycoke.video.pixels import FrameSettings, frames_on, pixels_of
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.context import readable
 from llava.conversation import conv_templates

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from dycoke.adapters.llava import tokens_per_frame
-from dycoke.engine.requests import Length, Request, kept, padded, prompt_ids
+from dycoke.families.llava.adapter import tokens_per_frame
+from dycoke.families.requests import Length, Request, kept, padded, prompt_ids
 from dycoke.types import Compressor
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.context import readable

@@ -18,10 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from dycoke.ask.chat import Placement
-from dycoke.engine.frames import FrameSettings, frames_on
-from dycoke.engine.hf_requests import frame_tokens
-from dycoke.engine.requests import requests_of
+from dycoke.families.chat import Placement
+from dycoke.families.llava_onevision.requests import frame_tokens
+from dycoke.families.requests import requests_of
+from dycoke.video.pixels import FrameSettings, frames_on
 from llava.context import readable
 from llava.model.builder import skeleton_of
 from llava.model.checkpoint import local_folder, tensor_shapes

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dycoke.engine.requests import Length, Request, kept, padded, prompt_ids
+from dycoke.families.requests import Length, Request, kept, padded, prompt_ids
 from dycoke.types import Compressor
 from llava.context import readable
 

@@ -20,7 +20,7 @@ def top_columns(scores: Tensor, among: Tensor, budget: Tensor, width: int) -> Te
     be at least the largest budget.
     """
     if scores.is_cuda and scores.shape[1] <= ONE_BLOCK:
-        from dycoke.ops.choose_triton import top_columns_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.choose_triton import top_columns_triton  # Triton only where there is a GPU
 
         return top_columns_triton(scores, among, budget, width)
     return top_columns_torch(scores, among, budget, width)
@@ -32,7 +32,7 @@ def list_columns(read: Tensor, width: int) -> tuple[Tensor, Tensor]:
     A row with more than `width` of them keeps the lowest.
     """
     if read.is_cuda and read.shape[1] <= ONE_BLOCK:
-        from dycoke.ops.choose_triton import list_columns_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.choose_triton import list_columns_triton  # Triton only where there is a GPU
 
         return list_columns_triton(read, width)
     return list_columns_torch(read, width)
@@ -47,7 +47,7 @@ def plan_fetch(keep: Tensor, slots: Tensor, valid: Tensor) -> Tensor:
     slot order. Slots left over hold -1.
     """
     if keep.is_cuda and keep.shape[1] <= ONE_BLOCK:
-        from dycoke.ops.choose_triton import plan_fetch_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.choose_triton import plan_fetch_triton  # Triton only where there is a GPU
 
         return plan_fetch_triton(keep, slots, valid)
     return plan_fetch_torch(keep, slots, valid)
@@ -61,7 +61,7 @@ def place_columns(index: Tensor, slots: Tensor, home: Tensor, first: int) -> Ten
     -1, and so does a column the store does not hold.
     """
     if index.is_cuda and index.shape[1] <= ONE_BLOCK:
-        from dycoke.ops.choose_triton import place_columns_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.choose_triton import place_columns_triton  # Triton only where there is a GPU
 
         return place_columns_triton(index, slots, home, first)
     return place_columns_torch(index, slots, home, first)

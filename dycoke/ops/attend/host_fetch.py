@@ -20,7 +20,7 @@ def fetch(
     Raises ValueError if the slots are on a GPU and the host's memory is not pinned, and so cannot be read from there.
     """
     if keys.is_cuda:
-        from dycoke.ops.host_fetch_triton import fetch_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.host_fetch_triton import fetch_triton  # Triton only where there is a GPU
 
         fetch_triton(host_keys, host_values, rows, wanted, keys, values, first)
     else:

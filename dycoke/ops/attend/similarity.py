@@ -15,7 +15,7 @@ def turn(attn: Tensor, among: Tensor, previous: Tensor) -> Tensor:
     zeros stand for no step before, and give a cosine of 0. Source: DyCoke, section 3.3.
     """
     if attn.is_cuda:
-        from dycoke.ops.similarity_triton import turn_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.similarity_triton import turn_triton  # Triton only where there is a GPU
 
         return turn_triton(attn, among, previous)
     return turn_torch(attn, among, previous)

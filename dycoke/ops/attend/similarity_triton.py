@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.similarity import EPS
+from dycoke.ops.attend.similarity import EPS
 
 _BLOCK = 4096
 

@@ -100,7 +100,7 @@ def sparse_decode(query: Tensor, store: Store, reads: Reads, scale: float, scrat
     without it they allocate what they need at each call. Raises ValueError for shapes that do not fit together.
     """
     if _has_kernel(query):
-        from dycoke.ops.sparse_decode_triton import sparse_decode_triton  # Triton only where there is a GPU
+        from dycoke.ops.attend.sparse_decode_triton import sparse_decode_triton  # Triton only where there is a GPU
 
         return sparse_decode_triton(query, store, reads, scale, scratch)
     return sparse_decode_torch(query, store, reads, scale)
@@ -114,7 +114,7 @@ def sparse_decode_observed(
     Columns not read have 0; the tail's share is what a row lacks to 1. float64 for a float64 query.
     """
     if _has_kernel(query):
-        from dycoke.ops.sparse_decode_triton import sparse_decode_observed_triton
+        from dycoke.ops.attend.sparse_decode_triton import sparse_decode_observed_triton
 
         return sparse_decode_observed_triton(query, store, reads, scale, scratch)
     return sparse_decode_observed_torch(query, store, reads, scale)

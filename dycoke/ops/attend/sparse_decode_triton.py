@@ -22,9 +22,9 @@ import torch
 import triton
 from torch import Tensor
 
-from dycoke.ops.processors import processors
-from dycoke.ops.sparse_decode import Reads, Scratch, Store, check_decode
-from dycoke.ops.sparse_decode_kernels import attend_joint, attend_part, average, combine
+from dycoke.ops.attend.sparse_decode import Reads, Scratch, Store, check_decode
+from dycoke.ops.attend.sparse_decode_kernels import attend_joint, attend_part, average, combine
+from dycoke.ops.device import processors
 
 _LOG2_E = 1.4426950408889634
 _MIN_GROUP = 16  # the least number of rows of a matrix product on the tensor cores

@@ -16,7 +16,7 @@ def greedy_tokens(logits: Tensor, ended: Tensor, ends: Tensor | None, pad: int, 
     check_greedy(logits, ended, ends, record)
     contiguous = ended.is_contiguous() and (ends is None or ends.is_contiguous()) and logits.stride(1) == 1
     if logits.is_cuda and logits.dtype != torch.float64 and contiguous:
-        from dycoke.ops.greedy_triton import greedy_tokens_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.greedy_triton import greedy_tokens_triton  # Triton only where there is a GPU
 
         return greedy_tokens_triton(logits, ended, ends, pad, record)
     return greedy_tokens_torch(logits, ended, ends, pad, record)

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.greedy import check_greedy
-from dycoke.ops.processors import processors
+from dycoke.ops.device import processors
+from dycoke.ops.layer.greedy import check_greedy
 
 _BLOCK = 2048  # logits a loop turn reads
 _PER_PROCESSOR = 4  # programs wanted

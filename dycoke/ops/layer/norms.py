@@ -18,7 +18,7 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     check_norm(hidden, weight)
     if _has_kernel(hidden):
-        from dycoke.ops.norms_triton import rms_norm_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.norms_triton import rms_norm_triton  # Triton only where there is a GPU
 
         return rms_norm_triton(hidden, weight, eps)
     return rms_norm_torch(hidden, weight, eps)
@@ -33,7 +33,7 @@ def add_rms_norm(delta: Tensor, residual: Tensor, weight: Tensor, eps: float) ->
     check_added(delta, residual)
     check_norm(delta, weight)
     if _has_kernel(delta):
-        from dycoke.ops.norms_triton import add_rms_norm_triton
+        from dycoke.ops.layer.norms_triton import add_rms_norm_triton
 
         return add_rms_norm_triton(delta, residual, weight, eps)
     return add_rms_norm_torch(delta, residual, weight, eps)
@@ -46,7 +46,7 @@ def layer_norm(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tens
     """
     check_norm(hidden, weight, bias)
     if _has_kernel(hidden):
-        from dycoke.ops.norms_triton import layer_norm_triton
+        from dycoke.ops.layer.norms_triton import layer_norm_triton
 
         return layer_norm_triton(hidden, weight, bias, eps)
     return layer_norm_torch(hidden, weight, bias, eps)
@@ -57,7 +57,7 @@ def add_layer_norm(delta: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
     check_added(delta, residual)
     check_norm(delta, weight, bias)
     if _has_kernel(delta):
-        from dycoke.ops.norms_triton import add_layer_norm_triton
+        from dycoke.ops.layer.norms_triton import add_layer_norm_triton
 
         return add_layer_norm_triton(delta, residual, weight, bias, eps)
     return add_layer_norm_torch(delta, residual, weight, bias, eps)

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.norms import check_added, check_norm
+from dycoke.ops.layer.norms import check_added, check_norm
 
 
 def rms_norm_triton(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -17,7 +17,7 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
     """
     check_rotary(query, key, cos, sin)
     if query.is_cuda and query.dtype != torch.float64:
-        from dycoke.ops.rotary_triton import rotate_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.rotary_triton import rotate_triton  # Triton only where there is a GPU
 
         return rotate_triton(query, key, cos, sin)
     return rotate_torch(query, key, cos, sin)

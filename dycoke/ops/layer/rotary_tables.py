@@ -17,7 +17,7 @@ def rotary_tables(
     """
     check_tables(positions, frequencies, shift)
     if positions.is_cuda and dtype != torch.float64:
-        from dycoke.ops.rotary_tables_triton import rotary_tables_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.rotary_tables_triton import rotary_tables_triton  # Triton only where there is a GPU
 
         return rotary_tables_triton(positions, frequencies, scaling, dtype, shift)
     return rotary_tables_torch(positions, frequencies, scaling, dtype, shift)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.rotary_tables import check_tables
+from dycoke.ops.layer.rotary_tables import check_tables
 
 
 @triton.jit

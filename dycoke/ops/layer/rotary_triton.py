@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.rotary import check_rotary
+from dycoke.ops.layer.rotary import check_rotary
 
 _HEADS = 16  # a program's, so that both tables are read once for many heads
 

@@ -18,7 +18,7 @@ def rotary_write(
     """
     query_heads = check_rotary(qkv, cos, sin, tail_keys, tail_values, position)
     if _has_kernel(qkv, cos, sin, tail_keys, tail_values):
-        from dycoke.ops.rotary_write_triton import rotary_write_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.rotary_write_triton import rotary_write_triton  # Triton only where there is a GPU
 
         return rotary_write_triton(qkv, cos, sin, tail_keys, tail_values, position)
     return _rotary_write(qkv, cos, sin, tail_keys, tail_values, position, query_heads)

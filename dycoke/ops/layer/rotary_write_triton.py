@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.rotary_write import check_rotary
+from dycoke.ops.layer.rotary_write import check_rotary
 
 
 @triton.jit

@@ -17,7 +17,7 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """
     check_gate(gate, up)
     if gate.is_cuda and gate.dtype != torch.float64:
-        from dycoke.ops.silu_mul_triton import silu_mul_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.silu_mul_triton import silu_mul_triton  # Triton only where there is a GPU
 
         return silu_mul_triton(gate, up)
     return silu_mul_torch(gate, up)

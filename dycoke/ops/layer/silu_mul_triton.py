@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.silu_mul import check_gate
+from dycoke.ops.layer.silu_mul import check_gate
 
 _BLOCK = 2048
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dycoke.ops.norms import rms_norm, rms_norm_torch
-from dycoke.ops.sparse_decode import Scratch
+from dycoke.ops.attend.sparse_decode import Scratch
+from dycoke.ops.layer.norms import rms_norm, rms_norm_torch
 
 if TYPE_CHECKING:
-    from dycoke.ops.skinny_linear_triton import Plan
+    from dycoke.ops.layer.skinny_linear_triton import Plan
 
 FEW_ROWS = 16  # to here the kernels were faster for every linear of a 7b step, on an H200
 MOST_ROWS = 64  # from here on a linear is no longer bound by reading its weights
@@ -53,7 +53,10 @@ def skinny_linear(
     """
     check_linear(x, weights, biases, norm, gate, residual, out)
     if _has_kernel(x, weights, residual, out):
-        from dycoke.ops.skinny_linear_triton import chosen_plan, skinny_linear_triton  # Triton only where a GPU is
+        from dycoke.ops.layer.skinny_linear_triton import (  # Triton only where a GPU is
+            chosen_plan,
+            skinny_linear_triton,
+        )
 
         if plan is None:
             sizes = tuple(weight.shape[0] for weight in weights)

@@ -16,11 +16,11 @@ import torch
 import triton
 from torch import Tensor
 
-from dycoke.ops.norms_triton import rms_norm_triton
-from dycoke.ops.processors import processors, shared_memory
-from dycoke.ops.skinny_linear import FEW_ROWS, Biases, Norm, check_linear
-from dycoke.ops.skinny_linear_kernels import one_row, some_rows
-from dycoke.ops.sparse_decode import Scratch
+from dycoke.ops.attend.sparse_decode import Scratch
+from dycoke.ops.device import processors, shared_memory
+from dycoke.ops.layer.norms_triton import rms_norm_triton
+from dycoke.ops.layer.skinny_linear import FEW_ROWS, Biases, Norm, check_linear
+from dycoke.ops.layer.skinny_linear_kernels import one_row, some_rows
 
 _LEAST_BLOCK = 16  # rows of a block of the tensor cores
 _SOME, _MANY = 80, 512  # output columns a multiprocessor: of an MLP's first half, of a head

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dycoke.ops.rank import mask_slots
+from dycoke.ops.tokens.rank import mask_slots
 
 
 def gather_context(

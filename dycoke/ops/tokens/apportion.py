@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dycoke.ops.rank import ranks
+from dycoke.ops.tokens.rank import ranks
 
 
 def apportion(order_score: Tensor, target: Tensor, total: int) -> Tensor:

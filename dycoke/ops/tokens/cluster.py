@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dycoke.ops.rank import ranks
+from dycoke.ops.tokens.rank import ranks
 
 
 def distances(tokens: Tensor) -> Tensor:

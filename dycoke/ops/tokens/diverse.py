@@ -30,7 +30,7 @@ def diverse_tokens(distance: Tensor, weight: Tensor, count: int) -> Tensor:
     pick = weighted.topk(2, dim=1, largest=False).values[:, 1].argmax(1)
     weighted.diagonal(dim1=1, dim2=2).fill_(-torch.inf)  # once chosen, never again
     if weighted.is_cuda:
-        from dycoke.ops.diverse_triton import farthest_triton  # Triton only where there is a GPU
+        from dycoke.ops.tokens.diverse_triton import farthest_triton  # Triton only where there is a GPU
 
         return farthest_triton(weighted, pick, count)
     return farthest_torch(weighted, pick, count)

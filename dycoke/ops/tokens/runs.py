@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dycoke.ops.temporal_merge import cosine
+from dycoke.ops.tokens.temporal_merge import cosine
 
 APART = -2.0  # below every cosine
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dycoke.ops.choose import top_columns
+from dycoke.ops.attend.choose import top_columns
 
 
 def strongest(

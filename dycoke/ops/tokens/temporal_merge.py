@@ -26,7 +26,7 @@ def temporal_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """
     check_merge(embeds, keep)
     if embeds.is_cuda and not (torch.is_grad_enabled() and embeds.requires_grad):
-        from dycoke.ops.temporal_merge_triton import temporal_merge_triton  # Triton only where there is a GPU
+        from dycoke.ops.tokens.temporal_merge_triton import temporal_merge_triton  # Triton only where there is a GPU
 
         return temporal_merge_triton(embeds, keep)
     return temporal_merge_torch(embeds, keep)

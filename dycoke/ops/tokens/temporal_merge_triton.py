@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.temporal_merge import EPS, WINDOW, check_merge
+from dycoke.ops.tokens.temporal_merge import EPS, WINDOW, check_merge
 
 _BLOCK_D = 1024
 _CHUNK = 16

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dycoke.bench import compress_methods
-from dycoke.bench.check import check_merge_output
-from dycoke.bench.compress import STREAM, STREAM_BYTES, Setting, _results
-from dycoke.bench.compress_methods import check_output, inputs, measure, square_grid
-from dycoke.bench.record import circumstances, write_record
+from dycoke.bench.compress import methods as compress_methods
+from dycoke.bench.compress.check import check_merge_output
+from dycoke.bench.compress.methods import check_output, inputs, measure, square_grid
+from dycoke.bench.compress.run import STREAM, STREAM_BYTES, Setting, _results
 from dycoke.bench.timing import Times, time_eager, time_on_host
-from dycoke.ops.temporal_merge import temporal_merge_torch
+from dycoke.lab.record import circumstances, write_record
+from dycoke.ops.tokens.temporal_merge import temporal_merge_torch
 from dycoke.registry import available, build, entry
 from dycoke.types import Compressed, VisualTokens
 

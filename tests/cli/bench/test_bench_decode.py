@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from dycoke.bench import decode
-from dycoke.bench.decode_attention import CARRIED, DENSE, EVERY, SDPA, bytes_moved
-from dycoke.bench.decode_model import STOCK, Loop, build_model, make_prompt, running
-from dycoke.bench.decode_setting import ON_GPU, PARTS, SHAPES, Setting, Shape
+from dycoke.bench.decode import run as decode
+from dycoke.bench.decode.attention import CARRIED, DENSE, EVERY, SDPA, bytes_moved
+from dycoke.bench.decode.model import STOCK, Loop, build_model, make_prompt, running
+from dycoke.bench.decode.setting import ON_GPU, PARTS, SHAPES, Setting, Shape
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
 

@@ -8,15 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dycoke.bench import decode_attention, decode_memory, decode_step
-from dycoke.bench.decode_attention import CARRIED, DENSE, EVERY, SDPA, STREAM
-from dycoke.bench.decode_check import check_agree, check_attention, check_choice, check_loop
-from dycoke.bench.decode_memory import check_same
-from dycoke.bench.decode_model import FULL, STOCK, Loop, build_model, make_prompt, running
-from dycoke.bench.decode_setting import Setting
+from dycoke.bench.decode import attention as decode_attention
+from dycoke.bench.decode import memory as decode_memory
+from dycoke.bench.decode import step as decode_step
+from dycoke.bench.decode.attention import CARRIED, DENSE, EVERY, SDPA, STREAM
+from dycoke.bench.decode.check import check_agree, check_attention, check_choice, check_loop
+from dycoke.bench.decode.memory import check_same
+from dycoke.bench.decode.model import FULL, STOCK, Loop, build_model, make_prompt, running
+from dycoke.bench.decode.setting import Setting
 from dycoke.bench.timing import WARM_UPS, Captured, Times
-from dycoke.cache import DecodeRequest
-from dycoke.ops.sparse_decode import Reads, Store, sparse_decode_observed_torch
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode_observed_torch
 
 SMALL = Setting("tiny", 2, 4, 16, "float32", 0.0, rounds=2, repeat=2)
 

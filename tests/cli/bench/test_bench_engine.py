@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dycoke.bench import engine
-from dycoke.bench.engine_model import build_llava, make_request, placed, share_llava
-from dycoke.bench.engine_setting import ON_CPU, ON_GPU, PARTS, VERSIONS, Setting
+from dycoke.bench.engine import run as engine
+from dycoke.bench.engine.model import build_llava, make_request, placed, share_llava
+from dycoke.bench.engine.setting import ON_CPU, ON_GPU, PARTS, VERSIONS, Setting
 
 SMALL = Setting(**ON_CPU)
 OURS = ["engine_full", "engine_dycoke"]
@@ -194,7 +194,7 @@ class TestModel:
         assert torch.equal(*answers)
 
     def test_no_answer_ends_early_and_the_head_may_be_tied(self, monkeypatch):
-        from dycoke.bench.engine_setting import LANGUAGE, Shape
+        from dycoke.bench.engine.setting import LANGUAGE, Shape
 
         monkeypatch.setitem(LANGUAGE, "tiny", Shape(6, 64, 128, 4, 2, 512, tied=True))
         model = build_llava(SMALL, "cpu")

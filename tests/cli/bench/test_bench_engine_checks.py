@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dycoke.bench import engine, engine_parity, engine_static
-from dycoke.bench.engine_answer import _stages
-from dycoke.bench.engine_cost import (
+from dycoke.bench.engine import parity as engine_parity
+from dycoke.bench.engine import run as engine
+from dycoke.bench.engine import static as engine_static
+from dycoke.bench.engine.answer import _stages
+from dycoke.bench.engine.cost import (
     against_floor,
     against_matmul,
     compress_bytes,
@@ -23,15 +25,15 @@ from dycoke.bench.engine_cost import (
     vision_flops,
     weight_bytes,
 )
-from dycoke.bench.engine_decode import pairs, per_token
-from dycoke.bench.engine_frames import measure_frames
-from dycoke.bench.engine_model import build_llava, make_request, share_llava
-from dycoke.bench.engine_parity import Forcing, compare, forced_by_generate, same_tokens
-from dycoke.bench.engine_setting import ON_CPU, ON_GPU, SO400M, Setting
-from dycoke.bench.engine_static import StaticSteps
-from dycoke.bench.engine_versions import Subject, Subjects, check_loop_kind, unserved
+from dycoke.bench.engine.decode import pairs, per_token
+from dycoke.bench.engine.frames import measure_frames
+from dycoke.bench.engine.model import build_llava, make_request, share_llava
+from dycoke.bench.engine.parity import Forcing, compare, forced_by_generate, same_tokens
+from dycoke.bench.engine.setting import ON_CPU, ON_GPU, SO400M, Setting
+from dycoke.bench.engine.static import StaticSteps
+from dycoke.bench.engine.versions import Subject, Subjects, check_loop_kind, unserved
 from dycoke.bench.timing import WARM_UPS, Captured
-from dycoke.engine.frames import FrameSettings
+from dycoke.video.pixels import FrameSettings
 
 SMALL = Setting(**ON_CPU)
 BIG = Setting(**ON_GPU)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dycoke.bench.kernels_layers import LINEARS, Calls, Layers, Linear
-from dycoke.bench.kernels_plans import candidates, job
-from dycoke.bench.kernels_setting import ON_GPU, Setting
-from dycoke.ops.skinny_linear_triton import plan_launch
+from dycoke.bench.kernels.layers import LINEARS, Calls, Layers, Linear
+from dycoke.bench.kernels.setting import ON_GPU, Setting
+from dycoke.bench.kernels.tilings import candidates, job
+from dycoke.ops.layer.skinny_linear_triton import plan_launch
 
 SMALL = Setting("tiny", (2,), "float32", repeat=2)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU where there is one")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from dycoke.bench import video, video_clips
+from dycoke.bench.video import clips as video_clips
+from dycoke.bench.video import run as video
 
 
 def test_the_record_says_who_read_what_and_whether_it_was_right(dycoke, tmp_path):

@@ -5,8 +5,8 @@ import weakref
 import pytest
 import torch
 
-from dycoke.aside import Aside
-from tests.core.decode_stores import DEVICE, needs_gpu
+from dycoke.kv_cache.side_stream import Aside
+from tests.support.decode_stores import DEVICE, needs_gpu
 
 LONG = 20_000_000  # cycles, about 10 ms
 

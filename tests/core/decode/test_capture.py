@@ -5,9 +5,9 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
-from dycoke.attention import REQUEST
-from dycoke.cache import DecodeRequest
+from dycoke.kv_cache.request import DecodeRequest
 from dycoke.methods import DynamicPruning
+from dycoke.stages.attention import REQUEST
 from tests.cases import mostly_thorough
 from tests.llava import tiny
 
@@ -53,7 +53,7 @@ def on_host(monkeypatch, place: str, policy: DynamicPruning) -> DynamicPruning:
         return policy
     if policy.variant == "official":
         pytest.skip("the released code has no cache on the host")
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
+    monkeypatch.setattr("dycoke.stages.decode.host_cache_works", lambda model: True)
     return DynamicPruning(policy.layer, policy.p, policy.variant, policy.decode, policy.refresh, dp_cache="host")
 
 

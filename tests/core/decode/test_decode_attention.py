@@ -6,10 +6,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
 
 import dycoke
-from dycoke.attention import pruned_name
 from dycoke.methods import DynamicPruning
-from tests.core.decode_cases import PROMPTS
-from tests.core.decode_subjects import generate, language_model, prompt
+from dycoke.stages.attention import pruned_name
+from tests.support.decode_cases import PROMPTS
+from tests.support.decode_subjects import generate, language_model, prompt
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -10,8 +10,8 @@ from transformers.cache_utils import DynamicCache, QuantizedCache
 
 import dycoke
 from dycoke.methods import DynamicPruning
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy
 from tests.llava import tiny
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy
 
 LAYERS, PROMPT = 4, 12
 SIZES = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
@@ -62,7 +62,7 @@ def test_attention_that_cannot_be_observed():
 
 
 def test_host_cache_without_a_gpu_warns_once(monkeypatch):
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: False)
+    monkeypatch.setattr("dycoke.stages.decode.host_cache_works", lambda model: False)
     plan, model = dycoke.Plan(decode=DynamicPruning(2, 0.5, dp_cache="host")), qwen()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dycoke.cache import DecodeRequest
-from dycoke.entries import nbytes, own, reorder_state
+from dycoke.kv_cache.device_store import nbytes, own, reorder_state
+from dycoke.kv_cache.request import DecodeRequest
 
 CPU = torch.device("cpu")
 

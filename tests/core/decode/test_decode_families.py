@@ -10,8 +10,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import dycoke
 from dycoke.methods import DynamicPruning
 from tests.cases import folded
-from tests.core.oracle import whole
-from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, HFSubject, greedy, greedy_with_logits
+from tests.support.oracle import whole
+from tests.support.subjects import PROMPTS, STILLS, SUBJECTS, HFSubject, greedy, greedy_with_logits
 
 
 def visual_slots(subject, prompts) -> list[list[int]]:

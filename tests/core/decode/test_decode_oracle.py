@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.core.decode_oracle import Everything, Frozen, OneShot, Paper, Published, Replay, decode
-from tests.core.decode_subjects import FAMILIES, LAYERS, generate, language_model, prompt
+from tests.support.decode_oracle import Everything, Frozen, OneShot, Paper, Published, Replay, decode
+from tests.support.decode_subjects import FAMILIES, LAYERS, generate, language_model, prompt
 
 PROMPT = "ttvvvvvvvvvvvvtvvvvvvvvtt"
 LAYER, COUNT = 2, 8

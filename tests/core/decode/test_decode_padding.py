@@ -5,7 +5,7 @@ import torch
 
 import dycoke
 from dycoke.methods import DynamicPruning
-from tests.core.decode_subjects import Prompt, language_model, prompt
+from tests.support.decode_subjects import Prompt, language_model, prompt
 
 PLAN = dycoke.Plan(decode=DynamicPruning(2, 0.5))
 

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.core.decode_cases import PROMPTS, P, assert_agree, attached, subject, traces, visual_read
-from tests.core.decode_oracle import Everything, Replay, decode
-from tests.core.decode_subjects import FAMILIES, language_model, prompt
+from tests.support.decode_cases import PROMPTS, P, assert_agree, attached, subject, traces, visual_read
+from tests.support.decode_oracle import Everything, Replay, decode
+from tests.support.decode_subjects import FAMILIES, language_model, prompt
 
 
 @pytest.mark.parametrize("layer", [1, 3])

@@ -9,9 +9,9 @@ import torch
 from transformers import Qwen2Config
 
 import dycoke
-from dycoke.adapters import decoding
-from tests.core.decode_small import CONFIG, PLAN, PROMPT, VISUAL, embeds, generate, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy
+from dycoke.stages import decode as decoding
+from tests.support.decode_small import CONFIG, PLAN, PROMPT, VISUAL, embeds, generate, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy
 
 
 @pytest.mark.parametrize("name", ["llava", "hf"])

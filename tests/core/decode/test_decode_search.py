@@ -5,9 +5,9 @@ import torch
 
 import dycoke
 from dycoke.methods import DynamicPruning
-from tests.core.decode_cases import METHODS, PROMPTS, P, assert_agree, subject
-from tests.core.decode_oracle import decode
-from tests.core.decode_subjects import FAMILIES, Prompt, prompt
+from tests.support.decode_cases import METHODS, PROMPTS, P, assert_agree, subject
+from tests.support.decode_oracle import decode
+from tests.support.decode_subjects import FAMILIES, Prompt, prompt
 
 ANSWERS, COUNT = 3, 8
 

@@ -6,7 +6,7 @@ from transformers.cache_utils import StaticCache
 
 import dycoke
 from dycoke.methods import DynamicPruning
-from tests.core.decode_subjects import DIM, LAYERS, language_model, prompt
+from tests.support.decode_subjects import DIM, LAYERS, language_model, prompt
 
 PLAN = dycoke.Plan(decode=DynamicPruning(2, 0.5))
 GIVEN = prompt("ttvvvvvvtt")

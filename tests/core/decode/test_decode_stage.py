@@ -8,9 +8,9 @@ import torch
 import dycoke
 from dycoke.methods import DynamicPruning
 from tests.cases import case, every_pair
-from tests.core.decode_cases import COUNT, METHODS, PROMPTS, P, assert_agree, attached, subject, traces, visual_read
-from tests.core.decode_oracle import Everything
-from tests.core.decode_subjects import FAMILIES, generate, prompt
+from tests.support.decode_cases import COUNT, METHODS, PROMPTS, P, assert_agree, attached, subject, traces, visual_read
+from tests.support.decode_oracle import Everything
+from tests.support.decode_subjects import FAMILIES, generate, prompt
 
 # The batch has rows of every kind, so that the single rows are left to the two methods that differ most.
 CASES = [(each, name) for each in PROMPTS for name in METHODS if each == "batch" or name in ("official", "paper")]

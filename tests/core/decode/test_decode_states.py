@@ -9,7 +9,7 @@ import torch
 
 import dycoke
 from dycoke.methods import DynamicPruning
-from tests.core.decode_small import PROMPT, VISUAL, embeds, generate, qwen
+from tests.support.decode_small import PROMPT, VISUAL, embeds, generate, qwen
 
 
 @dataclass(slots=True, frozen=True)
@@ -101,7 +101,7 @@ def test_rows_that_change_places_take_everything_along(monkeypatch, policy, plac
     if place == "host":
         if policy.variant == "official":
             pytest.skip("the released code has no cache on the host")
-        monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
+        monkeypatch.setattr("dycoke.stages.decode.host_cache_works", lambda model: True)
         policy = replace(policy, dp_cache="host")
     model, visual, real = qwen(), VISUAL.repeat(2, 1), torch.ones(2, PROMPT, dtype=torch.long)
     visual[1], real[1, :2] = torch.tensor([0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 1, 0]).bool(), 0

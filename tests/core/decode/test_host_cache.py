@@ -10,15 +10,15 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import dycoke
 from dycoke.methods import DynamicPruning
 from tests.cases import folded
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy, greedy_with_logits
 from tests.llava import tiny
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy, greedy_with_logits
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @pytest.fixture(autouse=True)
 def host_cache(monkeypatch):
-    monkeypatch.setattr("dycoke.adapters.decoding.host_cache_works", lambda model: True)
+    monkeypatch.setattr("dycoke.stages.decode.host_cache_works", lambda model: True)
 
 
 @folded("prompt", ["one_video", "two_videos", "batch", "text"])

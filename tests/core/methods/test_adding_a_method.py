@@ -13,10 +13,10 @@ import pytest
 import dycoke
 from dycoke import cli, registry
 from dycoke.ask.methods import chosen_methods
-from dycoke.bench.compress_methods import chosen_names
-from tests.core import test_contract as contract
+from dycoke.bench.compress.methods import chosen_names
+from tests.core.methods import test_contract as contract
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAME, MODULE = "first_tokens", "first_tokens_of_a_stranger"
 SOURCE = '''"""First tokens: the start of every frame, whatever it shows."""
 
@@ -129,7 +129,16 @@ def test_the_contract_lists_it(added):
 def test_the_contract_test_runs_it(folder):
     """In a process of its own, where the file is imported before the tests are collected."""
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "pytest", "-p", MODULE, "-p", "no:cacheprovider", "tests/core/test_contract.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        MODULE,
+        "-p",
+        "no:cacheprovider",
+        "tests/core/methods/test_contract.py",
+    ]
     done = subprocess.run(
         [*command, "-vv", "-k", NAME], cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )

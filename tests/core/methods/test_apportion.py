@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dycoke.ops.apportion import apportion
-from dycoke.ops.rank import mask_slots
+from dycoke.ops.tokens.apportion import apportion
+from dycoke.ops.tokens.rank import mask_slots
 from tests.cases import folded
 
 

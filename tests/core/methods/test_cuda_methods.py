@@ -9,10 +9,10 @@ import dycoke
 from dycoke.registry import entry
 from dycoke.types import Plan
 from tests.cases import folded
-from tests.core.decode_subjects import generate, language_model, prompt
-from tests.core.subjects import PROMPTS, greedy
-from tests.core.test_contract import METHODS, video
+from tests.core.methods.test_contract import METHODS, video
 from tests.core.test_cuda import OnGPU
+from tests.support.decode_subjects import generate, language_model, prompt
+from tests.support.subjects import PROMPTS, greedy
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

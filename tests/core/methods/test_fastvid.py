@@ -11,8 +11,8 @@ import dycoke
 from dycoke import budget
 from dycoke.types import VisualTokens
 from tests.cases import folded
-from tests.core.slow_merging import cosine, cut, dpc
-from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
+from tests.support.slow_merging import cosine, cut, dpc
+from tests.support.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
 
 def slow_counts(length, context, room, every):

@@ -11,12 +11,12 @@ from torch.nn.functional import normalize
 import dycoke
 from dycoke import budget
 from dycoke.methods import FlashVidOuter
-from dycoke.ops.diverse import cosine_distances, diverse_tokens
-from dycoke.ops.temporal_trees import links, tree_means, tree_sums_by_children
+from dycoke.ops.tokens.diverse import cosine_distances, diverse_tokens
+from dycoke.ops.tokens.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.types import VisualTokens
 from tests.cases import folded
-from tests.core.slow_merging import cosine, cut, dpc
-from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
+from tests.support.slow_merging import cosine, cut, dpc
+from tests.support.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
 
 def slow_diverse(x, weight, count):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from dycoke.ops.fold import fold
-from dycoke.ops.going_on import strongest
-from tests.core.naive import cosine
+from dycoke.ops.tokens.fold import fold
+from dycoke.ops.tokens.survivors import strongest
+from tests.support.naive import cosine
 
 
 def loop(hidden, visual, index, mask):

@@ -8,10 +8,10 @@ import torch
 import dycoke
 from dycoke.budget import framefusion_ratio
 from dycoke.types import Prompt
-from tests.core.decode_small import VISUAL, embeds, qwen
-from tests.core.inside_oracle import Rule, answer
-from tests.core.naive import cosine
-from tests.core.subjects import STILLS, Clip, HFSubject, LlavaSubject, greedy_with_logits
+from tests.support.decode_small import VISUAL, embeds, qwen
+from tests.support.inside_oracle import Rule, answer
+from tests.support.naive import cosine
+from tests.support.subjects import STILLS, Clip, HFSubject, LlavaSubject, greedy_with_logits
 
 COUNT = 3
 ROWS = {

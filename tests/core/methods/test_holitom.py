@@ -9,11 +9,11 @@ import torch
 import dycoke
 from dycoke import budget
 from dycoke.methods import HoliTomOuter
-from dycoke.ops.segments import still_counts, still_steps, stillest_segments
+from dycoke.ops.tokens.segments import still_counts, still_steps, stillest_segments
 from dycoke.types import VisualTokens
 from tests.cases import folded
-from tests.core.slow_merging import cosine, dpc
-from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
+from tests.support.slow_merging import cosine, dpc
+from tests.support.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
 
 def still_places(x, first, last, tau):

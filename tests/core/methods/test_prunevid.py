@@ -7,11 +7,11 @@ import torch
 import dycoke
 from dycoke import budget
 from dycoke.methods import PruneVidOuter
-from dycoke.ops.segments import contiguous
+from dycoke.ops.tokens.segments import contiguous
 from dycoke.types import VisualTokens
 from tests.cases import folded
-from tests.core.slow_merging import cosine, dpc
-from tests.core.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
+from tests.support.slow_merging import cosine, dpc
+from tests.support.stage_one import SHAPES, check_contract, check_equal, check_identity, clip, constant
 
 
 def slow(tokens: VisualTokens, keep=0.5, tau=0.8, segments=0.25):

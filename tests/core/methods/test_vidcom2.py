@@ -9,7 +9,7 @@ from torch import Tensor
 import dycoke
 from dycoke.types import VisualTokens
 from tests.cases import folded
-from tests.core.test_apportion import seats
+from tests.core.methods.test_apportion import seats
 
 
 def described(embeds: Tensor, keep: float) -> tuple[list[list[float]], list[float]]:

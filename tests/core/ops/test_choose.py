@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from dycoke.ops.choose import ONE_BLOCK, list_columns, list_columns_torch, top_columns, top_columns_torch
-from dycoke.ops.choose_triton import list_columns_triton, top_columns_triton
+from dycoke.ops.attend.choose import ONE_BLOCK, list_columns, list_columns_torch, top_columns, top_columns_torch
+from dycoke.ops.attend.choose_triton import list_columns_triton, top_columns_triton
 from tests.cases import folded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dycoke.ops.cluster import cluster_means, density_scores, distances, dpc_knn
-from dycoke.ops.rank import mask_slots, ranks, top_mask
-from tests.core.slow_merging import dpc
+from dycoke.ops.tokens.cluster import cluster_means, density_scores, distances, dpc_knn
+from dycoke.ops.tokens.rank import mask_slots, ranks, top_mask
+from tests.support.slow_merging import dpc
 
 SIZES = [7, 1, 4, 0, 9]  # valid tokens of each group, of nine
 COUNTS = [3, 1, 4, 0, 2]

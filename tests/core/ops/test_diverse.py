@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dycoke.ops.diverse import diverse_tokens, farthest_torch
-from dycoke.ops.diverse_triton import farthest_triton
+from dycoke.ops.tokens.diverse import diverse_tokens, farthest_torch
+from dycoke.ops.tokens.diverse_triton import farthest_triton
 from tests.cases import folded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

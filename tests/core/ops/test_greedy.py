@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dycoke.ops.greedy import greedy_tokens, greedy_tokens_torch
-from dycoke.ops.greedy_triton import greedy_tokens_triton
+from dycoke.ops.layer.greedy import greedy_tokens, greedy_tokens_torch
+from dycoke.ops.layer.greedy_triton import greedy_tokens_triton
 from tests.cases import folded
-from tests.core.decode_stores import DEVICE, needs_gpu, poisoned
+from tests.support.decode_stores import DEVICE, needs_gpu, poisoned
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 PAD = 3

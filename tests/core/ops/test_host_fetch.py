@@ -5,10 +5,10 @@ import random
 import pytest
 import torch
 
-from dycoke.ops.choose import place_columns, place_columns_torch, plan_fetch, plan_fetch_torch, top_columns
-from dycoke.ops.choose_triton import place_columns_triton, plan_fetch_triton
-from dycoke.ops.host_fetch import fetch, fetch_torch
-from dycoke.ops.host_fetch_triton import fetch_triton
+from dycoke.ops.attend.choose import place_columns, place_columns_torch, plan_fetch, plan_fetch_torch, top_columns
+from dycoke.ops.attend.choose_triton import place_columns_triton, plan_fetch_triton
+from dycoke.ops.attend.host_fetch import fetch, fetch_torch
+from dycoke.ops.attend.host_fetch_triton import fetch_triton
 from tests.cases import folded
 
 GPU = torch.cuda.is_available()

@@ -6,9 +6,9 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from dycoke.ops import norms, norms_triton
+from dycoke.ops.layer import norms, norms_triton
 from tests.cases import folded
-from tests.core.decode_stores import DEVICE
+from tests.support.decode_stores import DEVICE
 
 EPS = 1e-5
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]

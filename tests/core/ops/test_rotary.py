@@ -5,10 +5,10 @@ import torch
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb as llama
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb as qwen2
 
-from dycoke.ops.rotary import rotate, rotate_torch
-from dycoke.ops.rotary_triton import rotate_triton
+from dycoke.ops.layer.rotary import rotate, rotate_torch
+from dycoke.ops.layer.rotary_triton import rotate_triton
 from tests.cases import folded
-from tests.core.decode_stores import DEVICE
+from tests.support.decode_stores import DEVICE
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 

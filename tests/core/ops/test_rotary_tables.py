@@ -6,10 +6,10 @@ from transformers import LlamaConfig, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from dycoke.ops.rotary_tables import rotary_tables, rotary_tables_torch
-from dycoke.ops.rotary_tables_triton import rotary_tables_triton
+from dycoke.ops.layer.rotary_tables import rotary_tables, rotary_tables_torch
+from dycoke.ops.layer.rotary_tables_triton import rotary_tables_triton
 from tests.cases import folded
-from tests.core.decode_stores import DEVICE, needs_gpu, poisoned
+from tests.support.decode_stores import DEVICE, needs_gpu, poisoned
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 POSITIONS = [0, 1, 7, 2047, 6303, 32767, 131071]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from dycoke.ops.rotary_write import rotary_write, rotary_write_torch
-from dycoke.ops.rotary_write_triton import rotary_write_triton
+from dycoke.ops.layer.rotary_write import rotary_write, rotary_write_torch
+from dycoke.ops.layer.rotary_write_triton import rotary_write_triton
 from tests.cases import folded
-from tests.core.decode_stores import DEVICE, needs_gpu, poisoned
+from tests.support.decode_stores import DEVICE, needs_gpu, poisoned
 
 NAN = float("nan")
 SIZES = [(1, 4, 2, 64, 5), (3, 7, 1, 20, 2), (2, 2, 2, 128, 3)]  # b, hq, h, d, t

@@ -2,7 +2,7 @@
 
 import torch
 
-from dycoke.ops.segments import (
+from dycoke.ops.tokens.segments import (
     contiguous,
     find_cuts,
     membership,
@@ -14,7 +14,7 @@ from dycoke.ops.segments import (
     stillest_segments,
 )
 from tests.cases import folded
-from tests.core.slow_merging import cosine, cut
+from tests.support.slow_merging import cosine, cut
 
 
 @folded("frames", [1, 2, 3, 8, 20])

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from dycoke.ops import skinny_linear_triton as kernels
-from dycoke.ops.skinny_linear import one_product, skinny_linear, skinny_linear_torch
-from dycoke.ops.skinny_linear_triton import Plan, chosen_plan, kernel_plan, plan_launch, skinny_linear_triton
-from dycoke.ops.sparse_decode import Scratch
+from dycoke.ops.attend.sparse_decode import Scratch
+from dycoke.ops.layer import skinny_linear_triton as kernels
+from dycoke.ops.layer.skinny_linear import one_product, skinny_linear, skinny_linear_torch
+from dycoke.ops.layer.skinny_linear_triton import Plan, chosen_plan, kernel_plan, plan_launch, skinny_linear_triton
 from tests.cases import every_pair, folded, mostly_thorough
-from tests.core.decode_stores import DEVICE, needs_gpu, on_gpu, poisoned
+from tests.support.decode_stores import DEVICE, needs_gpu, on_gpu, poisoned
 
 EPS = 1e-6
 # Triton's interpreter rounds half precision towards zero; norm, products, activation and sum are each rounded.

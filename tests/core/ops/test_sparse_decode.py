@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from dycoke.ops import sparse_decode_triton as kernels
-from dycoke.ops.sparse_decode import (
+from dycoke.ops.attend import sparse_decode_triton as kernels
+from dycoke.ops.attend.sparse_decode import (
     Reads,
     Store,
     sparse_decode,
@@ -14,9 +14,9 @@ from dycoke.ops.sparse_decode import (
     sparse_decode_observed_torch,
     sparse_decode_torch,
 )
-from dycoke.ops.sparse_decode_triton import Plan, sparse_decode_observed_triton, sparse_decode_triton
+from dycoke.ops.attend.sparse_decode_triton import Plan, sparse_decode_observed_triton, sparse_decode_triton
 from tests.cases import every_pair, folded
-from tests.core.decode_stores import (
+from tests.support.decode_stores import (
     DEVICE,
     PARTS,
     as_double,

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dycoke.cache import DecodeRequest
-from dycoke.ops import sparse_decode as dispatch
-from dycoke.ops import sparse_decode_triton as kernels
-from dycoke.ops.sparse_decode import Scratch, sparse_decode_observed, sparse_decode_torch
-from dycoke.ops.sparse_decode_triton import Plan
-from tests.core.decode_stores import (
+from dycoke.kv_cache.request import DecodeRequest
+from dycoke.ops.attend import sparse_decode as dispatch
+from dycoke.ops.attend import sparse_decode_triton as kernels
+from dycoke.ops.attend.sparse_decode import Scratch, sparse_decode_observed, sparse_decode_torch
+from dycoke.ops.attend.sparse_decode_triton import Plan
+from tests.support.decode_stores import (
     DEVICE,
     NAN,
     PARTS,

@@ -10,13 +10,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dycoke import budget
-from dycoke.ops.temporal_merge import released_merge, temporal_merge, temporal_merge_torch, window_similarity
-from dycoke.ops.temporal_merge_triton import temporal_merge_triton
+from dycoke.ops.tokens.temporal_merge import released_merge, temporal_merge, temporal_merge_torch, window_similarity
+from dycoke.ops.tokens.temporal_merge_triton import temporal_merge_triton
 from tests.cases import every_pair, folded
-from tests.core import naive
+from tests.support import naive
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-GOLDEN = json.loads((Path(__file__).parent / "golden_ttm_official.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "goldens" / "ttm_official.json").read_text())
 
 
 def frames(t, n, d, seed=0, dtype=torch.float32):

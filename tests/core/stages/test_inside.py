@@ -7,10 +7,10 @@ import torch
 
 import dycoke
 from dycoke.types import Plan
-from tests.core.decode_oracle import OneShot, Paper
-from tests.core.decode_subjects import FAMILIES, generate, language_model, prompt
-from tests.core.inside_oracle import Rule, answer
-from tests.core.naive import cosine
+from tests.support.decode_oracle import OneShot, Paper
+from tests.support.decode_subjects import FAMILIES, generate, language_model, prompt
+from tests.support.inside_oracle import Rule, answer
+from tests.support.naive import cosine
 
 COUNT = 4
 PROMPTS = {

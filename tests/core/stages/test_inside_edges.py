@@ -8,12 +8,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import dycoke
 from dycoke.methods.fastv import FastV
 from dycoke.methods.pdrop import Stage
-from dycoke.ops.last_row import rotary_row
+from dycoke.ops.attend.last_row import rotary_row
 from dycoke.types import Plan
-from tests.core import test_inside as inside
-from tests.core.decode_oracle import Everything, OneShot, Paper
-from tests.core.decode_subjects import generate, language_model, prompt
-from tests.core.inside_oracle import Rule, answer
+from tests.core.stages import test_inside as inside
+from tests.support.decode_oracle import Everything, OneShot, Paper
+from tests.support.decode_subjects import generate, language_model, prompt
+from tests.support.inside_oracle import Rule, answer
 
 ROWS = ("ttvvvvvvvvvvtttt", "tvvvvvvtt", "ttt", "vvvtvvvvttt")
 TOKENS = [3, 5, 7, 2]

@@ -9,8 +9,8 @@ from dycoke.methods.fastv import FastV
 from dycoke.methods.pdrop import Stage
 from dycoke.types import Plan
 from tests.cases import folded
-from tests.core.decode_small import PROMPT, VISUAL, embeds, generate, qwen
-from tests.core.subjects import PROMPTS, SUBJECTS, forward, greedy
+from tests.support.decode_small import PROMPT, VISUAL, embeds, generate, qwen
+from tests.support.subjects import PROMPTS, SUBJECTS, forward, greedy
 
 MILD = {
     "fastv": {"k": 1, "r": 0.5},

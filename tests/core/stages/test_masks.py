@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
 import dycoke
-from tests.core.subjects import PROMPTS, SUBJECTS
+from tests.support.subjects import PROMPTS, SUBJECTS
 
 CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
 NAMES = ["llava", "hf"]

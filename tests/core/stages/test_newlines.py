@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 import dycoke
-from dycoke.adapters import adapter_for
+from dycoke.families import adapter_for
 from dycoke.methods import DynamicPruning
 from dycoke.methods.holitom import HoliTomInner
 from dycoke.types import Plan
-from tests.core.decode_oracle import Paper
-from tests.core.inside_oracle import answer
-from tests.core.subjects import SUBJECTS, Clip, greedy_with_logits
-from tests.core.test_inside import HoliTom, model_of, prompt
+from tests.core.stages.test_inside import HoliTom, model_of, prompt
+from tests.support.decode_oracle import Paper
+from tests.support.inside_oracle import answer
+from tests.support.subjects import SUBJECTS, Clip, greedy_with_logits
 
 LAYER, COUNT, R = 2, 4, 0.4
 ROWS = {

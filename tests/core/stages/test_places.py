@@ -5,13 +5,13 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import torch
 
-from dycoke.adapters import adapter_for
+from dycoke.families import adapter_for
 from dycoke.methods import DynamicPruning
 from dycoke.report import Recorder
 from dycoke.types import Compressed, Plan
 from tests.cases import folded
-from tests.core.subjects import PROMPTS, STILLS, SUBJECTS, Clip, HFSubject, LlavaSubject, greedy
-from tests.core.test_capture import language_model
+from tests.core.decode.test_capture import language_model
+from tests.support.subjects import PROMPTS, STILLS, SUBJECTS, Clip, HFSubject, LlavaSubject, greedy
 
 LAYOUTS = {**SUBJECTS, "llava_no_token": lambda: LlavaSubject("no_token")}
 REORDERING = ["llava", "llava_no_token", "llava_llama", "hf"]

@@ -14,9 +14,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests.core.subjects import PROMPTS, Clip, forward, greedy
 from tests.core.test_attach import fingerprint
-from tests.core.tower_subjects import (
+from tests.llava import tiny
+from tests.support.subjects import PROMPTS, Clip, forward, greedy
+from tests.support.tower_subjects import (
     SUBJECTS,
     Reference,
     Spy,
@@ -29,7 +30,6 @@ from tests.core.tower_subjects import (
     tower_of,
     videos_of,
 )
-from tests.llava import tiny
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {**SHAPE, "vocab_size": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

@@ -8,7 +8,7 @@ from transformers import CompileConfig
 
 import dycoke
 from tests.cases import mostly_thorough
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy
 
 NAMES = ["llava", "hf"]
 

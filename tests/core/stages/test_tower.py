@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from dycoke.adapters.tower import pool, video_rows
+from dycoke.stages.tower import pool, video_rows
 from llava.model.layout import pool_frames
-from tests.core.subjects import PROMPTS, Clip, forward, greedy
-from tests.core.tower_subjects import (
+from tests.support.subjects import PROMPTS, Clip, forward, greedy
+from tests.support.tower_subjects import (
     BOTH,
     NAMES,
     SUBJECTS,

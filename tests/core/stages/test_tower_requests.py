@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import dycoke
-from tests.core.subjects import HF_VIDEO, PROMPTS, Clip, HFSubject, forward, greedy
 from tests.core.test_attach import fingerprint
-from tests.core.tower_subjects import (
+from tests.support.subjects import HF_VIDEO, PROMPTS, Clip, HFSubject, forward, greedy
+from tests.support.tower_subjects import (
     BOTH,
     NAMES,
     SUBJECTS,
@@ -138,7 +138,7 @@ def test_frames_are_worked_out_a_few_at_a_time(name, monkeypatch):
     subject, spy = SUBJECTS[name](), Spy(*BOTH)
     reference = Reference(subject)
     patches = 36 if name == "hf" else 64 + (name == "llava_clip")
-    monkeypatch.setattr("dycoke.adapters.tower._SCORES", 3 * (2 if name == "hf" else 4) * patches**2 + 1)
+    monkeypatch.setattr("dycoke.stages.tower._SCORES", 3 * (2 if name == "hf" else 4) * patches**2 + 1)
     with counting(subject) as calls, attach(subject, spy):
         forward(subject, PROMPTS["one_video"])
         assert max(calls.values()) == 1 + 3  # 8 frames, three at a time

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests import warm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # `accelerate launch --cpu` starts one process, whatever number it is given; this way it starts all, and none on a GPU.
 _LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
 _LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests import warm
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SMOKE = ROOT / "eval_configs" / "smoke.yaml"
 
 

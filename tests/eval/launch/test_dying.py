@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from dycoke.eval import dying
-from dycoke.eval.launching import Node, command
-from dycoke.eval.specs import Launcher
+from dycoke.eval.launch import parent_death
+from dycoke.eval.launch.command import Node, command
+from dycoke.eval.runs.specs import Launcher
 
-FILE = str(Path(dying.__file__).resolve())
+FILE = str(Path(parent_death.__file__).resolve())
 # Says who it is and works on; what the parent of all this started is to end with it.
 WORKS = """
 import os, sys, time
@@ -25,7 +25,7 @@ time.sleep(60)
 PARENT = f"""
 import os, signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, {FILE!r}, "works", "--of", "mine"],
-                         env=os.environ | {{"{dying.PARENT}": str(os.getpid())}})
+                         env=os.environ | {{"{parent_death.PARENT}": str(os.getpid())}})
 if "stop" in sys.argv:
     os.kill(child.pid, signal.SIGSTOP)
 print(child.pid, flush=True)
@@ -83,7 +83,7 @@ def test_one_that_was_stopped_meanwhile_ends_as_soon_as_it_goes_on():
 
 
 def test_the_module_finds_its_arguments_the_folder_it_was_started_in_and_no_neighbour_of_ours(tmp_path):
-    environment = os.environ | {dying.PARENT: str(os.getpid())}
+    environment = os.environ | {parent_death.PARENT: str(os.getpid())}
     line = [sys.executable, FILE, "works", "--of", "mine"]
     child = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
     said = child.stdout.readline()
@@ -100,13 +100,13 @@ def ran(environment: dict[str, str], code: str = "") -> subprocess.CompletedProc
 def test_a_parent_that_has_ended_is_noticed_at_once_and_said():
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    done = ran({dying.PARENT: str(gone.pid)})
+    done = ran({parent_death.PARENT: str(gone.pid)})
     assert done.returncode == -signal.SIGKILL and not done.stdout
     assert done.stderr == f"process {gone.pid}, which started this one, has ended, and so does this one\n"
 
 
 def test_a_parent_that_is_no_process_is_refused():
-    done = ran({dying.PARENT: "me"})
+    done = ran({parent_death.PARENT: "me"})
     assert done.returncode == 1 and "DYCOKE_PARENT='me': expected a process id" in done.stderr
 
 
@@ -117,20 +117,20 @@ import importlib.util, time
 spec = importlib.util.spec_from_file_location("dying", {FILE!r})
 dying = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(dying)
-dying._told_by_kernel = lambda sign: False
+parent_death._told_by_kernel = lambda sign: False
 parents = [7, 7, 1]
-dying.os.getppid = lambda: parents.pop(0) if len(parents) > 1 else parents[0]
-dying._LOOK_EVERY = 0.05
-dying.end_with_parent(15)
+parent_death.os.getppid = lambda: parents.pop(0) if len(parents) > 1 else parents[0]
+parent_death._LOOK_EVERY = 0.05
+parent_death.end_with_parent(15)
 time.sleep(30)
 """
-    assert ran({dying.PARENT: "7"}, alone).returncode == -signal.SIGTERM
+    assert ran({parent_death.PARENT: "7"}, alone).returncode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_a_sweep_starts_is_started_in_this_way(processes):
     line, environment = command(Launcher(processes=processes, cpu=True), Node(), "a.module", ["job"])
-    assert environment[dying.PARENT] == str(os.getpid())
+    assert environment[parent_death.PARENT] == str(os.getpid())
     assert line[:2] == [sys.executable, FILE] and line[-3:] == [FILE, "a.module", "job"]
     assert ("accelerate.commands.launch" in line) == (processes > 1) and "-m" not in line
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.eval.sweeping import answers, dycoke, metrics, start
+from tests.eval.launch.sweeping import answers, dycoke, metrics, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 pytest.importorskip("lmms_eval")

@@ -9,8 +9,8 @@ import torch
 
 pytest.importorskip("accelerate")
 
-from dycoke.eval import placing
-from dycoke.eval.placing import place
+from dycoke.eval.models import place as placing
+from dycoke.eval.models.place import place
 
 
 @pytest.fixture

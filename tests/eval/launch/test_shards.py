@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from dycoke.eval.shards import Ranks, interleaved
+from dycoke.lab.ranks import Ranks, interleaved
 from dycoke.nano import evaluate
 from tests.cases import folded
 from tests.eval.launch import launch

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from dycoke.nano import SAMPLES_PATH
-from tests.eval.sweeping import SMOKE, answers, dycoke, metrics, start
+from tests.eval.launch.sweeping import SMOKE, answers, dycoke, metrics, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]  # one process has the sweep they share
 pytest.importorskip("lmms_eval")

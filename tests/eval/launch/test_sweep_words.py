@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dycoke import cli
-from dycoke.eval import sweep
-from dycoke.eval.processes import held
+from dycoke.eval.launch import sweep
+from dycoke.eval.launch.processes import held
 
 FULL, HALF = "nano_f8_full__a_task", "nano_f8_dycoke-k0.5__a_task"
 TEXT = """
@@ -139,7 +139,7 @@ def test_what_a_sweep_that_was_killed_left_is_cleared_away(swept, tmp_path):
 
 def test_a_folder_that_others_hold_is_waited_for_and_then_refused(swept, tmp_path, monkeypatch):
     """The processes of a sweep hold it too: they have the lock's descriptor."""
-    monkeypatch.setattr("dycoke.eval.processes._PATIENCE", 1)
+    monkeypatch.setattr("dycoke.eval.launch.processes._PATIENCE", 1)
     home = tmp_path / "results" / "small"
     with held(home) as lock:
         orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], pass_fds=[lock])

@@ -6,9 +6,9 @@ import io
 
 import pytest
 
-from dycoke.eval.folder import RunFolder
-from dycoke.eval.job import Job
-from tests.eval.sweeping import SMOKE
+from dycoke.eval.runs.folder import RunFolder
+from dycoke.eval.runs.job import Job
+from tests.eval.launch.sweeping import SMOKE
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]
 pytest.importorskip("lmms_eval")
@@ -26,7 +26,7 @@ def job_of(tmp_path):
         file = tmp_path / "smoke.yaml"
         file.write_text(content)
         (tmp_path / "job").mkdir()
-        from dycoke.eval.experiment import load_experiment
+        from dycoke.eval.runs.experiment import load_experiment
 
         runs = tuple(run.id for run in load_experiment(file).runs)
         return Job(str(file), "smoke", str(tmp_path / "results"), runs, 1, str(tmp_path / "job"), {})
@@ -59,7 +59,7 @@ BAD = [
 
 @pytest.mark.parametrize(("old", "new", "complaint"), BAD, ids=lambda text: text[:30])
 def test_what_cannot_run_is_said_and_nothing_is_complete(job_of, tmp_path, no_waiting, old, new, complaint):
-    from dycoke.eval.worker import work
+    from dycoke.eval.launch.worker import work
 
     (tmp_path / "lost.yaml").write_text(LOST)
     likely = LOST.replace("lost", "likely").replace("nothing", "docs").replace("generate_until", "loglikelihood")
@@ -73,14 +73,14 @@ def test_what_cannot_run_is_said_and_nothing_is_complete(job_of, tmp_path, no_wa
 
 
 def test_a_folder_of_tasks_that_is_not_there_is_named():
-    from dycoke.eval.lmms_tasks import task_manager
+    from dycoke.eval.runs.lmms_tasks import task_manager
 
     with pytest.raises(FileNotFoundError, match="include_path no/folder: no such folder"):
         task_manager("llava_onevision", ["no/folder"])
 
 
 def test_a_full_disk_ends_the_run_and_nothing_half_written_counts(job_of, tmp_path):
-    from dycoke.eval.worker import work
+    from dycoke.eval.launch.worker import work
 
     job = job_of()
     folder = RunFolder.of(tmp_path / "results", job.load()[1][0])
@@ -97,7 +97,7 @@ class FullLog(io.StringIO):
 
 
 def test_the_reason_is_told_also_where_the_log_is_on_a_full_disk(job_of, monkeypatch):
-    from dycoke.eval import worker
+    from dycoke.eval.launch import worker
 
     job = job_of()
     monkeypatch.setattr(worker, "work", lambda job: 1 // 0)
@@ -107,7 +107,7 @@ def test_the_reason_is_told_also_where_the_log_is_on_a_full_disk(job_of, monkeyp
 
 
 def test_all_rows_are_checked_against_the_loaded_model_before_the_first_one_answers(job_of, tmp_path):
-    from dycoke.eval.worker import work
+    from dycoke.eval.launch.worker import work
 
     with pytest.raises(
         ValueError, match=r"do not fit their model: 'dycoke k=0.7 l=20 p=0.7' \(nano, 32 frames\): l=20: "

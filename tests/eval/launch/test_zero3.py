@@ -11,13 +11,13 @@ from types import ModuleType
 import pytest
 import torch
 
-from dycoke.eval.zero3 import partitioned, read_config
-from tests.core.subjects import SUBJECTS
+from dycoke.eval.models.zero3 import partitioned, read_config
 from tests.eval.launch import launch
-from tests.eval.zero3_process import ASKED, CONFIG, METHODS, answers, load
+from tests.eval.launch.zero3_process import ASKED, CONFIG, METHODS, answers, load
 from tests.llava import tiny
+from tests.support.subjects import SUBJECTS
 
-SHIPPED = Path(__file__).resolve().parents[2] / "scripts" / "deepspeed" / "zero3_inference.json"
+SHIPPED = Path(__file__).resolve().parents[3] / "scripts" / "deepspeed" / "zero3_inference.json"
 NAMES = ("hf", "llava")
 
 
@@ -94,7 +94,7 @@ def test_two_processes_answer_as_one_that_is_not_sharded(tmp_path):
     for name in NAMES:
         model = SUBJECTS[name]().model
         tiny.write_checkpoint(model, tmp_path / name) if name != "hf" else model.save_pretrained(tmp_path / name)
-    done = launch(2, "tests.eval.zero3_process", str(tmp_path))
+    done = launch(2, "tests.eval.launch.zero3_process", str(tmp_path))
     assert done.returncode == 0, done.stderr
     reports = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     for name in NAMES:

@@ -1,6 +1,6 @@
 """One of the processes of test_zero3: answers prompts with sharded models, and says what it holds of them.
 
-    accelerate launch ... -m tests.eval.zero3_process FOLDER
+    accelerate launch ... -m tests.eval.launch.zero3_process FOLDER
 
 FOLDER has a checkpoint for each subject; the process writes FOLDER/rankN.pt.
 """
@@ -17,10 +17,10 @@ from torch import nn
 from transformers import LlavaOnevisionForConditionalGeneration
 
 import dycoke
-from dycoke.eval.shards import Ranks
-from dycoke.eval.zero3 import partitioned, read_config, shard
+from dycoke.eval.models.zero3 import partitioned, read_config, shard
+from dycoke.lab.ranks import Ranks
 from llava.model.builder import load_pretrained_model
-from tests.core.subjects import PROMPTS, SUBJECTS, greedy_with_logits
+from tests.support.subjects import PROMPTS, SUBJECTS, greedy_with_logits
 
 CONFIG = "zero3.json"
 # Before the language model, in its layers by the attention of the layer before and of their own, and while decoding.

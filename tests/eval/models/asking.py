@@ -11,7 +11,7 @@ import numpy as np
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from dycoke.eval.samples import Samples
+from dycoke.eval.runs.samples import Samples
 from tests.eval.miniatures.videos import write_scene
 
 TASK = "pretend"

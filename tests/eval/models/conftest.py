@@ -16,8 +16,8 @@ from lmms_eval.models.simple.llava_onevision import Llava_OneVision
 from lmms_eval.models.simple.llava_vid import LlavaVid
 
 import dycoke
-from dycoke.eval.onevision import LlavaOnevision
-from dycoke.eval.vid import LlavaVideo
+from dycoke.eval.models.llava_onevision import LlavaOnevision
+from dycoke.eval.models.llava_vid import LlavaVideo
 from llava.model.builder import load_pretrained_model
 from tests.eval.models.asking import Doc, write_frames, write_videos
 from tests.llava import tiny

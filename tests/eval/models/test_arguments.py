@@ -14,9 +14,9 @@ from lmms_eval.utils import simple_parse_args_string
 
 import dycoke
 from dycoke import registry
-from dycoke.adapters.loader import PAPER
-from dycoke.eval.arguments import builtin_defaults, split_arguments
-from dycoke.eval.hf import LlavaOnevisionHF
+from dycoke.eval.models.arguments import builtin_defaults, split_arguments
+from dycoke.eval.models.dycoke_hf import LlavaOnevisionHF
+from dycoke.keywords import PAPER
 
 
 def split(text: str, builtin: type = Llava_OneVision, **more):

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-import dycoke.engine.batches as batches_module
-from dycoke.engine.answers import Generated
-from dycoke.engine.batches import KVBudget
-from dycoke.engine.frames import FrameSettings
-from dycoke.eval.answering import SampleFailed
-from dycoke.eval.placing import Place
-from dycoke.eval.samples import Samples
+import dycoke.offline.batches as batches_module
+from dycoke.eval.models.answering import SampleFailed
+from dycoke.eval.models.place import Place
+from dycoke.eval.runs.samples import Samples
+from dycoke.offline.answers import Generated
+from dycoke.offline.batches import KVBudget
+from dycoke.video.pixels import FrameSettings
 from llava.conversation import conv_templates
 from tests.cli.files import write_video
 from tests.eval.models.asking import GREEDY, Doc, answer, keeping, requests, telling

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import dycoke
-from dycoke.eval.encoder_cache import EncoderCache
-from dycoke.eval.hf import LlavaOnevisionHF
+from dycoke.eval.models.dycoke_hf import LlavaOnevisionHF
+from dycoke.eval.models.encoder_cache import EncoderCache
 from tests.cli import files
 from tests.eval.models.asking import answer, keeping
 from tests.eval.models.conftest import METHODS, Models

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import dycoke
-from dycoke.eval import samples as samples_module
-from dycoke.eval.answering import SampleFailed
-from dycoke.eval.hf import LlavaOnevisionHF
+from dycoke.eval.models.answering import SampleFailed
+from dycoke.eval.models.dycoke_hf import LlavaOnevisionHF
+from dycoke.eval.runs import samples as samples_module
 from tests import warm
 from tests.cli import files
 from tests.eval.models.asking import TASK, Doc, answer, keeping, picture, requests

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import dycoke
-from dycoke.eval.samples import Samples
+from dycoke.eval.runs.samples import Samples
 from tests.eval.models.asking import Doc, answer, picture
 from tests.eval.models.conftest import FRAMES, Models
 from tests.llava import tiny

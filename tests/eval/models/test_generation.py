@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from dycoke.engine.answers import ending_ids
-from dycoke.eval.generation import MAX_NEW_TOKENS, greedy_or_sampled
+from dycoke.eval.models.generation import MAX_NEW_TOKENS, greedy_or_sampled
+from dycoke.offline.answers import ending_ids
 from tests.eval.models.asking import Doc, answer
 from tests.eval.models.conftest import Models
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
 import dycoke
-from dycoke.eval.hf import LlavaOnevisionHF
+from dycoke.eval.models.dycoke_hf import LlavaOnevisionHF
 from dycoke.video.frames import read_frames
 from tests.cli.files import write_hf_checkpoint
 from tests.eval.models.asking import GREEDY, Doc, answer, keeping, picture, telling

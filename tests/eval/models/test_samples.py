@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import dycoke
-from dycoke.eval.lines import read_lines
-from dycoke.eval.samples import Samples, prompt_hash
+from dycoke.eval.runs.samples import Samples, prompt_hash
+from dycoke.lab.jsonl import read_lines
 from tests.eval.models.asking import GREEDY, Doc, answer, keeping, picture, requests
 from tests.eval.models.conftest import FRAMES, METHODS, Models
 from tests.eval.models.direct import Direct

@@ -35,9 +35,9 @@ def test_lmms_eval_finds_them_by_its_ids(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     classes, kinds, file = json.loads(done.stdout.splitlines()[-1])
     assert classes == {
-        "llava_onevision": ["dycoke.eval.onevision", "LlavaOnevision"],
-        "llava_vid": ["dycoke.eval.vid", "LlavaVideo"],
-        "dycoke_hf": ["dycoke.eval.hf", "LlavaOnevisionHF"],
+        "llava_onevision": ["dycoke.eval.models.llava_onevision", "LlavaOnevision"],
+        "llava_vid": ["dycoke.eval.models.llava_vid", "LlavaVideo"],
+        "dycoke_hf": ["dycoke.eval.models.dycoke_hf", "LlavaOnevisionHF"],
         "llava": ["lmms_eval.models.simple.llava", "Llava"],
     }
     assert set(kinds.values()) == {"simple"}

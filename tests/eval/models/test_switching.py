@@ -9,8 +9,8 @@ from torch import nn
 
 import dycoke
 from dycoke.attach import _runs, attached
-from dycoke.eval.hf import LlavaOnevisionHF
-from dycoke.eval.samples import Samples
+from dycoke.eval.models.dycoke_hf import LlavaOnevisionHF
+from dycoke.eval.runs.samples import Samples
 from tests.cli import files
 from tests.core.test_attach import fingerprint
 from tests.eval.models.asking import Doc, answer

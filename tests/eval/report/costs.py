@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dycoke import build
-from dycoke.eval.cost import Tokens, planned
+from dycoke.lab.cost import Tokens, planned
 
 FRAMES, PER_FRAME = 32, 196
 FULL = FRAMES * PER_FRAME

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dycoke.eval.experiment import Experiment
-from dycoke.eval.main_table import main_table
-from dycoke.eval.numbers import Published
-from dycoke.eval.rows import read_results
+from dycoke.eval.report.main_table import main_table
+from dycoke.eval.report.numbers import Published
+from dycoke.eval.report.results import read_results
+from dycoke.eval.runs.experiment import Experiment
 from tests.eval import run_folders
 
 SMALL = """

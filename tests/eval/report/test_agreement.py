@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from dycoke.eval import agreement, bootstrap, duration
-from dycoke.eval.rows import read_results
+from dycoke.eval.report import agreement, bootstrap, duration
+from dycoke.eval.report.results import read_results
 from dycoke.nano.generator import FAMILIES
 from tests.eval import run_folders
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from dycoke.eval import bootstrap
-from dycoke.eval.bootstrap import difference, interval
+from dycoke.eval.report import bootstrap
+from dycoke.eval.report.bootstrap import difference, interval
 
 
 def leaf(values, clusters=None, metric="right"):

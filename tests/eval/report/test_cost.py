@@ -3,8 +3,8 @@
 import pytest
 
 from dycoke import attach, available, build
-from dycoke.cache import TAIL
-from dycoke.eval.cost import (
+from dycoke.kv_cache.request import TAIL
+from dycoke.lab.cost import (
     SHAPES,
     Tokens,
     formula_a,
@@ -16,11 +16,11 @@ from dycoke.eval.cost import (
     retained_final,
     true_flops,
 )
+from dycoke.model_shape import Shape
 from dycoke.plans import build_plan
-from dycoke.shapes import Shape
 from dycoke.types import Plan
-from tests.core import decode_small
-from tests.eval.costs import FRAMES, FULL, PER_FRAME, T, flat, tokens_of
+from tests.eval.report.costs import FRAMES, FULL, PER_FRAME, T, flat, tokens_of
+from tests.support import decode_small
 
 TINY = Shape(layers=2, hidden=4, intermediate=8, heads=2, kv_heads=1, vocabulary=10)
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from dycoke.eval.cost import SHAPES, Tokens, formula_a, formula_b, retained_final
-from dycoke.eval.published import published
+from dycoke.eval.report.published import published
+from dycoke.lab.cost import SHAPES, Tokens, formula_a, formula_b, retained_final
 from tests.cases import folded
-from tests.eval.costs import FULL, T, flat, tokens_of
+from tests.eval.report.costs import FULL, T, flat, tokens_of
 
 
 def two(first, first_layers, then, layers):

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dycoke.eval import published as module
-from dycoke.eval.published import published, published_table
+from dycoke.eval.report import published as module
+from dycoke.eval.report.published import published, published_table
 
 SMALL, MIDDLE, LARGE = (f"llava-onevision-qwen2-{size}-ov" for size in ("0.5b", "7b", "72b"))
 K3, K5, K7 = (f"dycoke_k{k}_l3_p0.7" for k in (0.3, 0.5, 0.7))

@@ -7,13 +7,13 @@ import io
 
 import pytest
 
-from dycoke.eval.efficiency_table import efficiency_table
-from dycoke.eval.main_table import main_records
-from dycoke.eval.numbers import Published
-from dycoke.eval.rows import read_results
-from dycoke.eval.table_formats import csv_text, markdown
+from dycoke.eval.report.efficiency_table import efficiency_table
+from dycoke.eval.report.main_table import main_records
+from dycoke.eval.report.numbers import Published
+from dycoke.eval.report.results import read_results
+from dycoke.eval.report.table_formats import csv_text, markdown
 from tests.eval import run_folders
-from tests.eval.report_cases import SCORES, SMALL, column, small, table_of, texts
+from tests.eval.report.report_cases import SCORES, SMALL, column, small, table_of, texts
 
 
 def multiply_adds(prefill, decode):

@@ -11,8 +11,8 @@ from collections import defaultdict
 import pytest
 
 from dycoke import cli
-from dycoke.eval.report import write_report
-from tests.eval.report_cases import SCORES, SMALL, small
+from dycoke.eval.report.command import write_report
+from tests.eval.report.report_cases import SCORES, SMALL, small
 
 pytestmark = pytest.mark.xdist_group("report")  # one process of the tests writes the report they share
 TWO = SMALL.replace("frames: 32", "frames: [16, 32]")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dycoke.eval.efficiency_table import efficiency_records, efficiency_table
-from dycoke.eval.numbers import Published
-from dycoke.eval.rows import read_results
+from dycoke.eval.report.efficiency_table import efficiency_records, efficiency_table
+from dycoke.eval.report.numbers import Published
+from dycoke.eval.report.results import read_results
 from tests.eval import run_folders
-from tests.eval.report_cases import SMALL, small, table_of, texts
+from tests.eval.report.report_cases import SMALL, small, table_of, texts
 
 
 def test_efficiency_is_of_each_task_and_set_against_full(tmp_path):

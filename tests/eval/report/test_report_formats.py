@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from dycoke.eval.table_formats import csv_text, escape_latex, escape_markdown, latex, markdown
-from dycoke.eval.tables import Cell, Notes, Section, Table, number, ranks
-from tests.eval.report_cases import SMALL, small, table_of
+from dycoke.eval.report.table import Cell, Notes, Section, Table, number, ranks
+from dycoke.eval.report.table_formats import csv_text, escape_latex, escape_markdown, latex, markdown
+from tests.eval.report.report_cases import SMALL, small, table_of
 
 NASTY = r"a_b & 50 % of #1 {x} $y$ ~^ <z> | back\slash `code` *star* [link]"
 

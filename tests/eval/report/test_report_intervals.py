@@ -8,15 +8,15 @@ import io
 import pytest
 
 from dycoke import cli
-from dycoke.eval import bootstrap
-from dycoke.eval.differences import difference_table
-from dycoke.eval.main_table import main_records
-from dycoke.eval.numbers import Published
-from dycoke.eval.rows import read_results
-from dycoke.eval.table_formats import csv_text, latex, markdown
+from dycoke.eval.report import bootstrap
+from dycoke.eval.report.difference_table import difference_table
+from dycoke.eval.report.main_table import main_records
+from dycoke.eval.report.numbers import Published
+from dycoke.eval.report.results import read_results
+from dycoke.eval.report.table_formats import csv_text, latex, markdown
 from dycoke.nano.generator import FAMILIES
-from tests.eval.report_cases import SMALL, column, small, table_of, texts
-from tests.eval.test_report_formats import check_latex
+from tests.eval.report.report_cases import SMALL, column, small, table_of, texts
+from tests.eval.report.test_report_formats import check_latex
 
 LEAVES = [f"nanovideo_{name}" for name in FAMILIES]
 TEXT = SMALL.replace("[activitynetqa, nextqa_mc_test, mvbench]", "[nanovideo, nextqa_mc_test]")

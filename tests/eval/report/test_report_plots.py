@@ -6,9 +6,9 @@ from collections import defaultdict
 
 import pytest
 
-from dycoke.eval import plots
-from dycoke.eval.rows import read_results
-from tests.eval.report_cases import SCORES, SMALL, small, table_of, texts
+from dycoke.eval.report import plots
+from dycoke.eval.report.results import read_results
+from tests.eval.report.report_cases import SCORES, SMALL, small, table_of, texts
 
 
 def results(tmp_path, **kwargs):

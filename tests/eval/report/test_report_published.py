@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dycoke.eval.efficiency_table import efficiency_table
-from tests.eval.report_cases import SMALL, small, table_of, texts
+from dycoke.eval.report.efficiency_table import efficiency_table
+from tests.eval.report.report_cases import SMALL, small, table_of, texts
 
 
 def test_published_numbers_stand_beside_ours(tmp_path):

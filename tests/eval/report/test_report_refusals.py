@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from dycoke.eval.report import write_report
-from dycoke.eval.rows import read_results
-from tests.eval.report_cases import SMALL, small
+from dycoke.eval.report.command import write_report
+from dycoke.eval.report.results import read_results
+from tests.eval.report.report_cases import SMALL, small
 
 FIRST = "llava-onevision-qwen2-7b-ov_f32_full__mvbench"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dycoke.eval.efficiency_table import efficiency_table
-from dycoke.eval.rows import read_results
-from tests.eval.report_cases import SECTIONED, column, small, table_of, texts
+from dycoke.eval.report.efficiency_table import efficiency_table
+from dycoke.eval.report.results import read_results
+from tests.eval.report.report_cases import SECTIONED, column, small, table_of, texts
 
 HEADING = "llava-onevision-qwen2-7b-ov, 32 frames"
 

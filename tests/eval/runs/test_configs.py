@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dycoke.eval.benchmarks import BENCHMARKS
-from dycoke.eval.cost import SHAPES
-from dycoke.eval.experiment import Experiment, load_experiment
+from dycoke.eval.runs.experiment import Experiment, load_experiment
+from dycoke.lab.cost import SHAPES
 from tests.cases import folded
 from tests.eval.configs import FILES, NANO, layers_of, plan_of, runs_of
 
@@ -124,7 +124,7 @@ def test_generation_and_scores_are_asked_for_where_the_paper_does():
 
 @pytest.mark.slow
 def test_tasks_are_those_of_lmms_eval():
-    from dycoke.eval.lmms_tasks import task_manager
+    from dycoke.eval.runs.lmms_tasks import task_manager
 
     known = set(task_manager("llava_onevision").all_tasks)
     for name in FILES:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import pytest
 
 from dycoke import available, build
-from dycoke.eval.cost import retained, retained_final
-from dycoke.eval.experiment import load_experiment
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.runs.experiment import load_experiment
+from dycoke.eval.runs.specs import RunSpec
+from dycoke.lab.cost import retained, retained_final
 from dycoke.nano.generator import FAMILIES
 from tests.eval.configs import FILES, NANO, layers_of, per_frame_of, plan_of, runs_of, tokens_of
 

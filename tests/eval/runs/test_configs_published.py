@@ -7,10 +7,10 @@ import re
 import pytest
 
 from dycoke.eval.benchmarks import BENCHMARKS
-from dycoke.eval.cost import SHAPES, Tokens, formula_a, retained_final
-from dycoke.eval.experiment import load_experiment
-from dycoke.eval.published import published, published_table
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.report.published import published, published_table
+from dycoke.eval.runs.experiment import load_experiment
+from dycoke.eval.runs.specs import RunSpec
+from dycoke.lab.cost import SHAPES, Tokens, formula_a, retained_final
 from tests.eval.configs import FILES, PAPER, PER_FRAME, runs_of, size_of, tokens_of
 
 # Columns of published tables that are no scores: cost by arithmetic, and what a run measures beside answers.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dycoke import available
-from dycoke.eval.cost import SHAPES, retained, retained_final
-from dycoke.eval.specs import RunSpec
+from dycoke.eval.runs.specs import RunSpec
+from dycoke.lab.cost import SHAPES, retained, retained_final
 from tests.eval.configs import PER_FRAME, plan_of, runs_of, tokens_of
 
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from dycoke.eval.experiment import load_experiment, parse_experiment
+from dycoke.eval.runs.experiment import load_experiment, parse_experiment
 from dycoke.options import parse_yaml
 
 SMALL = """

@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from dycoke import cli
-from dycoke.ask.chat import Placement, load_chat
-from dycoke.eval import fit, sweep
-from dycoke.eval.experiment import load_experiment, parse_experiment
-from dycoke.eval.fit import Sizes, check_rows, config_of, row_faults, sizes_in, sizes_of
-from dycoke.eval.specs import EMBEDDED, ModelSpec
+from dycoke.eval.launch import sweep
+from dycoke.eval.runs import fit
+from dycoke.eval.runs.experiment import load_experiment, parse_experiment
+from dycoke.eval.runs.fit import Sizes, check_rows, config_of, row_faults, sizes_in, sizes_of
+from dycoke.eval.runs.specs import EMBEDDED, ModelSpec
+from dycoke.families.chat import Placement, load_chat
+from dycoke.model_shape import LLAVA_ONEVISION
 from dycoke.nano import MODEL_PATH
-from dycoke.shapes import LLAVA_ONEVISION
 from tests.cli.files import write_hf_checkpoint
 from tests.llava import tiny
 
-CONFIGS = sorted((Path(__file__).parents[2] / "eval_configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "eval_configs").glob("*.yaml"))
 
 
 def runs(methods: list, frames: int = 8, model: str = "llava_onevision", pretrained: str = "nano", **args) -> tuple:
@@ -177,7 +178,7 @@ def test_what_models_of_lmms_eval_set_by_themselves_is_known():
     from lmms_eval.models.simple.llava_onevision import Llava_OneVision
     from lmms_eval.models.simple.llava_vid import LlavaVid
 
-    from dycoke.eval.arguments import builtin_defaults
+    from dycoke.eval.models.arguments import builtin_defaults
 
     onevision, vid = builtin_defaults(Llava_OneVision), builtin_defaults(LlavaVid)
     assert {

@@ -8,11 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from dycoke.bench.record import replacing, write_text
-from dycoke.eval.folder import METRICS, RunFolder
-from dycoke.eval.lines import append_line, read_lines
-from dycoke.eval.specs import Launcher, MethodSpec, ModelSpec, RunSpec
-from dycoke.interrupts import Interrupted
+from dycoke.eval.runs.folder import METRICS, RunFolder
+from dycoke.eval.runs.specs import Launcher, MethodSpec, ModelSpec, RunSpec
+from dycoke.lab.interrupts import Interrupted
+from dycoke.lab.jsonl import append_line, read_lines
+from dycoke.lab.record import replacing, write_text
 
 SPEC = RunSpec("small", ModelSpec("llava_onevision", "nano"), 8, MethodSpec("dycoke", {"k": 0.5}), "mvbench")
 

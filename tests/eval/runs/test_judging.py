@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dycoke.eval.judging import JudgeFailed, check_judge, checked, fault
+from dycoke.eval.runs.judge import JudgeFailed, check_judge, checked, fault
 from tests.eval import judge
 
 pytest.importorskip("lmms_eval")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dycoke.eval.experiment import parse_experiment
-from dycoke.eval.sweep import _made
+from dycoke.eval.launch.sweep import _made
+from dycoke.eval.runs.experiment import parse_experiment
 
 
 def run_of(**launcher):

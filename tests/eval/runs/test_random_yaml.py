@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dycoke.eval.experiment import load_experiment
-from dycoke.eval.folder import RunFolder
+from dycoke.eval.runs.experiment import load_experiment
+from dycoke.eval.runs.folder import RunFolder
 from dycoke.options import parse_method, parse_options
 from dycoke.plans import load_plan
 from dycoke.registry import build

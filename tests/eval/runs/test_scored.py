@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dycoke.eval.scored import scored
+from dycoke.eval.runs.sample_scores import scored
 
 
 def logged(values, metric="right", order=None, videos=None):

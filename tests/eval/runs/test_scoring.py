@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from dycoke.eval.folder import RunFolder
-from dycoke.eval.judging import JudgeFailed
-from dycoke.eval.scoring import ATTEMPTS, Judgements, document_hash, repeatable
+from dycoke.eval.runs.folder import RunFolder
+from dycoke.eval.runs.judge import JudgeFailed
+from dycoke.eval.runs.scoring import ATTEMPTS, Judgements, document_hash, repeatable
 
 
 class FakeTask:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dycoke.eval.words import ordered_f1
+from dycoke.eval.runs.word_f1 import ordered_f1
 
 
 @pytest.mark.parametrize(

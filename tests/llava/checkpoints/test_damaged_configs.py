@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 
-from dycoke.ask.chat import Placement, load_chat
+from dycoke.families.chat import Placement, load_chat
 from tests.cli.files import write_hf_checkpoint
 from tests.llava import tiny
-from tests.llava.test_checkpoints import Surprise, split_in_shards
+from tests.llava.checkpoints.test_checkpoints import Surprise, split_in_shards
 
 HUGE = 10**30
 ON_CPU = Placement("cpu", torch.float32)

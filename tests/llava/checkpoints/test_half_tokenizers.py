@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaTokenizer
 
-from dycoke.ask.chat import Placement, load_chat
+from dycoke.families.chat import Placement, load_chat
 from dycoke.nano import MODEL_PATH
 from llava.model.tokenizer_files import check_tokenizer_files
 from tests.cli.files import write_hf_checkpoint

@@ -19,9 +19,9 @@ def applied(monkeypatch):
         calls.append(options)
         return None if options.get("dycoke") is False else types.SimpleNamespace(put_on=calls.append)
 
-    module = types.ModuleType("dycoke.adapters.loader")
+    module = types.ModuleType("dycoke.keywords")
     module.choose_method = choose_method
-    monkeypatch.setitem(sys.modules, "dycoke.adapters.loader", module)
+    monkeypatch.setitem(sys.modules, "dycoke.keywords", module)
     return calls
 
 

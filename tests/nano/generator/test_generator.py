@@ -10,7 +10,7 @@ import torch
 from dycoke.nano.generator import LEVELS, STANDARD, TICKS, Scene, render, sample_scenes, stories
 from dycoke.nano.generator.scene import COLORS, ONSET_GAP
 from dycoke.nano.generator.schedule import EVENT_GAP
-from dycoke.nano.splits import split_seeds
+from dycoke.nano.generator.splits import split_seeds
 
 SEEDS = torch.cat([split_seeds(split, 100, 40) for split in ("train", "validation", "test")])
 MANY = 1200

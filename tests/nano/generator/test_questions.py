@@ -19,7 +19,7 @@ from dycoke.nano.generator import (
 )
 from dycoke.nano.generator.phrasing import CLIP_TASKS, IMAGE_TASKS, WORDINGS, put
 from dycoke.nano.generator.scene import SHAPES
-from dycoke.nano.splits import split_seeds
+from dycoke.nano.generator.splits import split_seeds
 from tests.nano.watching import Video
 
 STORIES = stories(sample_scenes(torch.arange(300)))

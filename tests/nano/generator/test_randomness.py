@@ -15,7 +15,7 @@ from dycoke.nano.generator.randomness import (
     subset,
 )
 from dycoke.nano.generator.schedule import Field
-from dycoke.nano.splits import split_seeds
+from dycoke.nano.generator.splits import split_seeds
 
 SEEDS = torch.cat([split_seeds("train", 0, 200), split_seeds("test", 0, 200)])
 

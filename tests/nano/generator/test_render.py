@@ -9,7 +9,7 @@ from dycoke.nano.generator import FRAME, LEVELS, TICKS, Scene, render, sample_sc
 from dycoke.nano.generator.raster import DIGIT_FONT, LETTER_FONT, SIDE
 from dycoke.nano.generator.render import NONE, PATCHES, centres
 from dycoke.nano.generator.scene import COLORS, OBJECTS
-from dycoke.nano.splits import split_seeds
+from dycoke.nano.generator.splits import split_seeds
 from dycoke.nano.targets import Targets, targets
 from tests.nano.watching import COLORS as RGB
 from tests.nano.watching import sign_in

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from dycoke.nano.splits import SIZE, SPLITS, split_seed, split_seeds
+from dycoke.nano.generator.splits import SIZE, SPLITS, split_seed, split_seeds
 from tests.nano.seeds import split_of
 
 

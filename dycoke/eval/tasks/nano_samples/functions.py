@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from dycoke.eval.words import ordered_f1
+from dycoke.eval.runs.word_f1 import ordered_f1
 from dycoke.nano import SAMPLES_PATH
 from dycoke.nano.generator import LONG_TASKS
 

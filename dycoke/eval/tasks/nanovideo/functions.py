@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from dycoke.eval.values import check_keys, count_of, text_of
-from dycoke.eval.words import ordered_f1
+from dycoke.eval.runs.values import check_keys, count_of, text_of
+from dycoke.eval.runs.word_f1 import ordered_f1
 from dycoke.nano.benchmark import cached_video, documents
 
 _SETTINGS = ("split", "videos", "level", "start")

@@ -1,0 +1,1 @@
+"""dycoke bench compress: time and memory of the compressors."""

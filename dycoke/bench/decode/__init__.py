@@ -1,0 +1,1 @@
+"""dycoke bench decode: attention and steps that read part of the KV cache."""

@@ -1,0 +1,1 @@
+"""dycoke bench engine: the engine against the stock generate."""

@@ -1,0 +1,1 @@
+"""dycoke bench kernels: each Triton kernel against its reference."""

@@ -1,0 +1,1 @@
+"""dycoke bench video: readers of video frames against each other."""

@@ -1,0 +1,1 @@
+"""Processes of a sweep: workers, ranks, progress, and their end."""

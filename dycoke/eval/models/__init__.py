@@ -1,0 +1,1 @@
+"""What lmms-eval loads: the models with our arguments."""

@@ -1,0 +1,1 @@
+"""Tables, intervals and plots out of the folders of runs."""

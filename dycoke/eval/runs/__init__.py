@@ -1,0 +1,1 @@
+"""A run of an experiment and its folder: configuration, samples, scores."""

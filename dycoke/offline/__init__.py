@@ -1,0 +1,1 @@
+"""Answers to prepared requests: one, or many in batches."""

@@ -1,0 +1,1 @@
+"""Operations of a decode step that reads part of the KV cache."""

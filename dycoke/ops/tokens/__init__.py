@@ -1,0 +1,1 @@
+"""Operations on visual tokens [T, N, D] that methods share: similarity, merging, clustering, choosing."""
