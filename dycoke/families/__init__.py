@@ -6,7 +6,7 @@ from importlib import import_module
 
 from torch import nn
 
-from dycoke.families.base import Adapter
+from dycoke.families.base import FamilyAdapter
 
 # Class name -> (module of the class, module of the adapter). By name, so that looking up needs no import of a family.
 _FAMILIES = {
@@ -25,7 +25,7 @@ SUPPORTED = (
 )
 
 
-def adapter_for(model: nn.Module) -> Adapter:
+def adapter_for(model: nn.Module) -> FamilyAdapter:
     """The adapter of a model's family. Raises ValueError naming the supported families."""
     for cls in type(model).__mro__:
         home, adapter = _FAMILIES.get(cls.__name__, ("", ""))
