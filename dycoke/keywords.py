@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dycoke.attach import Run, apply
-from dycoke.families.llava.adapter import tokens_per_frame
+from dycoke.families.requests import requests_of
 from dycoke.options import parse_method, parse_value
 from dycoke.plans import build_plan, load_plan
 from dycoke.registry import build
@@ -33,12 +33,12 @@ class Chosen:
     tokens_per_frame: int | None = None
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError if the frames of a llava model have another number of tokens than the caller expects."""
+        """Raise ValueError if the frames of a model have another number of tokens than the caller expects."""
         if self.tokens_per_frame is not None:
             _check_tokens(model, self.tokens_per_frame)
 
     def put_on(self, model: nn.Module) -> Run:
-        """Put the method on a llava model. Raises what `check` and `apply` raise."""
+        """Put the method on a model. Raises what `check` and `apply` raise."""
         self.check(model)
         return apply(model, self.method)
 
@@ -119,11 +119,12 @@ def _named(method: Any, extra: Any) -> Any:
 
 
 def _check_tokens(model: nn.Module, expected: Any) -> None:
-    """Raise ValueError unless the model's tower and pooling make `expected` tokens of a frame."""
-    per_frame = tokens_per_frame(model)
+    """Raise ValueError unless the model makes `expected` tokens of a frame."""
+    per_frame = requests_of(model).per_frame
     if expected != per_frame:
-        mode = getattr(model.config, "mm_spatial_pool_mode", "average")
+        mode = getattr(model.config, "mm_spatial_pool_mode", None)
+        pooled = f" (mm_spatial_pool_mode={mode!r})" if mode else ""
         raise ValueError(
-            f"{_TOKENS}={expected!r}: this model makes {per_frame} tokens of a frame "
-            f"(mm_spatial_pool_mode={mode!r}); pass {per_frame} or leave it out"
+            f"{_TOKENS}={expected!r}: this model makes {per_frame} tokens of a frame{pooled}; pass {per_frame} or "
+            "leave it out"
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from dycoke.families.configs import config_file
 from dycoke.nano import checkpoint_of
 from dycoke.options import parse_options
 from dycoke.plans import read_plan
@@ -49,20 +49,3 @@ def check_places(asked: Asked) -> None:
         read_plan(asked.plan)
     if asked.model is not None:
         config_file(checkpoint_of(asked.model))
-
-
-def config_file(name: str) -> Path:
-    """The config.json of a checkpoint, a folder or a hub repository. Raises OSError or ValueError for none."""
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{name} is no model folder: it has no config.json")
-        return folder / "config.json"
-    if folder.exists():
-        raise ValueError(f"{name} is a file; expected a model folder or the name of a hub repository")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, "config.json"))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{name} is no local folder, and the hub gives no config.json for it") from error

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dycoke.families import lmms_eval_models
 from dycoke.nano import EMBEDDED, checkpoint_of
 from dycoke.plans import build_plan
 from dycoke.registry import build, entry
@@ -14,7 +15,6 @@ from dycoke.text.brief import brief
 from dycoke.types import Method, Plan
 from dycoke.video.reading import INDEX, PYAV
 
-MODELS = ("llava_onevision", "llava_vid", "dycoke_hf")
 AUTO = "auto"
 _OURS = ("pretrained", "max_frames_num", "batch_size", "method", "method_options", "plan", "dycoke", "samples")
 
@@ -73,8 +73,8 @@ class ModelSpec:
     launcher: Launcher = Launcher()
 
     def __post_init__(self) -> None:
-        if self.id not in MODELS:
-            raise ValueError(f"id {brief(self.id)}: expected one of {', '.join(MODELS)}")
+        if self.id not in lmms_eval_models():
+            raise ValueError(f"id {brief(self.id)}: expected one of {', '.join(lmms_eval_models())}")
         if not isinstance(self.pretrained, str) or not self.pretrained:
             raise ValueError(f"pretrained {brief(self.pretrained)}: expected a folder, a hub name or {EMBEDDED}")
         if not isinstance(self.args, Mapping):
