@@ -13,15 +13,19 @@ from dycoke.video.reading import INDEX, PYAV, check_path, check_reader, check_sa
 from dycoke.video.routes import AUTO, ROUTES, check_route
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The arguments of `dycoke ask`; see its help. short: options of the method that have an option of their own."""
+    """The arguments of `dycoke ask`; see its help.
+
+    compare: as for `chosen_methods`, empty for one method alone; short: options of the method that have an option of
+    their own.
+    """
 
     video: str
     question: str
     frames: int
     method: str | None
-    compare: str | None
+    compare: Sequence[str]
     plan: str | None
     short: Mapping[str, float]
     options: Sequence[str]
