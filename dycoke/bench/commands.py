@@ -76,7 +76,7 @@ def decode(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time a decode step with dynamic pruning against one without, and measure the memory of its cache."""
-    from dycoke.bench.decode import run
+    from dycoke.bench.decode.run import run
     from dycoke.bench.decode.setting import Setting
 
     sizes = {"shape": shape, "batch": batch, "frames": frames, "tokens": tokens, "dtype": dtype, "warm_up": warm_up}
@@ -98,7 +98,7 @@ def kernels(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time the linear layers of a decode step against torch's, one by one and in turn."""
-    from dycoke.bench.kernels import run
+    from dycoke.bench.kernels.run import run
     from dycoke.bench.kernels.setting import Setting
 
     batches = tuple(batch) if batch else None
@@ -144,7 +144,7 @@ def engine(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time whole answers about a video: stock transformers and our engine, side by side and stage by stage."""
-    from dycoke.bench.engine import run
+    from dycoke.bench.engine.run import run
     from dycoke.bench.engine.setting import Setting, names, numbers
 
     sizes = {"shape": shape, "frames": frames, "dtype": dtype, "answer": answer, "rounds": rounds, "warm_up": warm_up}
