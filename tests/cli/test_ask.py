@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import dycoke.ask.session as session
-from dycoke.ask.video import read_frames
 from dycoke.families.chat import load_chat, placement
 from dycoke.nano import SAMPLES_PATH
 from dycoke.offline.answer import answer, check_length
 from dycoke.registry import build
+from dycoke.video.frames import read_frames
 from dycoke.video.pixels import FrameSettings
 
 SMALL = ("--frames", 8, "--max-new-tokens", 6)
