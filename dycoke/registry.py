@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from dycoke.text.brief import LINE, brief, shorten
@@ -66,8 +67,7 @@ _OURS = "dycoke.methods."
 
 def _registered() -> dict[str, Entry]:
     """The table, with our methods in it."""
-    import dycoke.methods  # noqa: F401  here, because its files import this one, and torch
-
+    import_module(_OURS.rstrip("."))  # by name and not before it is asked for: its files import this one, and torch
     return _methods
 
 
