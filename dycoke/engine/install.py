@@ -67,7 +67,7 @@ def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: boo
         return "the model is on the CPU"
     if trace:
         return "trace=True"
-    if getattr(plan.decode, "dp_cache", "device") == "host":
+    if plan.decode is not None and plan.decode.dp_cache == "host":
         return "dp_cache='host'"
     from dycoke.engine.eligible import refusal
 

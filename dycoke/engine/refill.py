@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from torch import Tensor
-from torch.nn.functional import pad
-
-from dycoke.kv_cache.device_store import state_names
 from dycoke.kv_cache.request import DecodeRequest
-from dycoke.types import PolicyState
 
 
 def widen(request: DecodeRequest, multiple: int) -> None:
@@ -22,15 +16,10 @@ def widen(request: DecodeRequest, multiple: int) -> None:
         return
     columns = request.text.shape[1] - 1
     request.width = min(columns, -(-request.width // multiple) * multiple)
-    if not getattr(request.policy, "padded_keep", False):
+    if not request.policy.padded_keep:
         return
-    before = tuple(request.state.keep.shape)
-    more = min(columns, -(-before[1] // multiple) * multiple) - before[1]
-    if more > 0:
-        for name, value in _tensors(request.state):
-            if tuple(value.shape) == before:
-                object.__setattr__(request.state, name, pad(value, (0, more), value=-1))
-        request.kept = request.state.keep.shape
+    request.state.widen(min(columns, -(-request.kept[1] // multiple) * multiple))
+    request.kept = request.state.keep.shape
 
 
 def signature(request: DecodeRequest) -> tuple[Any, ...]:
@@ -38,8 +27,9 @@ def signature(request: DecodeRequest) -> tuple[Any, ...]:
     sections = tuple((each.columns, each.whole.index is None, each.shift is None) for each in request.sections)
     chosen: tuple[Any, ...] = ()
     if request.policy is not None:
-        shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in _tensors(request.state))
-        chosen = (request.observed_section, request.width, shapes, _constants(request.state))
+        state = request.state
+        shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in state.tensors().items())
+        chosen = (request.observed_section, request.width, shapes, tuple(state.constants().items()))
     return request.batch, sections, request.numbers, request.capacity, chosen
 
 
@@ -66,25 +56,11 @@ def refill(template: DecodeRequest, request: DecodeRequest) -> None:
             columns.whole.count.copy_(whole.count)
     if template.policy is not None:
         template.text.copy_(request.text)
-        for (_, to), (_, of) in zip(_tensors(template.state), _tensors(request.state), strict=True):
-            to.copy_(of)
+        template.state.fill(request.state)
 
 
 def recorded(request: DecodeRequest) -> dict[str, Any]:
     """What a graph takes over of a policy's state: where its tensors lie, and whatever else it holds, by name."""
     if request.policy is None:
         return {}
-    return {name: each.data_ptr() for name, each in _tensors(request.state)} | dict(_constants(request.state))
-
-
-def _constants(state: PolicyState) -> tuple[tuple[str, Any], ...]:
-    """What a state holds beside tensors, which a graph would keep for every request."""
-    named = ((name, getattr(state, name)) for name in sorted(state_names(state)))
-    return tuple((name, value) for name, value in named if not isinstance(value, Tensor))
-
-
-def _tensors(state: PolicyState) -> Iterator[tuple[str, Tensor]]:
-    for name in sorted(state_names(state)):
-        value = getattr(state, name)
-        if isinstance(value, Tensor):
-            yield name, value
+    return {name: each.data_ptr() for name, each in request.state.tensors().items()} | request.state.constants()

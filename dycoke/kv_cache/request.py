@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from dycoke.kv_cache.columns import Columns, Section, moved, reordered
-from dycoke.kv_cache.device_store import DeviceEntries, check_state, reorder_state
+from dycoke.kv_cache.device_store import DeviceEntries
 from dycoke.kv_cache.host_store import HostEntries, Slots
 from dycoke.kv_cache.side_stream import Aside
 from dycoke.ops.attend.choose import list_columns
 from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
+from dycoke.state import adopted_state
 from dycoke.types import DecodePolicy
 from dycoke.usage import CacheUse
 
@@ -76,10 +77,9 @@ class DecodeRequest:
     def begin(self, visual: Tensor, section: int) -> None:
         """Let the policy begin with the visual columns [B, C] of the section its observer is in. Reads the device."""
         self.observed_section = section
-        self.state = self.policy.start(visual)
-        check_state(self.state, self.batch)
+        self.state = adopted_state(self.policy.start(visual), self.batch)
         self.kept = self.state.keep.shape
-        self.use.selections = getattr(self.state, "selections", None)
+        self.use.selections = self.state.selections
         text = self.sections[section].real & ~visual
         self.width = min(visual.shape[1], int(text.sum(1).max()) + self.state.keep.shape[1])
         # One column more than there are: what is padded in `keep` marks that one.
@@ -268,8 +268,8 @@ class DecodeRequest:
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
         if self.policy is not None:
-            reorder_state(self.state, rows)
-            self.use.selections = getattr(self.state, "selections", None)
+            self.state.select(rows)
+            self.use.selections = self.state.selections
             self.text = self.text.index_select(0, rows.to(self.text.device))
         for section in self.sections:
             section.reorder(rows)
@@ -288,7 +288,7 @@ class DecodeRequest:
 
     def _choose(self, attn: Tensor) -> None:
         """Let the policy choose, and tell every later layer what to read; attn [B, S] of the observer."""
-        self.policy.step(self.state, attn.to(self._device))
+        self.policy.step(self.state.own, attn.to(self._device))
         keep = self.state.keep
         if keep.shape != self.kept:
             raise ValueError(
