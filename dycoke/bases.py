@@ -238,7 +238,7 @@ class Decode(ABC):
         """Update the state in place by attn [B, S] fp32, the observer's attention."""
 
 
-def option(stage: type, name: str) -> Any:
+def option_of(stage: type, name: str) -> Any:
     """The field of a method whose option is that of a stage: default and help stand there, and nowhere else."""
     declared = {each.name: each for each in fields(stage)}[name]
     return field(default=declared.default, metadata=declared.metadata)

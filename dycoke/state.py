@@ -13,17 +13,21 @@ from torch.nn.functional import pad
 class State:
     """Base of what a policy knows about one request: `dycoke.types.PolicyState` says what is asked of it.
 
-    Every tensor attribute has a row for each row of the batch. selections [B], where there is one, counts how often
-    each row chose anew, for the report.
+    Every tensor attribute has a row for each row of the batch. An attribute selections [B], where there is one, counts
+    how often each row chose anew, for the report.
     """
 
     keep: Tensor
-    selections: Tensor | None = None
 
     @property
     def own(self) -> Any:
         """The object that `start` of the policy made, for its `step`."""
         return self
+
+    @property
+    def counted(self) -> Tensor | None:
+        """Its `selections`; None where it does not count them. A default would be that of a dataclass, too."""
+        return getattr(self.own, "selections", None)
 
     def attributes(self) -> dict[str, Any]:
         """All it holds, by name, names ascending; `keep` may be an attribute of its class."""
@@ -99,7 +103,3 @@ class AdoptedState(State):
     @property
     def keep(self) -> Tensor:
         return self._own.keep
-
-    @property
-    def selections(self) -> Tensor | None:
-        return getattr(self._own, "selections", None)

@@ -79,7 +79,7 @@ class DecodeRequest:
         self.observed_section = section
         self.state = adopted_state(self.policy.start(visual), self.batch)
         self.kept = self.state.keep.shape
-        self.use.selections = self.state.selections
+        self.use.selections = self.state.counted
         text = self.sections[section].real & ~visual
         self.width = min(visual.shape[1], int(text.sum(1).max()) + self.state.keep.shape[1])
         # One column more than there are: what is padded in `keep` marks that one.
@@ -269,7 +269,7 @@ class DecodeRequest:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
         if self.policy is not None:
             self.state.select(rows)
-            self.use.selections = self.state.selections
+            self.use.selections = self.state.counted
             self.text = self.text.index_select(0, rows.to(self.text.device))
         for section in self.sections:
             section.reorder(rows)

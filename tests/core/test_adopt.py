@@ -194,7 +194,7 @@ def test_a_state_follows_its_rows_and_widens():
 
     keep = torch.tensor([[1, 2], [3, 4]])
     state = Kept(keep, keep, torch.tensor([0.5, 0.25]))
-    assert adopted_state(state, 2) is state and state.own is state and state.selections is None
+    assert adopted_state(state, 2) is state and state.own is state and state.counted is None
     assert set(state.tensors()) == {"keep", "same", "scores"} and state.constants() == {"most": 3}
     state.select(torch.tensor([1, 0]))
     assert state.keep is state.same and state.keep.tolist() == [[3, 4], [1, 2]] and keep.tolist() == [[1, 2], [3, 4]]
@@ -220,5 +220,5 @@ def test_a_strangers_state_is_changed_as_its_own():
     state = adopted_state(theirs, 2)
     state.select(torch.tensor([1, 1]))
     assert state.own is theirs and theirs.keep.tolist() == [[2], [2]] == state.keep.tolist()
-    assert state.selections is theirs.selections and theirs.selections.tolist() == [5, 5]
-    assert adopted_state(SimpleNamespace(keep=torch.zeros(2, 1)), 2).selections is None
+    assert state.counted is theirs.selections and theirs.selections.tolist() == [5, 5]
+    assert adopted_state(SimpleNamespace(keep=torch.zeros(2, 1)), 2).counted is None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dycoke import budget
-from dycoke.methods.dynamic_pruning import DynamicPruning
+from dycoke.methods._dynamic_pruning import DynamicPruning
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
 PARTS = ("step", "attention", "memory")
