@@ -77,7 +77,15 @@ class Before(ABC):
 
 
 class TopScores(Before):
-    """Base of a compressor that scores every token and keeps the best, unchanged and in raster order."""
+    """Base of a compressor that scores every token and keeps the best, unchanged and in raster order.
+
+    A method of one's own needs `score`, `count` and, for what these read, options.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises what `count` raises of its options: a bad one must fail here, not at the first video."""
+        super().__post_init__()
+        self.count(1, 1)
 
     @abstractmethod
     def score(self, video: VisualTokens) -> Tensor:
