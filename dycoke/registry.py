@@ -49,7 +49,7 @@ class Entry:
     @property
     def needs(self) -> tuple[str, ...]:
         """What its compressor asks of the adapter, sorted."""
-        return tuple(sorted(getattr(self.cls().plan().before, "needs", ())))
+        return tuple(sorted(self.cls().plan().compressor.needs))
 
     @property
     def positions(self) -> str:
@@ -57,8 +57,7 @@ class Entry:
         plan = self.cls().plan()
         if plan.before is not None:
             return plan.before.positions
-        pruners = plan.inside if isinstance(plan.inside, tuple) else (plan.inside,)
-        return "-" if plan.inside is None else getattr(pruners[0], "positions", "original")
+        return plan.pruners[0].positions if plan.pruners else "-"
 
 
 _methods: dict[str, Entry] = {}

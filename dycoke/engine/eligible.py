@@ -65,7 +65,7 @@ def at_attach(model: nn.Module, adapter: FamilyAdapter, plan: Plan, how: str, tr
         return "the model is on the CPU"
     if trace:
         return "trace=True"
-    if getattr(plan.decode, "dp_cache", "device") == "host":
+    if plan.decode is not None and plan.decode.dp_cache == "host":
         return "dp_cache='host'"
     return of_model(adapter.language_model(model), model.get_output_embeddings())
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dycoke.bases import Before
 from dycoke.fitting import frame_faults, order_faults, refuse
-from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
 from dycoke.stages.arguments import (
     CACHE_NAMES,
@@ -29,7 +29,7 @@ from dycoke.stages.arguments import (
 from dycoke.stages.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
 from dycoke.stages.tower import TowerProbe, probe_for
 from dycoke.turns import Attached, OfThread
-from dycoke.types import Compressed, Compressor, Plan, VisualTokens
+from dycoke.types import Compressed, Plan, VisualTokens
 
 if TYPE_CHECKING:
     from dycoke.kv_cache.sink import MakeSink
@@ -59,7 +59,7 @@ class Prefilled:
         return Prefilled(self.adapter, self.request, self.cache, copy.deepcopy(self.noted, memo))
 
 
-def drops_tokens(compressor: Compressor) -> bool:
+def drops_tokens(compressor: Before) -> bool:
     """Whether a compressor leaves fewer tokens than it gets, or may: where their number depends on the video."""
     return compressor.count(_FRAMES, _PER_FRAME) != _FRAMES * _PER_FRAME
 
@@ -76,7 +76,7 @@ class FamilyAdapter(Attached):
     provides: ClassVar[frozenset[str]] = frozenset()
     knows_frames: ClassVar[bool] = False
     knows_newlines: ClassVar[bool] = False
-    compressor: Compressor
+    compressor: Before
     recorder: Recorder
 
     _noted: Any = OfThread()  # by the family, in the prefill under way or that of the step under way
@@ -100,7 +100,7 @@ class FamilyAdapter(Attached):
             raise ValueError("empty plan: use build('full') to run a model with nothing removed")
         if trace and plan.decode is None and not plan.pruners:
             raise ValueError("trace=True: this plan has no stage 'decode' or 'inside' to trace")
-        self.compressor, self.recorder = plan.before or KeepAll(), recorder
+        self.compressor, self.recorder = plan.compressor, recorder
         self.check(self.compressor, visual)
         self._check_newlines(plan)
         if plan.decode is not None or plan.pruners:
@@ -137,7 +137,7 @@ class FamilyAdapter(Attached):
         finally:
             self._elsewhere = before
 
-    def check(self, compressor: Compressor, visual: Tensor | None) -> None:
+    def check(self, compressor: Before, visual: Tensor | None) -> None:
         """Raises ValueError for a compressor this adapter cannot run, or a mask it finds by itself."""
         family = type(self._model()).__name__
         if visual is not None:
@@ -151,7 +151,7 @@ class FamilyAdapter(Attached):
         refuse(order_faults(compressor))
 
     def _check_newlines(self, plan: Plan) -> None:
-        if not self.knows_newlines and any(getattr(each, "newlines_compete", False) for each in plan.pruners):
+        if not self.knows_newlines and any(each.newlines_compete for each in plan.pruners):
             raise ValueError(
                 f"newlines='published': {type(self._model()).__name__} does not tell newlines from text; accepted: "
                 "newlines='kept', or a video model"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dycoke.kv_cache.device_store import check_state, reorder_state, state_names
+from dycoke.state import adopted_state
 from dycoke.types import DecodePolicy
 
 
@@ -23,8 +22,7 @@ class Choice:
 
     def __init__(self, policy: DecodePolicy, visual: Tensor, real: Tensor, section: int) -> None:
         self.policy, self.section = policy, section
-        self.state = policy.start(visual)
-        check_state(self.state, len(visual))
+        self.state = adopted_state(policy.start(visual), len(visual))
         self._kept = self.state.keep.shape
         text = real & ~visual
         self.width = min(visual.shape[1], int(text.sum(1).max()) + self._kept[1])
@@ -36,7 +34,7 @@ class Choice:
 
         Raises ValueError for a state whose `keep` has changed its shape.
         """
-        self.policy.step(self.state, attn)
+        self.policy.step(self.state.own, attn)
         keep = self.state.keep
         if keep.shape != self._kept:
             raise ValueError(
@@ -47,7 +45,7 @@ class Choice:
 
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row what row rows[b] had."""
-        reorder_state(self.state, rows)
+        self.state.select(rows)
         self.text = self.text.index_select(0, rows.to(self.text.device))
 
     def widen(self, multiple: int) -> None:
@@ -57,39 +55,21 @@ class Choice:
         """
         columns = self.text.shape[1] - 1
         self.width = min(columns, -(-self.width // multiple) * multiple)
-        if not getattr(self.policy, "padded_keep", False):
-            return
-        before = tuple(self._kept)
-        more = min(columns, -(-before[1] // multiple) * multiple) - before[1]
-        if more > 0:
-            for name, value in self._tensors():
-                if tuple(value.shape) == before:
-                    object.__setattr__(self.state, name, pad(value, (0, more), value=-1))
+        if self.policy.padded_keep:
+            self.state.widen(min(columns, -(-self._kept[1] // multiple) * multiple))
             self._kept = self.state.keep.shape
 
     @property
     def signature(self) -> tuple[Any, ...]:
         """What two choices agree in that can share a CUDA graph: nothing that follows from values."""
-        shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in self._tensors())
-        return self.section, self.width, shapes, self._constants()
+        shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in self.state.tensors().items())
+        return self.section, self.width, shapes, tuple(self.state.constants().items())
 
     def refill(self, other: Choice) -> None:
         """Take over the values of a choice of the same signature, in place."""
         self.text.copy_(other.text)
-        for (_, to), (_, of) in zip(self._tensors(), other._tensors(), strict=True):
-            to.copy_(of)
+        self.state.fill(other.state)
 
     def recorded(self) -> dict[str, Any]:
         """What a graph takes over of the state: where its tensors lie, and whatever else it holds, by name."""
-        return {name: each.data_ptr() for name, each in self._tensors()} | dict(self._constants())
-
-    def _constants(self) -> tuple[tuple[str, Any], ...]:
-        """What a state holds beside tensors, which a graph would keep for every request."""
-        named = ((name, getattr(self.state, name)) for name in sorted(state_names(self.state)))
-        return tuple((name, value) for name, value in named if not isinstance(value, Tensor))
-
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name in sorted(state_names(self.state)):
-            value = getattr(self.state, name)
-            if isinstance(value, Tensor):
-                yield name, value
+        return {name: each.data_ptr() for name, each in self.state.tensors().items()} | self.state.constants()

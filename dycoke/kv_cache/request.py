@@ -81,7 +81,7 @@ class DecodeRequest:
     def _begin(self, visual: Tensor, section: int) -> None:
         """Let the policy begin with the visual columns [B, C] of the section its observer is in. Reads the device."""
         self.choice = Choice(self.policy, visual, self.sections[section].real, section)
-        self.use.selections = getattr(self.choice.state, "selections", None)
+        self.use.selections = self.choice.state.counted
         if self._host:
             budget = [self.policy.budget(count) for count in visual.sum(1).tolist()]
             self.slots = Slots(self.choice.text[:, :-1], torch.tensor(budget, device=visual.device))
@@ -305,7 +305,7 @@ class DecodeRequest:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
         if self.choice is not None:
             self.choice.reorder(rows)
-            self.use.selections = getattr(self.choice.state, "selections", None)
+            self.use.selections = self.choice.state.counted
         for section in self.sections:
             section.reorder(rows)
         for (device, _), columns in self.shared.items():

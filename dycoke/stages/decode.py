@@ -47,7 +47,7 @@ class DecodeStage:
         self._base = _check_attention(language_model)
         self._layers = self.config.num_hidden_layers
         refuse(decode_faults(policy, pruners, self._layers))
-        self._host = getattr(policy, "dp_cache", "device") == "host"
+        self._host = policy is not None and policy.dp_cache == "host"
         if self._host and not host_cache_works(language_model):
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=4)
             self._host = False

@@ -17,7 +17,7 @@ import dycoke
 from dycoke.bench.decode.setting import TEXT, Setting
 from dycoke.families.language_model import LanguageModelAdapter
 from dycoke.kv_cache.request import DecodeRequest
-from dycoke.methods.dynamic_pruning import DynamicPruning
+from dycoke.methods._dynamic_pruning import DynamicPruning
 from dycoke.model_shape import Shape
 from dycoke.report import Recorder
 from dycoke.stages.decode import DecodeStage

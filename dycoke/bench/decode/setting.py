@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from dycoke import budget
+from dycoke.methods._dynamic_pruning import DynamicPruning
 from dycoke.methods.dycoke import DyCoke
-from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
 PARTS = ("step", "attention", "memory")

@@ -14,7 +14,7 @@ from dycoke.bench.decode.model import FULL, STOCK, Loop, Prompt, make_prompt, ru
 from dycoke.bench.decode.setting import Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import WARM_UPS, Captured, Times, capture, stream_step, time_graphs, time_on_host
-from dycoke.methods.dynamic_pruning import DynamicPruning
+from dycoke.methods._dynamic_pruning import DynamicPruning
 
 FIRST_STEPS = 3  # eager ones ahead of a capture
 DP, EVERY = "dp", "dp_every_step"
