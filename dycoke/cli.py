@@ -111,8 +111,14 @@ def ask(
     video: Annotated[str, typer.Argument(help="Video file, folder of its frames, or picture.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
     frames: Annotated[int, typer.Option(help="Frames to read, evenly spaced from the first to the last.")] = 32,
-    method: Annotated[str | None, typer.Option(help="Method; see `dycoke methods`. [default: dycoke]")] = None,
-    compare: Annotated[str | None, typer.Option(help="Methods to run side by side, such as full,dycoke.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="Method, or method and options as in dycoke,k=.3; see `dycoke methods`. [default: dycoke]"),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(help="Methods to run side by side, as in full,dycoke or dycoke,k=.3 or plan.yaml; repeatable."),
+    ] = None,
     plan: Annotated[str | None, typer.Option(help="YAML file with a method for each stage; see the README.")] = None,
     k: Annotated[float | None, typer.Option("--k", help="Short for --option k=VALUE.")] = None,
     l: Annotated[int | None, typer.Option("--l", help="Short for --option l=VALUE.")] = None,  # noqa: E741
@@ -144,14 +150,29 @@ def ask(
     from dycoke.ask.asked import Asked, check_places
 
     short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
-    ways = method, compare, plan, short, option or []
-    asked = Asked(video, question, frames, *ways, model, max_new_tokens, device, dtype, preprocess, reader, sampling)
+    asked = Asked(
+        video=video,
+        question=question,
+        frames=frames,
+        method=method,
+        compare=compare or [],
+        plan=plan,
+        short=short,
+        options=option or [],
+        model=model,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        dtype=dtype,
+        preprocess=preprocess,
+        reader=reader,
+        sampling=sampling,
+    )
     check_places(asked)
     progress = Console(stderr=True)
     with progress.status("starting"):  # importing torch takes seconds, and transformers some more
         from dycoke.ask.methods import chosen_methods
 
-        methods = chosen_methods(method, compare, short, asked.options, plan)
+        methods = chosen_methods(method, asked.compare, short, asked.options, plan)
         from dycoke.ask.session import ask as run
 
     run(asked, methods, Console(), progress)

@@ -11,15 +11,13 @@ from typing import Any
 from torch import nn
 
 from dycoke.attach import Run, apply
-from dycoke.families.llava.adapter import tokens_per_frame
-from dycoke.options import parse_method, parse_value
-from dycoke.plans import build_plan, load_plan
-from dycoke.registry import build
+from dycoke.families.requests import requests_of
+from dycoke.options import parse_value
+from dycoke.plans import choose, read_choice
 from dycoke.types import Method, Plan
 
 logger = logging.getLogger(__name__)
 
-PAPER = {"k": 0.7, "l": 3, "p": 0.7, "variant": "paper"}
 _PASSED_ON = {f"dycoke_{name}": name for name in ("k", "l", "p", "variant", "decode", "refresh", "seed", "dp_cache")}
 _TOKENS = "dycoke_num_tokens_per_frame"
 _WAYS = ("dycoke", "method", "plan")
@@ -33,12 +31,12 @@ class Chosen:
     tokens_per_frame: int | None = None
 
     def check(self, model: nn.Module) -> None:
-        """Raise ValueError if the frames of a llava model have another number of tokens than the caller expects."""
+        """Raise ValueError if the frames of a model have another number of tokens than the caller expects."""
         if self.tokens_per_frame is not None:
             _check_tokens(model, self.tokens_per_frame)
 
     def put_on(self, model: nn.Module) -> Run:
-        """Put the method on a llava model. Raises what `check` and `apply` raise."""
+        """Put the method on a model. Raises what `check` and `apply` raise."""
         self.check(model)
         return apply(model, self.method)
 
@@ -46,15 +44,14 @@ class Chosen:
 def choose_method(options: Mapping[str, Any]) -> Chosen | None:
     """The method that loader keywords describe, before any weights are read; None if they ask for none.
 
-    dycoke=True is the paper: k=0.7, l=3, p=0.7, variant "paper"; dycoke_k, dycoke_l, dycoke_p, dycoke_variant,
+    dycoke=True is the paper, which the defaults of `dycoke` are; dycoke_k, dycoke_l, dycoke_p, dycoke_variant,
     dycoke_decode, dycoke_refresh, dycoke_seed and dycoke_dp_cache change it, and dycoke_num_tokens_per_frame is to be
     compared with the model's own layout; dycoke=False switches all of that off.
     method is a registered name, "name,k=0.5", or a name beside a dict method_options; plan is a Plan, a method, a
     mapping as `build_plan` takes it, or the path of a .yaml or .yml file that holds one.
     image_token_start_index is accepted and ignored: visual tokens are found without it. Texts as lmms-eval passes
     them ("True", "0.7") are read as their values.
-    Raises ValueError for unknown or contradictory keywords and for values out of range, TypeError for an unknown
-    option of a method and for a value of a wrong type.
+    Raises ValueError for unknown or contradictory keywords, and what `choose` raises.
     """
     options = {name: parse_value(value) if _is_text(name, value) else value for name, value in options.items()}
     if options.pop("image_token_start_index", None) is not None:
@@ -72,7 +69,7 @@ def choose_method(options: Mapping[str, Any]) -> Chosen | None:
     if asked == "method":
         return Chosen(_named(options["method"], options.get("method_options")))
     chosen = {option: ours[name] for name, option in _PASSED_ON.items() if ours.get(name) is not None}
-    return Chosen(build("dycoke", **PAPER | chosen), ours.get(_TOKENS))
+    return Chosen(choose({"name": "dycoke", **chosen}), ours.get(_TOKENS))
 
 
 def _is_text(name: str, value: Any) -> bool:
@@ -94,36 +91,30 @@ def _asked(options: Mapping[str, Any]) -> str | None:
 
 
 def _planned(plan: Any) -> Method | Plan:
-    if isinstance(plan, Mapping):
-        return build_plan(plan)
-    if isinstance(plan, str | Path) and Path(plan).suffix in (".yaml", ".yml"):
-        return load_plan(plan)
-    if not isinstance(plan, Plan | Method) or isinstance(plan, type):
+    is_file = isinstance(plan, str | Path) and Path(plan).suffix in (".yaml", ".yml")
+    if not (is_file or isinstance(plan, Mapping | Plan | Method)) or isinstance(plan, type):
         raise ValueError(
             f"plan={plan!r}: expected a dycoke.Plan or a method; names go to method=, and a plan in YAML is a mapping "
             "or the path of a .yaml file"
         )
-    return plan
+    return choose({"plan": plan})
 
 
-def _named(method: Any, extra: Any) -> Any:
+def _named(method: Any, extra: Any) -> Method | Plan:
     if not isinstance(method, str):
         raise ValueError(f"method={method!r}: expected a name, such as 'dycoke' or 'dycoke,k=0.5'; objects go to plan=")
     if extra is not None and not isinstance(extra, Mapping):
         raise ValueError(f"method_options={extra!r}: expected a dict of options")
-    name, options = parse_method(method)
-    twice = sorted(set(options) & set(extra or {}))
-    if twice:
-        raise ValueError(f"{', '.join(twice)} given in method={method!r} and in method_options; leave one")
-    return build(name, **options, **(extra or {}))
+    return read_choice(method).beside(extra or {}, f"method={method!r}", "method_options").build()
 
 
 def _check_tokens(model: nn.Module, expected: Any) -> None:
-    """Raise ValueError unless the model's tower and pooling make `expected` tokens of a frame."""
-    per_frame = tokens_per_frame(model)
+    """Raise ValueError unless the model makes `expected` tokens of a frame."""
+    per_frame = requests_of(model).per_frame
     if expected != per_frame:
-        mode = getattr(model.config, "mm_spatial_pool_mode", "average")
+        mode = getattr(model.config, "mm_spatial_pool_mode", None)
+        pooled = f" (mm_spatial_pool_mode={mode!r})" if mode else ""
         raise ValueError(
-            f"{_TOKENS}={expected!r}: this model makes {per_frame} tokens of a frame "
-            f"(mm_spatial_pool_mode={mode!r}); pass {per_frame} or leave it out"
+            f"{_TOKENS}={expected!r}: this model makes {per_frame} tokens of a frame{pooled}; pass {per_frame} or "
+            "leave it out"
         )

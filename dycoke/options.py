@@ -47,6 +47,17 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), parse_options(pairs)
 
 
+def split_methods(text: str) -> list[str]:
+    """The methods of "full,dycoke,k=0.5", each with its options: "full" and "dycoke,k=0.5"."""
+    found: list[str] = []
+    for part in _split(text):
+        if found and "=" in part:
+            found[-1] += f",{part}"
+        else:
+            found.append(part.strip())
+    return found
+
+
 def _is_plain(text: str) -> bool:
     """Whether YAML reads a text without quotes as itself."""
     try:

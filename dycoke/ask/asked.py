@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from dycoke.families.configs import config_file
 from dycoke.nano import checkpoint_of
 from dycoke.options import parse_options
 from dycoke.plans import read_plan
@@ -13,15 +13,19 @@ from dycoke.video.reading import INDEX, PYAV, check_path, check_reader, check_sa
 from dycoke.video.routes import AUTO, ROUTES, check_route
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The arguments of `dycoke ask`; see its help. short: options of the method that have an option of their own."""
+    """The arguments of `dycoke ask`; see its help.
+
+    compare: as for `chosen_methods`, empty for one method alone; short: options of the method that have an option of
+    their own.
+    """
 
     video: str
     question: str
     frames: int
     method: str | None
-    compare: str | None
+    compare: Sequence[str]
     plan: str | None
     short: Mapping[str, float]
     options: Sequence[str]
@@ -49,20 +53,3 @@ def check_places(asked: Asked) -> None:
         read_plan(asked.plan)
     if asked.model is not None:
         config_file(checkpoint_of(asked.model))
-
-
-def config_file(name: str) -> Path:
-    """The config.json of a checkpoint, a folder or a hub repository. Raises OSError or ValueError for none."""
-    folder = Path(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{name} is no model folder: it has no config.json")
-        return folder / "config.json"
-    if folder.exists():
-        raise ValueError(f"{name} is a file; expected a model folder or the name of a hub repository")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(name, "config.json"))
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{name} is no local folder, and the hub gives no config.json for it") from error

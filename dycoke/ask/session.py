@@ -53,7 +53,7 @@ def ask(asked: Asked, methods: dict[str, Method | Plan], out: Console, progress:
             request = chat.request(frames, asked.question)
             for method in methods.values():
                 check_length(chat, method, request, len(frames))
-        if asked.compare is None:
+        if not asked.compare:
             (method,) = methods.values()
             _stream(chat, method, request, asked.max_new_tokens, out, progress)
         else:
@@ -83,14 +83,14 @@ def _compare(
     out: Console,
     progress: Console,
 ) -> None:
-    answers = []
+    answers = {}
     with progress.status("") as status:
         for name, method in methods.items():
             status.update(f"{name}: warming up")
             warm_up(chat, method, request)
         for name, method in methods.items():
             status.update(f"{name}: answering")
-            answers.append(answer(chat, method, request, max_new_tokens))
+            answers[name] = answer(chat, method, request, max_new_tokens)
     out.print(comparison_table(answers))
 
 

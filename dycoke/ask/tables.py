@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group
@@ -15,6 +15,7 @@ from dycoke.report import Report
 from dycoke.text.visible import visible
 from dycoke.usage import CacheReport
 
+_HEADER = 20  # characters of a method's name and options that stay on one line
 _CUT = "by --max-new-tokens"
 
 
@@ -35,16 +36,17 @@ def report_table(report: Report, cut: bool = False) -> Group:
     return Group(headline, table, *_cache_lines(report), *map(Text, [*ended, *report.loop_rows()]))
 
 
-def comparison_table(answers: Sequence[Answer]) -> Table:
-    """Answers of several methods side by side, and what each cost."""
+def comparison_table(answers: Mapping[str, Answer]) -> Table:
+    """Answers side by side, under what their methods were called, and what each cost."""
     table = Table(box=box.SIMPLE)
     table.add_column("")
-    for item in answers:
-        table.add_column(Text(item.report.method), overflow="fold", min_width=len(item.report.method))
-    reports, cut = [item.report for item in answers], any(item.cut for item in answers)
-    table.add_row("answer", *(Text(visible(item.text)) for item in answers), end_section=not cut)
+    for name in map(visible, answers):
+        table.add_column(Text(name), overflow="fold", min_width=min(len(name), _HEADER))
+    items = list(answers.values())
+    reports, cut = [item.report for item in items], any(item.cut for item in items)
+    table.add_row("answer", *(Text(visible(item.text)) for item in items), end_section=not cut)
     if cut:
-        table.add_row("answer cut", *(Text(_CUT if item.cut else "-") for item in answers), end_section=True)
+        table.add_row("answer cut", *(Text(_CUT if item.cut else "-") for item in items), end_section=True)
     for label, values in (
         ("visual tokens", [str(r.stages["compress"].tokens) for r in reports]),
         (_kept_of(reports), [_share(r) for r in reports]),

@@ -25,7 +25,10 @@ def compress(
     frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 8 without a GPU]")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens a frame N. [default: 196; 49 without a GPU]")] = None,
     dim: Annotated[int | None, typer.Option(help="Width D. [default: 3584; 256 without a GPU]")] = None,
-    k: Annotated[float, typer.Option("--k", help="Share removed from every compared frame, in [0, 1].")] = 0.7,
+    k: Annotated[
+        float | None,
+        typer.Option("--k", help="Share removed from every compared frame, in [0, 1]. [default: dycoke's]"),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     repeat: Annotated[int, typer.Option(help="Timed runs of each version.")] = 50,
     warm_up: Annotated[
@@ -50,9 +53,17 @@ def decode(
     batch: Annotated[int | None, typer.Option(help="Rows of the attention part. [default: 64; 2 without]")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 4 without a GPU]")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens a frame N. [default: 196; 16 without a GPU]")] = None,
-    k: Annotated[float, typer.Option("--k", help="Share removed from every compared frame, in [0, 1].")] = 0.7,
-    l: Annotated[int, typer.Option("--l", help="First layer that reads less, from 1.")] = 3,  # noqa: E741
-    p: Annotated[float, typer.Option("--p", help="Share of the visual tokens it does not read, in [0, 1).")] = 0.7,
+    k: Annotated[
+        float | None,
+        typer.Option("--k", help="Share removed from every compared frame, in [0, 1]. [default: dycoke's]"),
+    ] = None,
+    l: Annotated[  # noqa: E741
+        int | None, typer.Option("--l", help="First layer that reads less, from 1. [default: dycoke's]")
+    ] = None,
+    p: Annotated[
+        float | None,
+        typer.Option("--p", help="Share of the visual tokens it does not read, in [0, 1). [default: dycoke's]"),
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32. [default: bfloat16; float32 without a GPU]")
     ] = None,
@@ -65,7 +76,7 @@ def decode(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time a decode step with dynamic pruning against one without, and measure the memory of its cache."""
-    from dycoke.bench.decode import run
+    from dycoke.bench.decode.run import run
     from dycoke.bench.decode.setting import Setting
 
     sizes = {"shape": shape, "batch": batch, "frames": frames, "tokens": tokens, "dtype": dtype, "warm_up": warm_up}
@@ -87,7 +98,7 @@ def kernels(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time the linear layers of a decode step against torch's, one by one and in turn."""
-    from dycoke.bench.kernels import run
+    from dycoke.bench.kernels.run import run
     from dycoke.bench.kernels.setting import Setting
 
     batches = tuple(batch) if batch else None
@@ -104,9 +115,9 @@ def engine(
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16 or float32. [default: bfloat16; float32 without a GPU]")
     ] = None,
-    k: Annotated[float, typer.Option("--k", help="K of dycoke, in [0, 1].")] = 0.7,
-    l: Annotated[int, typer.Option("--l", help="L of dycoke, from 1.")] = 3,  # noqa: E741
-    p: Annotated[float, typer.Option("--p", help="P of dycoke, in [0, 1).")] = 0.7,
+    k: Annotated[float | None, typer.Option("--k", help="K of dycoke, in [0, 1]. [default: its own]")] = None,
+    l: Annotated[int | None, typer.Option("--l", help="L of dycoke, from 1. [default: its own]")] = None,  # noqa: E741
+    p: Annotated[float | None, typer.Option("--p", help="P of dycoke, in [0, 1). [default: its own]")] = None,
     answer: Annotated[
         int | None, typer.Option(help="Tokens of an answer, and steady ones of decode. [default: 64; 6 without a GPU]")
     ] = None,
@@ -133,7 +144,7 @@ def engine(
     json: Annotated[Path | None, typer.Option(help="Write the record to this file.")] = None,
 ) -> None:
     """Time whole answers about a video: stock transformers and our engine, side by side and stage by stage."""
-    from dycoke.bench.engine import run
+    from dycoke.bench.engine.run import run
     from dycoke.bench.engine.setting import Setting, names, numbers
 
     sizes = {"shape": shape, "frames": frames, "dtype": dtype, "answer": answer, "rounds": rounds, "warm_up": warm_up}

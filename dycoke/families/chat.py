@@ -1,10 +1,8 @@
-"""A loaded model that can be asked about a video, whichever of the two checkpoint formats it came in."""
+"""A loaded model that can be asked about a video, whichever family its checkpoint is of."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -13,17 +11,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from dycoke.ask.asked import config_file
+from dycoke.families import architectures, chat_module
+from dycoke.families.configs import read_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda")
-
-# Architecture in config.json -> module that loads it.
-_LOADERS = {
-    "LlavaQwenForCausalLM": "dycoke.families.llava.chat",
-    "LlavaLlamaForCausalLM": "dycoke.families.llava.chat",
-    "LlavaOnevisionForConditionalGeneration": "dycoke.families.llava_onevision.chat",
-}
 
 
 class Chat(Protocol):
@@ -107,17 +99,11 @@ def size_of(name: str) -> Size:
 
 def _read(name: str) -> tuple[dict[str, Any], ModuleType]:
     """The config of a checkpoint, and the module that loads it."""
-    file = config_file(name)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}: its config.json is no JSON") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{name}: its config.json holds no JSON object")
+    config = read_config(name)
     named = config.get("architectures")
     architecture = named[0] if isinstance(named, list) and named else named
-    if not isinstance(architecture, str) or architecture not in _LOADERS:
-        raise ValueError(f"{name} is a model of architecture {architecture}; supported: {', '.join(_LOADERS)}")
+    if not isinstance(architecture, str) or architecture not in architectures():
+        raise ValueError(f"{name} is a model of architecture {architecture}; supported: {', '.join(architectures())}")
     if config.get("quantization_config"):
         raise ValueError(f"{name} is quantised, which is not supported; use the original checkpoint")
-    return config, import_module(_LOADERS[architecture])
+    return config, chat_module(architecture)

@@ -10,16 +10,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dycoke.families import family_of, supported
 from dycoke.methods.full import KeepAll
 from dycoke.types import Compressor, Plan
 
 Request = Mapping[str, Any]
-
-# Class name -> module of its requests. By name, so that looking up needs no import of a family.
-_FAMILIES = {
-    "LlavaMetaForCausalLM": "dycoke.families.llava.requests",
-    "LlavaOnevisionForConditionalGeneration": "dycoke.families.llava_onevision.requests",
-}
 
 
 @dataclass(frozen=True)
@@ -37,12 +32,14 @@ class Requests(Protocol):
     """Knows the requests of one model family.
 
     names: arguments of `generate` that belong to a row, all others being settings; context: tokens the model reads at
-    most; per_frame: visual tokens of a frame before any is dropped.
+    most; per_frame: visual tokens of a frame before any is dropped; newline: where newlines stand in a video, as
+    llava's `mm_newline_position`, None where a method need not know.
     """
 
     names: ClassVar[frozenset[str]]
     context: int
     per_frame: int
+    newline: str | None
 
     def video(self, frames: int, before: Compressor) -> Length:
         """Tokens of a video with its newlines, behind a compressor."""
@@ -67,10 +64,10 @@ class Requests(Protocol):
 
 def requests_of(model: nn.Module) -> Requests:
     """The requests of a model's family. Raises ValueError naming the supported families."""
-    for cls in type(model).__mro__:
-        if cls.__name__ in _FAMILIES:
-            return import_module(_FAMILIES[cls.__name__]).REQUESTS(model)
-    raise ValueError(f"no videos can be given to {type(model).__name__}; supported: {', '.join(_FAMILIES)}")
+    family = family_of(model)
+    if family is None or family.requests is None:
+        raise ValueError(f"no videos can be given to {type(model).__name__}; supported: {supported('requests')}")
+    return import_module(family.requests).REQUESTS(model)
 
 
 def compressor_of(plan: Plan | None) -> Compressor:

@@ -31,8 +31,7 @@ from dycoke.nano.scoring import Tally, add, shares
 from dycoke.nano.video import frames_of, write_mp4
 from dycoke.nano.views import NATIVE, native_view
 from dycoke.offline.answer import answer
-from dycoke.options import parse_method
-from dycoke.registry import build
+from dycoke.plans import choose
 from dycoke.types import Method
 
 _MAX_NEW_TOKENS = 96
@@ -112,10 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", choices=DEVICES)
     parser.add_argument("--output", type=Path, help="JSON file to write, with every wrong answer")
     options = parser.parse_args(arguments)
-    methods = {}
-    for text in options.method or ["full", "dycoke,k=0.7"]:
-        name, values = parse_method(text)
-        methods[text] = build(name, **values)
+    methods = {text: choose(text) for text in options.method or ["full", "dycoke,k=0.7"]}
     ranks = Ranks.current(cpu=options.device == "cpu")
     chat = load_chat(options.model, placement(options.device, "auto"))
     numbers = range(options.start, options.start + options.videos)

@@ -1,4 +1,4 @@
-"""What a GPU has for programs, which the plans of kernels are made for."""
+"""What a GPU has for programs, which the tilings of kernels are made for."""
 
 from __future__ import annotations
 

@@ -85,11 +85,8 @@ def _choose_method(kwargs: dict[str, Any]) -> Any:
         return None
     from dycoke.keywords import choose_method  # llava does not depend on dycoke otherwise
 
-    try:
-        return choose_method({name: kwargs.pop(name) for name in names})
-    except TypeError as error:
-        # lmms-eval takes a TypeError for an unknown `multimodal` and loads again without it.
-        raise ValueError(str(error)) from error
+    # It raises no TypeError: lmms-eval takes one for an unknown `multimodal`, and loads again without it.
+    return choose_method({name: kwargs.pop(name) for name in names})
 
 
 def _refuse(model_path: str, model_base: str | None, load_8bit: bool, load_4bit: bool) -> None:

@@ -64,6 +64,25 @@ def test_compare_shows_both_from_one_model(dycoke, video, checkpoint, hf_checkpo
     assert done.out.index("full") < done.out.index("dycoke")
 
 
+def test_one_method_compared_with_itself(dycoke, video, checkpoint):
+    """Each under what it was called, its options among it, whether they stand in one text or in several."""
+    for ways in (
+        ("--compare", "dycoke,k=.25", "--compare", "dycoke,k=.75", "--compare", "full"),
+        ("--compare", "dycoke,k=.25,dycoke,k=.75,full"),
+    ):
+        done = dycoke("ask", video, "What is it?", "--model", checkpoint, *ways, "--l", 2, *SMALL)
+        assert (done.code, done.err) == (0, "")
+        lines = {line[:20].strip(): line[20:].split() for line in done.out.splitlines() if line.strip()}
+        assert lines["visual tokens"] == [str(2 * 16 + 6 * 12), str(2 * 16 + 6 * 4), str(8 * 16)]
+        assert re.search(r"dycoke,k=\.25 +dycoke,k=\.75 +full", done.out)
+
+
+def test_options_in_the_text_of_a_method(dycoke, video, checkpoint):
+    done = dycoke("ask", video, "What is it?", "--model", checkpoint, "--method", "dycoke,k=.75,l=2", *SMALL)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.split("compress")[1].split()[0] == str(2 * 16 + 6 * 4)
+
+
 @pytest.mark.parametrize("kind", ["llava", "hf"])
 @pytest.mark.parametrize("method", ["dycoke", "dynamic_pruning"])
 def test_pruning_is_told(dycoke, video, checkpoint, hf_checkpoint, kind, method):

@@ -52,10 +52,10 @@ def test_tokens_that_leave_inside():
     assert str(pruned).splitlines()[6:8] == ["visual tokens from layer 2 on: 256", "visual tokens from layer 4 on: 128"]
     assert ["visual", "tokens", "from", "layer", "4", "on", "128"] in table_lines(report_table(pruned))
     full = report(None, "full")
-    compared = table_lines(comparison_table([Answer("a", pruned), Answer("b", full)]))
+    compared = table_lines(comparison_table({"pdrop": Answer("a", pruned), "full": Answer("b", full)}))
     assert ["visual", "tokens", "inside", "256", "from", "layer", "2", "on", "-"] in compared
     assert ["128", "from", "layer", "4", "on"] in compared
-    assert not any("inside" in line for line in table_lines(comparison_table([Answer("b", full)])))
+    assert not any("inside" in line for line in table_lines(comparison_table({"full": Answer("b", full)})))
 
 
 def test_the_headline_of_a_method_inside_is_the_mean_over_the_layers():
@@ -65,7 +65,7 @@ def test_the_headline_of_a_method_inside_is_the_mean_over_the_layers():
     share = f"{100 * (2 * 512 + 2 * 256 + 4 * 128) / 8 / 512}%"
     headline = f"pdrop: 32 frames, {share} of the visual tokens read per layer on average (mean over 8 layers)"
     assert share == "50.0%" and table_lines(report_table(pruned))[0] == headline.split()
-    compared = table_lines(comparison_table([Answer("a", pruned), Answer("b", report(ON_DEVICE))]))
+    compared = table_lines(comparison_table({"pdrop": Answer("a", pruned), "dycoke": Answer("b", report(ON_DEVICE))}))
     assert ["share", "kept,", "mean", "of", "layers", "50.0%", "43.8%"] in compared
     assert table_lines(report_table(report(ON_DEVICE)))[0] == [
         "dycoke:",
@@ -78,15 +78,15 @@ def test_the_headline_of_a_method_inside_is_the_mean_over_the_layers():
         "tokens",
         "kept",
     ]
-    assert ["share", "kept", "43.8%"] in table_lines(comparison_table([Answer("b", report(ON_DEVICE))]))
+    assert ["share", "kept", "43.8%"] in table_lines(comparison_table({"dycoke": Answer("b", report(ON_DEVICE))}))
 
 
 def test_an_answer_that_was_cut_is_marked():
     mark = "by --max-new-tokens"
     assert f"answer cut: {mark}".split() in table_lines(report_table(report(None), cut=True))
-    compared = table_lines(comparison_table([Answer("a", report(None), cut=True), Answer("b", report(None))]))
+    compared = table_lines(comparison_table({"a": Answer("a", report(None), cut=True), "b": Answer("b", report(None))}))
     assert ["answer", "cut", *mark.split(), "-"] in compared
-    whole = [*table_lines(report_table(report(None))), *table_lines(comparison_table([Answer("a", report(None))]))]
+    whole = [*table_lines(report_table(report(None))), *table_lines(comparison_table({"a": Answer("a", report(None))}))]
     assert not any("cut" in line for line in whole)
 
 
@@ -149,7 +149,7 @@ def test_no_step_and_one_layer():
     ],
 )
 def test_comparison(caches, expected):
-    answers = [Answer("yes", report(cache, name)) for cache, name in zip(caches, "ab", strict=True)]
+    answers = {name: Answer("yes", report(cache)) for cache, name in zip(caches, "ab", strict=True)}
     lines = [line for line in table_lines(comparison_table(answers)) if line]
     last = lines.index(["decoded", "by", "engine", "engine"])
     assert lines[last - 1] == ["peak", "MiB", "41", "41"]

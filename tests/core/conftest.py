@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def planning(monkeypatch):
-    """Replace a function the plans come from. What was worked out before or meanwhile is forgotten."""
+    """Replace a function the tilings come from. What was worked out before or meanwhile is forgotten."""
     from dycoke.ops.attend import sparse_decode_triton as kernels  # by tests that need it alone: it imports Triton
 
     def replace(name, function):

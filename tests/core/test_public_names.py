@@ -19,7 +19,9 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["dycoke", "dycoke.cli", "dycoke.eval.runs.experiment", "dycoke.ask.asked"])
+@pytest.mark.parametrize(
+    "module", ["dycoke", "dycoke.cli", "dycoke.eval.runs.experiment", "dycoke.ask.asked", "dycoke.families"]
+)
 def test_no_torch_before_it_is_needed(module):
     code = f"import {module}, sys; print('torch' in sys.modules, 'dycoke.bench' in sys.modules, dycoke.__version__)"
     code = code.replace(", dycoke.__version__", ", sys.modules['dycoke'].__version__")

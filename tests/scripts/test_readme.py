@@ -20,7 +20,7 @@ from dycoke.ask.video import read_frames
 from dycoke.cli import app, main
 from dycoke.engine import joined_weights as joined
 from dycoke.eval.runs.experiment import _KEYS, parse_experiment
-from dycoke.eval.runs.specs import MODELS
+from dycoke.families import lmms_eval_models
 from dycoke.families.chat import load_chat, placement
 from dycoke.keywords import _PASSED_ON, _TOKENS
 from dycoke.model_shape import LLAVA_ONEVISION
@@ -159,7 +159,7 @@ def test_the_experiment_shown_is_one():
 
 
 def test_loader_keywords_are_the_loaders():
-    named = set(re.findall(r"`(dycoke_\w+)`", README)) - set(available()) - set(MODELS)
+    named = set(re.findall(r"`(dycoke_\w+)`", README)) - set(available()) - set(lmms_eval_models())
     assert named == {*_PASSED_ON, _TOKENS}
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dycoke import budget
+from dycoke.methods.dycoke import DyCoke
 from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
@@ -33,9 +34,9 @@ class Setting:
     tokens: int
     dtype: str
     warm_up: float
-    k: float = 0.7
-    l: int = 3  # noqa: E741
-    p: float = 0.7
+    k: float = DyCoke.k
+    l: int = DyCoke.l  # noqa: E741
+    p: float = DyCoke.p
     rounds: int = 5
     repeat: int = 20
     parts: tuple[str, ...] = PARTS

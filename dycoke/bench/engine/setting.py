@@ -8,6 +8,7 @@ import torch
 
 from dycoke import budget
 from dycoke.bench.decode.setting import DTYPES, SHAPES, TEXT
+from dycoke.methods.dycoke import DyCoke
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
 from dycoke.registry import available, build
 from dycoke.types import Plan
@@ -87,9 +88,9 @@ class Setting:
     warm_up: float
     versions: tuple[str, ...] = VERSIONS
     parts: tuple[str, ...] = PARTS
-    k: float = 0.7
-    l: int = 3  # noqa: E741
-    p: float = 0.7
+    k: float = DyCoke.k
+    l: int = DyCoke.l  # noqa: E741
+    p: float = DyCoke.p
     device_map: str = "none"
 
     def __post_init__(self) -> None:

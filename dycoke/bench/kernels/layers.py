@@ -15,7 +15,7 @@ from dycoke.bench.timing import Step
 from dycoke.ops.attend.sparse_decode import Scratch
 from dycoke.ops.layer.rotary_write import rotary_write
 from dycoke.ops.layer.skinny_linear import skinny_linear, skinny_linear_torch
-from dycoke.ops.layer.skinny_linear_triton import Plan
+from dycoke.ops.layer.skinny_linear_triton import Tiling
 
 LINEARS = ("qkv", "o", "gate_up", "down", "head")
 EPS = 1e-6
@@ -92,7 +92,9 @@ class Calls:
         self.cos, self.sin = (layers.normal(batch, shape.head_dim) for _ in range(2))
         self.position = torch.tensor([TAIL // 2], device=layers.device)
 
-    def call(self, name: str, layer: int, x: Tensor, plan: Plan | None = None, hidden: Tensor | None = None) -> Tensor:
+    def call(
+        self, name: str, layer: int, x: Tensor, tiling: Tiling | None = None, hidden: Tensor | None = None
+    ) -> Tensor:
         """One linear of one layer; hidden: the residual, to which it is added in place."""
         linear = self.layers.linears[name]
         residual, out = (self.residual, self.outputs[name]) if hidden is None else (hidden, hidden)
@@ -101,13 +103,13 @@ class Calls:
             norm=self.layers.norm if linear.has_norm else None,
             gate=linear.gate,
             residual=residual if linear.has_residual else None,
-            **{"out": out, "scratch": self.layers.scratch, "plan": plan},
+            **{"out": out, "scratch": self.layers.scratch, "tiling": tiling},
         )
 
-    def ours(self, name: str, plan: Plan | None = None) -> Step:
+    def ours(self, name: str, tiling: Tiling | None = None) -> Step:
         """One linear of every layer in turn."""
         layers = range(len(self.layers.linears[name].weights))
-        return lambda: [self.call(name, layer, self.inputs[name], plan) for layer in layers]
+        return lambda: [self.call(name, layer, self.inputs[name], tiling) for layer in layers]
 
     def torch_versions(self, name: str) -> dict[str, Step]:
         """The products of `ours` by torch, by version.
@@ -138,21 +140,21 @@ class Calls:
         inputs = (self.outputs["qkv"], self.cos, self.sin, *self.tails, self.position)
         return lambda: rotary_write(*inputs)
 
-    def chain(self, plans: Mapping[str, Plan | None]) -> Step:
+    def chain(self, tilings: Mapping[str, Tiling | None]) -> Step:
         """Every linear and the rotary of every layer, and the head, each fed by the one before: a step's dependences.
 
-        Residuals are added in place, and the rotated queries stand in for the attention's output. None: the plan, or
+        Residuals are added in place, and the rotated queries stand in for the attention's output. None: the tiling, or
         the product of cuBLAS, that `skinny_linear` chooses.
         """
         rotary, hidden = self.rotary(), self.inputs["qkv"].clone()
 
         def step() -> list[Tensor]:
             for layer in range(self.layers.setting.copies):
-                self.call("qkv", layer, hidden, plans["qkv"])
-                self.call("o", layer, rotary().flatten(1), plans["o"], hidden)
-                inner = self.call("gate_up", layer, hidden, plans["gate_up"])
-                self.call("down", layer, inner, plans["down"], hidden)
-            return [self.call("head", 0, hidden, plans["head"])]
+                self.call("qkv", layer, hidden, tilings["qkv"])
+                self.call("o", layer, rotary().flatten(1), tilings["o"], hidden)
+                inner = self.call("gate_up", layer, hidden, tilings["gate_up"])
+                self.call("down", layer, inner, tilings["down"], hidden)
+            return [self.call("head", 0, hidden, tilings["head"])]
 
         return step
 

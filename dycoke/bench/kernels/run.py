@@ -1,4 +1,4 @@
-"""`dycoke bench kernels`: the linear layers of a decode step and its rotary against torch's, or candidate plans."""
+"""`dycoke bench kernels`: the linear layers of a decode step and its rotary against torch's, or candidate tilings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dycoke.bench.kernels.tables import print_batch, print_head
 from dycoke.bench.kernels.tune import Tuner
 from dycoke.bench.timing import Step, Times, capture, stream_step, time_graphs, time_on_host
 from dycoke.lab.record import circumstances, write_record
-from dycoke.ops.layer.skinny_linear_triton import Plan, chosen_plan, kernel_plan
+from dycoke.ops.layer.skinny_linear_triton import Tiling, chosen_tiling, kernel_tiling
 
 STREAM_BYTES = 2**31
 
@@ -64,32 +64,32 @@ def _measure(setting: Setting, record: dict[str, Any], out: Console) -> None:
 def _measure_batch(calls: Calls, tuner: Tuner | None, measured: dict[str, Any]) -> None:
     """Fill in what one batch size comes to."""
     setting = calls.layers.setting
-    plans: dict[str, Plan] = {}
+    tilings: dict[str, Tiling] = {}
     for name in LINEARS:
         linear = calls.layers.linears[name]
         exact = calls.exact(name)
         told: dict[str, Any] = {"linear": name, "rows": calls.batch, "bytes": _bytes(calls, name)}
         copies = len(linear.weights)
         if tuner is None:
-            plan = kernel_plan(*_asked(calls, name))
+            tiling = kernel_tiling(*_asked(calls, name))
         else:
             found = tuner.times(calls, name, exact)
             told["candidates"] = [_row(key, each, told["bytes"], copies) for key, each in found.items()]
             told["failed"] = tuner.failed
-            plan = plans[name] = min(found, key=lambda each: found[each].median_ms)
-        told["plan"], told["chosen"] = plan._asdict(), _chosen(calls, name)
-        steps = {"skinny_linear": calls.ours(name, plan), **calls.torch_versions(name)}
+            tiling = tilings[name] = min(found, key=lambda each: found[each].median_ms)
+        told["plan"], told["chosen"] = tiling._asdict(), _chosen(calls, name)
+        steps = {"skinny_linear": calls.ours(name, tiling), **calls.torch_versions(name)}
         calls.outputs[name].fill_(torch.nan)
         steps["skinny_linear"]()
-        calls.check(name, str(plan), exact)
+        calls.check(name, str(tiling), exact)
         times = timed(steps, setting.repeat)
         told["results"] = [_row(version, each, told["bytes"], copies) for version, each in times.items()]
         measured["linears"].append(told)
     measured["rotary_write"] = _row("rotary_write", timed({"rotary": calls.rotary()}, setting.repeat)["rotary"], 0, 1)
-    measured["chain"] = _chain(calls, plans)
+    measured["chain"] = _chain(calls, tilings)
 
 
-def _chain(calls: Calls, best: Mapping[str, Plan]) -> list[dict[str, Any]]:
+def _chain(calls: Calls, best: Mapping[str, Tiling]) -> list[dict[str, Any]]:
     """All linears of all layers made up and the head, in turn, each on what the one before wrote.
 
     "chosen" is what `skinny_linear` chooses, "best plans" the fastest candidates, where there were any.
@@ -115,7 +115,7 @@ def _asked(calls: Calls, name: str) -> tuple[Any, ...]:
 
 def _chosen(calls: Calls, name: str) -> str:
     """The version that `skinny_linear` would choose on a GPU."""
-    if chosen_plan(*_asked(calls, name)) is not None:
+    if chosen_tiling(*_asked(calls, name)) is not None:
         return "skinny_linear"
     return "addmm_" if calls.layers.linears[name].has_residual else "cublas"
 
@@ -126,7 +126,7 @@ def _bytes(calls: Calls, name: str) -> int:
     return sum(linear.sizes) * linear.width * calls.residual.dtype.itemsize
 
 
-def _row(version: str | Plan, times: Times, nbytes: int, copies: int) -> dict[str, Any]:
+def _row(version: str | Tiling, times: Times, nbytes: int, copies: int) -> dict[str, Any]:
     """One version's times for one layer, of runs that had `copies` of them in turn."""
     low, high = times.iqr_ms
     row: dict[str, Any] = {"version": version} if isinstance(version, str) else {"plan": version._asdict()}

@@ -20,7 +20,7 @@ ON_CPU = {"shape": "tiny", "batches": (1, 2), "dtype": "float32"}
 class Setting:
     """What is measured; raises ValueError if something is out of range.
 
-    batches: numbers of rows. repeat: timed runs of each version. tune: every candidate plan, instead of the chosen.
+    batches: numbers of rows. repeat: timed runs of each version. tune: every candidate tiling, instead of the chosen.
     """
 
     shape: str

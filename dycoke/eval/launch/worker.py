@@ -39,8 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
 def work(job: Job) -> None:
     """Load what the runs need, tasks first and the model last, and evaluate one after the other."""
     from dycoke.eval.runs.evaluate import evaluate
-    from dycoke.eval.runs.fit import check_rows, sizes_of
+    from dycoke.eval.runs.fit import check_rows
     from dycoke.eval.runs.lmms_tasks import load_task, task_manager
+    from dycoke.families.sizes import sizes_of
 
     experiment, specs = job.load()
     manager = task_manager(specs[0].model.id, experiment.include_path)

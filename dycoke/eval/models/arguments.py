@@ -11,8 +11,9 @@ from typing import Any, Literal
 from dycoke.eval.runs.specs import AUTO
 from dycoke.families.chat import DTYPES
 from dycoke.keywords import Chosen, choose_method
-from dycoke.options import parse_method, parse_value
-from dycoke.registry import build, entry
+from dycoke.options import parse_value
+from dycoke.plans import choose, read_choice
+from dycoke.registry import entry
 from dycoke.video.reading import INDEX, check_reader, check_sampling
 from dycoke.video.routes import check_route
 
@@ -80,7 +81,7 @@ def split_arguments(given: Mapping[str, Any], builtin: type) -> Arguments:
     settings = (dtype, samples, deepspeed, preprocess, encoder_cache or None, reader, sampling)
     ours = chosen is not None or batch_size != 1 or any(each is not None for each in settings)
     samples = None if samples is None else Path(samples)
-    method = chosen or Chosen(build("full"))
+    method = chosen or Chosen(choose("full"))
     # exact unless asked for otherwise: scores are not to depend on the machine
     route = preprocess or "exact"
     reading = reader, sampling or INDEX
@@ -106,26 +107,27 @@ def builtin_defaults(builtin: type) -> dict[str, Any]:
 def _choose(ways: dict[str, Any], options: dict[str, Any]) -> Chosen | None:
     """The method; options are arguments the built-in model does not have, so that they can only be the method's."""
     method = ways.get("method")
-    if options and isinstance(method, str) and ways.get("method_options") is None:
-        name, _ = parse_method(method)
-        accepted = entry(name).options
-        unknown = [option for option in options if option not in accepted]
-        if unknown:
+    if options:
+        if not isinstance(method, str) or ways.get("method_options") is not None:
             raise ValueError(
-                f"unknown argument {', '.join(unknown)}: neither the model nor the method {name} has it; the method's "
-                f"options: {', '.join(accepted) or 'none'}"
+                f"unknown argument {', '.join(options)}; an option of a method needs method=NAME beside it, and no "
+                "method_options"
             )
+        _check_known(read_choice(method).name, options)
         values = {key: parse_value(each) if isinstance(each, str) else each for key, each in options.items()}
         ways = {**ways, "method_options": values}
-    elif options:
+    return choose_method(ways)
+
+
+def _check_known(name: str | None, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an argument that is not an option of the method either; a plan says what it has itself."""
+    accepted = options if name is None else entry(name).options
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
         raise ValueError(
-            f"unknown argument {', '.join(options)}; an option of a method needs method=NAME beside it, and no "
-            "method_options"
+            f"unknown argument {', '.join(unknown)}: neither the model nor the method {name} has it; the method's "
+            f"options: {', '.join(accepted) or 'none'}"
         )
-    try:
-        return choose_method(ways)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
 
 
 def _batch_size(value: Any) -> int | Literal["auto"]:

@@ -52,12 +52,7 @@ class LlavaOnevisionHF(Answering, lmms):
         self.max_frames_num, self.use_cache = max_frames_num, use_cache
         self.reader, self.sampling = arguments.reader or PYAV, arguments.sampling
         self.tokenizer.padding_side = "left"  # rows of a batch go on behind their prompts
-        expected = arguments.chosen.tokens_per_frame
-        if expected not in (None, self._chat.per_frame):
-            raise ValueError(
-                f"dycoke_num_tokens_per_frame={expected!r}: this model makes {self._chat.per_frame} tokens of a frame; "
-                "leave it out"
-            )
+        arguments.chosen.check(self.model)
         self.use(arguments.chosen.method, samples)
 
     @property

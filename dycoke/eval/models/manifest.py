@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from lmms_eval.models.registry_v2 import ModelManifest
 
-CLASSES = {
-    "llava_onevision": "dycoke.eval.models.llava_onevision.LlavaOnevision",
-    "llava_vid": "dycoke.eval.models.llava_vid.LlavaVideo",
-    "dycoke_hf": "dycoke.eval.models.dycoke_hf.LlavaOnevisionHF",
-}
+from dycoke.families import lmms_eval_models
 
 
 def manifests() -> list[ModelManifest]:
     """One for each model; those of the built-in ids take their places, because prompts depend on the id."""
-    return [ModelManifest(model_id=name, simple_class_path=path) for name, path in CLASSES.items()]
+    return [ModelManifest(model_id=name, simple_class_path=path) for name, path in lmms_eval_models().items()]

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from math import prod
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from dycoke.eval.runs.specs import MethodSpec, takes_list
 from dycoke.eval.runs.values import check_keys, list_of, listed, text_of
 from dycoke.options import write_value
+from dycoke.plans import Choice, plan_in, read_choice
 from dycoke.registry import entry
 from dycoke.text.brief import brief
 
@@ -72,19 +74,23 @@ def _section(content: Mapping[str, Any], frames: list[int], models: list[str]) -
 
 def _rows(content: Any, frames: list[int], models: list[str]) -> list[Row]:
     """The rows an entry stands for, one for each combination of its options; frames and models are the file's."""
-    given = {"name": content} if isinstance(content, str) else content
-    if not isinstance(given, Mapping) or ("name" in given) == ("plan" in given):
-        raise ValueError(f"{brief(content)}: expected a method's name, or a mapping with either name or plan")
-    frames = frame_counts(given["video"], "video") if "video" in given else frames
-    models = _chosen(given["models"], models) if "models" in given else models
-    label, paper = (None if given.get(key) is None else text_of(given[key], key) for key in ("label", "paper"))
-    if "plan" in given:
-        check_keys(given, ("plan", *_ROW), ("plan",))
-        found = [MethodSpec(plan=given["plan"], label=label or "", paper=paper)]
-        found = [replace(each, label=each.label or each.slug) for each in found if each.build()]
-    else:
-        found = _variants(given, label, paper)
+    beside = {key: content[key] for key in _ROW if key in content} if isinstance(content, Mapping) else {}
+    asked = {key: value for key, value in content.items() if key not in beside} if beside else content
+    frames = frame_counts(beside["video"], "video") if "video" in beside else frames
+    models = _chosen(beside["models"], models) if "models" in beside else models
+    label, paper = (None if beside.get(key) is None else text_of(beside[key], key) for key in ("label", "paper"))
+    if isinstance(content, Mapping) and "plan" in content and "name" not in content:
+        check_keys(content, ("plan", *_ROW), ("plan",))
+    choice = read_choice(asked)
+    found = _variants(choice, label, paper) if choice.plan is None else [_planned(choice.plan, label, paper)]
     return [(method, frames, models) for method in found]
+
+
+def _planned(plan: Any, label: str | None, paper: str | None) -> MethodSpec:
+    """The row of a plan, a mapping or the file of one. Raises ValueError for one that cannot be built."""
+    method = MethodSpec(plan=plan_in(plan) if isinstance(plan, str | Path) else plan, label=label or "", paper=paper)
+    method.build()
+    return replace(method, label=method.label or method.slug)
 
 
 def _chosen(names: Any, models: list[str]) -> list[str]:
@@ -94,22 +100,18 @@ def _chosen(names: Any, models: list[str]) -> list[str]:
     return names
 
 
-def _variants(given: Mapping[str, Any], label: str | None, paper: str | None) -> list[MethodSpec]:
-    name = given["name"]
-    entry(text_of(name, "name"))
-    options = {key: value for key, value in given.items() if key not in ("name", *_ROW)}
-    strange = [key for key in options if not isinstance(key, str)]
-    if strange:
-        raise ValueError(f"option {brief(strange[0])}: expected the name of an option")
+def _variants(asked: Choice, label: str | None, paper: str | None) -> list[MethodSpec]:
+    """A row for each combination of the values of a method's options."""
+    name, options = asked.name, asked.options
+    entry(name)
     choices = [_choices(value, takes_list(name, key)) for key, value in options.items()]
     if prod(map(len, choices)) > MOST:
         raise ValueError(f"{prod(map(len, choices))} combinations of its options; expected at most {MOST}")
     found = []
     for values in product(*choices):
         chosen = dict(zip(options, values, strict=True))
-        method = MethodSpec(
-            name, chosen, None, _filled(label, chosen) or _described(name, chosen), _filled(paper, chosen)
-        )
+        called = _filled(label, chosen) or _described(name, chosen)
+        method = MethodSpec(name, chosen, label=called, paper=_filled(paper, chosen))
         method.build()
         found.append(method)
     return found

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from dycoke.families import lmms_eval_models
 from dycoke.nano import EMBEDDED, checkpoint_of
-from dycoke.plans import build_plan
-from dycoke.registry import build, entry
+from dycoke.plans import Choice
+from dycoke.registry import entry
 from dycoke.text.brief import brief
-from dycoke.types import Method, Plan
 from dycoke.video.reading import INDEX, PYAV
 
-MODELS = ("llava_onevision", "llava_vid", "dycoke_hf")
 AUTO = "auto"
 _OURS = ("pretrained", "max_frames_num", "batch_size", "method", "method_options", "plan", "dycoke", "samples")
 
@@ -73,8 +72,8 @@ class ModelSpec:
     launcher: Launcher = Launcher()
 
     def __post_init__(self) -> None:
-        if self.id not in MODELS:
-            raise ValueError(f"id {brief(self.id)}: expected one of {', '.join(MODELS)}")
+        if self.id not in lmms_eval_models():
+            raise ValueError(f"id {brief(self.id)}: expected one of {', '.join(lmms_eval_models())}")
         if not isinstance(self.pretrained, str) or not self.pretrained:
             raise ValueError(f"pretrained {brief(self.pretrained)}: expected a folder, a hub name or {EMBEDDED}")
         if not isinstance(self.args, Mapping):
@@ -95,26 +94,16 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class MethodSpec:
-    """A registered method with the options given, or a plan; label, paper and section are for the report.
+class MethodSpec(Choice):
+    """A registered method with the options given, or the mapping of a plan; the rest is for the report.
 
     label: what a row is called. paper: key of the published row beside it, None if there is none. section: heading of
     the rows it is compared with, "" if it stands under none.
     """
 
-    name: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    plan: Mapping[str, Any] | None = None
     label: str = ""
     paper: str | None = None
     section: str = ""
-
-    def build(self) -> Method | Plan:
-        """The method or plan. Raises ValueError for an unknown name or option and for a value out of range."""
-        try:
-            return build(self.name, **self.options) if self.plan is None else build_plan(self.plan)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
 
     @property
     def slug(self) -> str:

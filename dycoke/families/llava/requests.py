@@ -27,15 +27,15 @@ class LlavaRequests:
         self.context = readable(model.config)
         self.per_frame = tokens_per_frame(model)
         self._side = model.get_vision_tower().num_patches_per_side
-        self._newline = newline_layout(model)
+        self.newline = newline_layout(model)
         self._device = model.device
 
     def video(self, frames: int, before: Compressor) -> Length:
         length = kept(before, frames, self.per_frame)
-        if self._newline in ("grid", "frame"):  # one of each row or frame of which a token is left
-            ends = frames * (math.isqrt(self.per_frame) if self._newline == "grid" else 1)
+        if self.newline in ("grid", "frame"):  # one of each row or frame of which a token is left
+            ends = frames * (math.isqrt(self.per_frame) if self.newline == "grid" else 1)
             return Length(length.least, length.most + min(ends, length.most))
-        return length + (self._newline == "one_token")
+        return length + (self.newline == "one_token")
 
     def length(self, request: Request, before: Compressor) -> Length:
         """Pictures count as all their tiles' tokens, with a newline for each of their rows."""

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from dycoke.families.base import FamilyAdapter, drops_tokens
-from dycoke.families.hf_prompt import Finder, Prompt, Video
-from dycoke.families.shortened import Shortened
+from dycoke.families.llava_onevision.prompt import Finder, Prompt, Video
+from dycoke.families.llava_onevision.shortened import Shortened
 from dycoke.methods.full import KeepAll
 from dycoke.stages.arguments import ANOTHER_REQUEST, Uncompiled, from_table, refuse_full_length
 from dycoke.stages.masks import packed_samples, refuse_own_mask, refuse_packed, seen_slots

@@ -24,7 +24,7 @@ class OnevisionRequests:
 
     def __init__(self, model: nn.Module) -> None:
         self.context = readable(model.config.text_config)
-        self.per_frame = frame_tokens(model.config)
+        self.per_frame, self.newline = frame_tokens(model.config), None
         self._video_id, self._device = model.config.video_token_id, model.device
 
     def video(self, frames: int, before: Compressor) -> Length:

@@ -1,7 +1,7 @@
 """Sparse decode attention by Triton kernels; `sparse_decode.sparse_decode_torch` is what they compute.
 
 One program attends with all query heads of a group at once to the columns of one key head, or a part of them, so that
-every key and value is read once. How the columns are dealt out follows from shapes alone (`_plan`):
+every key and value is read once. How the columns are dealt out follows from shapes alone (`_tiling`):
 
 - Enough rows and key heads for every multiprocessor: one program reads the prompt columns and then the tail, as one
   list, and writes the output.
@@ -35,7 +35,7 @@ _JOINT_PARTS = 8  # the most that the last program combines at once
 _PER_PROCESSOR = 4  # programs wanted where prompt and tail are dealt out separately
 
 
-class Plan(NamedTuple):
+class Tiling(NamedTuple):
     """How the columns of a row and key head are dealt out to programs.
 
     block: columns a loop turn reads. joint: parts of the one list of prompt and tail; 0: separate parts of `chunk`
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """A plan worked out for its shapes: grids, and the keywords of each kernel. Parts as the kernels count them."""
+    """A tiling worked out for its shapes: grids, and the keywords of each kernel. Parts as the kernels count them."""
 
     parts: int
     prompt_parts: int
@@ -91,9 +91,9 @@ def _decode(
     scratch: Scratch | None = None,
     *,
     observed: bool,
-    plan: Plan | None = None,
+    tiling: Tiling | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Output and, if observed, attention. `plan` overrides the choice made from the shapes."""
+    """Output and, if observed, attention. `tiling` overrides the choice made from the shapes."""
     check_decode(query, store, reads)
     batch, query_heads, dim = query.shape
     _, heads, size, _ = store.prompt_keys.shape
@@ -101,7 +101,7 @@ def _decode(
     width = size if listed is None else listed.shape[1]
     launch = _launch(
         *(device, query.dtype, batch, query_heads, heads, dim, width, store.tail_keys.shape[2]),
-        *(listed is not None, observed, plan),
+        *(listed is not None, observed, tiling),
     )
     parts, split = launch.parts, launch.parts > 1 or not launch.joint
 
@@ -147,24 +147,24 @@ def _launch(
     capacity: int,
     indexed: bool,
     observed: bool,
-    plan: Plan | None = None,
+    tiling: Tiling | None = None,
 ) -> Launch:
     """All that a call takes from its shapes. Raises ValueError for a dim the kernels cannot take."""
     if dim < 16 or dim & (dim - 1):
         raise ValueError(f"head dim {dim}: the kernel takes powers of two from 16 on; sparse_decode_torch takes any")
-    plan = plan or _plan(device, dtype == torch.float32, batch * heads, width, capacity, indexed)
-    prompt_parts = 0 if plan.joint else triton.cdiv(width, plan.chunk)
-    parts = plan.joint or prompt_parts + triton.cdiv(capacity, plan.chunk)
+    tiling = tiling or _tiling(device, dtype == torch.float32, batch * heads, width, capacity, indexed)
+    prompt_parts = 0 if tiling.joint else triton.cdiv(width, tiling.chunk)
+    parts = tiling.joint or prompt_parts + triton.cdiv(capacity, tiling.chunk)
     group = query_heads // heads
-    attend = {"group": group, "block_g": max(_MIN_GROUP, triton.next_power_of_2(group)), "block_n": plan.block}
+    attend = {"group": group, "block_g": max(_MIN_GROUP, triton.next_power_of_2(group)), "block_n": tiling.block}
     attend |= {"indexed": indexed, "dim": dim, "observed": observed, "upcast": device.type != "cuda"}
-    attend |= {"num_warps": plan.warps, "num_stages": plan.stages}
-    if plan.joint:
+    attend |= {"num_warps": tiling.warps, "num_stages": tiling.stages}
+    if tiling.joint:
         attend |= {"whole": parts == 1, "group_p2": triton.next_power_of_2(group), "block_p": _JOINT_PARTS}
     block_p = _FEW_PARTS if parts <= _FEW_PARTS else _MANY_PARTS
     block_h = triton.next_power_of_2(query_heads)
     return Launch(
-        *(parts, prompt_parts, plan.chunk, plan.joint > 0, (heads, parts, batch), attend),
+        *(parts, prompt_parts, tiling.chunk, tiling.joint > 0, (heads, parts, batch), attend),
         combine_grid=(batch * query_heads,),
         combine={"dim": dim, "block_p": block_p, "num_warps": 4},
         average_grid=(triton.cdiv(width, _BLOCK_COLUMNS), batch),
@@ -175,8 +175,8 @@ def _launch(
     )
 
 
-def _plan(device: torch.device, fp32: bool, programs: int, width: int, capacity: int, indexed: bool) -> Plan:
-    """Plan for `programs` pairs of batch row and key head that read up to width + capacity columns each.
+def _tiling(device: torch.device, fp32: bool, programs: int, width: int, capacity: int, indexed: bool) -> Tiling:
+    """Tiling for `programs` pairs of batch row and key head that read up to width + capacity columns each.
 
     Numbers are the fastest measured on an H200 at 7B shapes, 1, 16 and 64 rows. fp32 runs without tensor cores: a
     larger block spills registers.
@@ -187,8 +187,8 @@ def _plan(device: torch.device, fp32: bool, programs: int, width: int, capacity:
         joint = max(1, round((3 if indexed else 2) * count / programs))
     if joint <= _JOINT_PARTS:
         block = 16 if fp32 else 32 if indexed and joint > 1 else 64
-        return Plan(block, min(joint, triton.cdiv(width + capacity, block)))
+        return Tiling(block, min(joint, triton.cdiv(width + capacity, block)))
     idle = programs * triton.cdiv(width, 64) < count
     block = 16 if fp32 else 32 if idle else 64
     parts = max(1, min(triton.cdiv(_PER_PROCESSOR * count, programs), triton.cdiv(width, block)))
-    return Plan(block, 0, chunk=max(1, triton.cdiv(width, parts * block)) * block)
+    return Tiling(block, 0, chunk=max(1, triton.cdiv(width, parts * block)) * block)

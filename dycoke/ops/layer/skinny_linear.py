@@ -18,7 +18,7 @@ from dycoke.ops.attend.sparse_decode import Scratch
 from dycoke.ops.layer.norms import rms_norm, rms_norm_torch
 
 if TYPE_CHECKING:
-    from dycoke.ops.layer.skinny_linear_triton import Plan
+    from dycoke.ops.layer.skinny_linear_triton import Tiling
 
 FEW_ROWS = 16  # to here the kernels were faster for every linear of a 7b step, on an H200
 MOST_ROWS = 64  # from here on a linear is no longer bound by reading its weights
@@ -39,7 +39,7 @@ def skinny_linear(
     residual: Tensor | None = None,
     out: Tensor | None = None,
     scratch: Scratch | None = None,
-    plan: Plan | None = None,
+    tiling: Tiling | None = None,
 ) -> Tensor:
     """x [R, K] by one to three weights [N_i, K] as nn.Linear holds them -> [R, sum N_i], outputs side by side.
 
@@ -48,22 +48,22 @@ def skinny_linear(
     last. out: where to write the result; it may be the residual's own memory. Sums are fp32 (float64 for float64), and
     every product, norm and sum is rounded to the dtype where the model's own operations round it; only where cuBLAS
     adds the residual to a product is there one rounding for both. scratch: for the kernels; without it they allocate
-    what they need at each call. plan: instead of the one chosen by shape, or of cuBLAS; ignored where no kernel runs.
+    what they need at each call. tiling: instead of the one chosen by shape, or of cuBLAS; ignored where no kernel runs.
     Not differentiable on CUDA. Raises ValueError for shapes that do not fit together.
     """
     check_linear(x, weights, biases, norm, gate, residual, out)
     if _has_kernel(x, weights, residual, out):
         from dycoke.ops.layer.skinny_linear_triton import (  # Triton only where a GPU is
-            chosen_plan,
+            chosen_tiling,
             skinny_linear_triton,
         )
 
-        if plan is None:
+        if tiling is None:
             sizes = tuple(weight.shape[0] for weight in weights)
-            plan = chosen_plan(x.device, x.dtype, *x.shape, sizes, gate)
-        if plan is not None:
+            tiling = chosen_tiling(x.device, x.dtype, *x.shape, sizes, gate)
+        if tiling is not None:
             return skinny_linear_triton(
-                x, weights, biases, norm=norm, gate=gate, residual=residual, out=out, scratch=scratch, plan=plan
+                x, weights, biases, norm=norm, gate=gate, residual=residual, out=out, scratch=scratch, tiling=tiling
             )
     if x.is_cuda and len(weights) == 1:
         return one_product(x, weights[0], None if biases is None else biases[0], norm, residual, out)

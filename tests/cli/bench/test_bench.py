@@ -264,3 +264,17 @@ def test_a_record_has_a_list_of_numbers_on_a_line_and_reads_back(tmp_path):
     assert json.loads(text) == record
     assert '  "numbers": [1, -2.5e-07, null, true],\n' in text and "    [1, 2],\n    [3]\n" in text
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_settings_are_those_of_dycoke_unless_others_are_given():
+    """The published K, L and P stand with the method alone."""
+    from dycoke.bench.decode.setting import Setting as Decode
+    from dycoke.bench.engine.setting import Setting as Engine
+    from dycoke.registry import entry
+
+    published = {name: entry("dycoke").options[name][0] for name in ("k", "l", "p")}
+    for setting in (Decode.chosen(k=None, l=None, p=None), Engine.chosen(k=None, l=None, p=None)):
+        assert {name: getattr(setting, name) for name in published} == published
+    assert Decode.chosen(k=0.5).k == Engine.chosen(k=0.5).k == 0.5
+    assert Setting.chosen(None, None, None, None, "float32", 1).k == published["k"]
+    assert Setting.chosen(None, None, None, 0.0, "float32", 1).k == 0.0

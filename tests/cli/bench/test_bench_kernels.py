@@ -1,4 +1,4 @@
-"""`dycoke bench kernels`: its record on a CPU, its candidate plans, and that its check can fail."""
+"""`dycoke bench kernels`: its record on a CPU, its candidate tilings, and that its check can fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from dycoke.bench.kernels.layers import LINEARS, Calls, Layers, Linear
 from dycoke.bench.kernels.setting import ON_GPU, Setting
 from dycoke.bench.kernels.tilings import candidates, job
-from dycoke.ops.layer.skinny_linear_triton import plan_launch
+from dycoke.ops.layer.skinny_linear_triton import tiling_launch
 
 SMALL = Setting("tiny", (2,), "float32", repeat=2)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU where there is one")
@@ -95,11 +95,11 @@ def test_the_bytes_are_those_of_a_7b_layer():
 )
 def test_candidates_are_many_distinct_and_possible(sizes, width, gate, rows):
     linear = Linear([tuple(torch.empty(size, width, device="meta") for size in sizes)], gate=gate)
-    plans = candidates(linear, rows, torch.bfloat16, 132)
-    assert len(plans) == len(set(plans)) > 10
-    assert len({plan.block_n for plan in plans}) > 2 and {plan.tensor for plan in plans} >= {True}
-    for plan in plans:
-        launch = plan_launch(plan, True, *job(plan, linear, rows, torch.bfloat16)[1:])
+    tilings = candidates(linear, rows, torch.bfloat16, 132)
+    assert len(tilings) == len(set(tilings)) > 10
+    assert len({tiling.block_n for tiling in tilings}) > 2 and {tiling.tensor for tiling in tilings} >= {True}
+    for tiling in tilings:
+        launch = tiling_launch(tiling, True, *job(tiling, linear, rows, torch.bfloat16)[1:])
         assert launch.grid[0] * launch.grid[1] >= 100
     fp32 = candidates(replace(linear, has_norm=True), rows, torch.float32, 132)
-    assert len(fp32) < len(plans)  # twice the bytes of shared memory
+    assert len(fp32) < len(tilings)  # twice the bytes of shared memory

@@ -107,8 +107,8 @@ def test_the_command_lists_it(added, capsys, monkeypatch, arguments):
 
 
 def test_the_command_takes_it(added):
-    assert chosen_methods(NAME, None, {}, ["keep=0.25"]) == {NAME: added(0.25)}
-    assert chosen_methods(None, f"full,{NAME}", {}, []) == {"full": dycoke.build("full"), NAME: added()}
+    assert chosen_methods(NAME, [], {}, ["keep=0.25"]) == {NAME: added(0.25)}
+    assert chosen_methods(None, [f"full,{NAME}"], {}, []) == {"full": dycoke.build("full"), NAME: added()}
     assert NAME in chosen_names(None)
 
 

@@ -8,7 +8,13 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 from dycoke.ops.attend.sparse_decode import Scratch
 from dycoke.ops.layer import skinny_linear_triton as kernels
 from dycoke.ops.layer.skinny_linear import one_product, skinny_linear, skinny_linear_torch
-from dycoke.ops.layer.skinny_linear_triton import Plan, chosen_plan, kernel_plan, plan_launch, skinny_linear_triton
+from dycoke.ops.layer.skinny_linear_triton import (
+    Tiling,
+    chosen_tiling,
+    kernel_tiling,
+    skinny_linear_triton,
+    tiling_launch,
+)
 from tests.cases import every_pair, folded, mostly_thorough
 from tests.support.decode_stores import DEVICE, needs_gpu, on_gpu, poisoned
 
@@ -135,8 +141,8 @@ def test_shapes_that_do_not_fit(wrong, message):
             function(**given)
 
 
-PLANS = [Plan(8, 32, splits, depth=depth, tensor=False) for splits, depth in ((1, 1), (3, 2))]
-PLANS += [Plan(16, 16, splits, depth=2, swap=swap) for splits in (1, 3) for swap in (True, False)]
+TILINGS = [Tiling(8, 32, splits, depth=depth, tensor=False) for splits, depth in ((1, 1), (3, 2))]
+TILINGS += [Tiling(16, 16, splits, depth=2, swap=swap) for splits in (1, 3) for swap in (True, False)]
 CASES = [
     ((24, 8, 8), {}),
     ((24, 8, 8), {"bias": False, "norm": False, "residual": False}),
@@ -147,19 +153,21 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("plan", on_gpu(PLANS, mostly_thorough(PLANS, [PLANS[1], PLANS[2], PLANS[5]])), ids=str)
+@pytest.mark.parametrize(
+    "tiling", on_gpu(TILINGS, mostly_thorough(TILINGS, [TILINGS[1], TILINGS[2], TILINGS[5]])), ids=str
+)
 @folded("dtype,place,number", every_pair([torch.float32, torch.bfloat16, torch.float16], range(len(CASES)), [0, 1]))
-def test_kernels_equal_the_reference(plan, dtype, place, number):
-    rows, k = (((3, 64), (17, 75)) if plan.tensor else ((1, 64), (1, 70)))[number]
+def test_kernels_equal_the_reference(tiling, dtype, place, number):
+    rows, k = (((3, 64), (17, 75)) if tiling.tensor else ((1, 64), (1, 70)))[number]
     sizes, options = CASES[place]
     given = case(rows, k, sizes, **options, dtype=dtype, seed=place)
     with poisoned():
-        out = skinny_linear_triton(**given, plan=plan)
+        out = skinny_linear_triton(**given, tiling=tiling)
     assert_near(out, given)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 16, 40])
-def test_the_plan_chosen_by_shape(rows):
+def test_the_tiling_chosen_by_shape(rows):
     for sizes, gate in (((40, 8, 8), False), ((70, 70), True), ((270,), False)):
         given = case(rows, 528, sizes, gate=gate, dtype=torch.bfloat16)
         with poisoned():
@@ -167,32 +175,32 @@ def test_the_plan_chosen_by_shape(rows):
         assert_near(out, given)
 
 
-@pytest.mark.parametrize("plan", [PLANS[1], PLANS[4]], ids=str)
-def test_the_residual_may_be_where_the_result_goes(plan):
+@pytest.mark.parametrize("tiling", [TILINGS[1], TILINGS[4]], ids=str)
+def test_the_residual_may_be_where_the_result_goes(tiling):
     given = case(1, 70, (33,))
-    want = skinny_linear_triton(**given, plan=plan)
-    assert skinny_linear_triton(**given, out=given["residual"], plan=plan) is given["residual"]
+    want = skinny_linear_triton(**given, tiling=tiling)
+    assert skinny_linear_triton(**given, out=given["residual"], tiling=tiling) is given["residual"]
     assert torch.equal(given["residual"], want)
 
 
-@pytest.mark.parametrize("plan", [PLANS[1], PLANS[4]], ids=str)
-def test_calls_that_share_a_scratch_repeat(plan):
+@pytest.mark.parametrize("tiling", [TILINGS[1], TILINGS[4]], ids=str)
+def test_calls_that_share_a_scratch_repeat(tiling):
     """Counters are left as they were found, and parts of another call do no harm."""
     scratch, first, other = Scratch(), case(1, 70, (33, 33), gate=True), case(1, 70, (33, 33), gate=True, seed=1)
-    wants = [skinny_linear_triton(**given, plan=plan) for given in (first, other)]
+    wants = [skinny_linear_triton(**given, tiling=tiling) for given in (first, other)]
     for _ in range(2):
         for given, want in zip((first, other), wants, strict=True):
-            assert torch.equal(skinny_linear_triton(**given, plan=plan, scratch=scratch), want)
+            assert torch.equal(skinny_linear_triton(**given, tiling=tiling, scratch=scratch), want)
     assert not any(buffer.any() for (name, _), buffer in scratch._buffers.items() if name == "skinny_done")
 
 
-def test_a_plan_without_tensor_cores_takes_one_row():
+def test_a_tiling_without_tensor_cores_takes_one_row():
     with pytest.raises(ValueError, match="2 rows: expected 1"):
-        skinny_linear_triton(**case(2, 64, (8,)), plan=PLANS[0])
+        skinny_linear_triton(**case(2, 64, (8,)), tiling=TILINGS[0])
 
 
 def test_splits_that_would_have_nothing_to_add_are_left_out():
-    launch = plan_launch(Plan(16, 32, splits=7), False, torch.float32, 2, 96, (16,), False, 0, False, False)
+    launch = tiling_launch(Tiling(16, 32, splits=7), False, torch.float32, 2, 96, (16,), False, 0, False, False)
     assert launch.splits == 3 and launch.grid == (1, 3)
 
 
@@ -204,7 +212,7 @@ def test_splits_that_would_have_nothing_to_add_are_left_out():
 def test_every_multiprocessor_of_an_h200_has_work(hidden, keys, intermediate, vocabulary, rows, monkeypatch):
     monkeypatch.setattr(kernels, "processors", lambda device: 132)
     monkeypatch.setattr(kernels, "shared_memory", lambda device: 227 * 1024)
-    chosen_plan.cache_clear()
+    chosen_tiling.cache_clear()
     for k, sizes, gate in (
         (hidden, (hidden, keys, keys), False),
         (hidden, (hidden,), False),
@@ -213,11 +221,11 @@ def test_every_multiprocessor_of_an_h200_has_work(hidden, keys, intermediate, vo
         (hidden, (vocabulary,), False),
     ):
         asked = torch.device("cuda"), torch.bfloat16, rows, k, sizes, gate
-        plan = kernel_plan(*asked)
-        assert chosen_plan(*asked) == (None if rows > 16 and len(sizes) == 1 else plan)
-        launch = plan_launch(plan, True, torch.bfloat16, rows, k, sizes, gate, 0, False, False)
+        tiling = kernel_tiling(*asked)
+        assert chosen_tiling(*asked) == (None if rows > 16 and len(sizes) == 1 else tiling)
+        launch = tiling_launch(tiling, True, torch.bfloat16, rows, k, sizes, gate, 0, False, False)
         assert launch.grid[0] * launch.grid[1] >= 0.7 * 132
-    chosen_plan.cache_clear()
+    chosen_tiling.cache_clear()
 
 
 @pytest.mark.parametrize("hidden, keys, intermediate", [(896, 128, 4864), (3584, 512, 18944), (8192, 1024, 29568)])
@@ -236,11 +244,11 @@ def test_a_pipeline_fits_the_shared_memory(hidden, keys, intermediate, rows, cou
         depths = []
         for room in (99 * 1024, 227 * 1024):
             monkeypatch.setattr(kernels, "shared_memory", lambda device, room=room: room)
-            plan = kernel_plan(*asked)
-            block_r = max(16, 2 ** (rows - 1).bit_length()) if plan.tensor else 1
-            read = (plan.block_n * (1 + gate) + block_r) * plan.block_k * 2
-            assert plan.depth >= 1 and (plan.depth - 1) * read <= room
-            depths.append(plan.depth)
+            tiling = kernel_tiling(*asked)
+            block_r = max(16, 2 ** (rows - 1).bit_length()) if tiling.tensor else 1
+            read = (tiling.block_n * (1 + gate) + block_r) * tiling.block_k * 2
+            assert tiling.depth >= 1 and (tiling.depth - 1) * read <= room
+            depths.append(tiling.depth)
         assert depths[0] <= depths[1] == kernels._fastest(*asked).depth
 
 
@@ -278,8 +286,8 @@ def test_a_graph_of_linears_equals_the_reference(rows):
 @pytest.mark.parametrize("rows,dtype,runs", on_gpu([(16, torch.bfloat16, 1), (17, torch.bfloat16, 0)], []))
 def test_cuda_tensors_run_the_kernels_where_there_are(rows, dtype, runs, monkeypatch):
     calls = []
-    real = kernels.plan_launch
-    monkeypatch.setattr(kernels, "plan_launch", lambda *args: calls.append(1) or real(*args))
+    real = kernels.tiling_launch
+    monkeypatch.setattr(kernels, "tiling_launch", lambda *args: calls.append(1) or real(*args))
     given = case(rows, 64, (32,), dtype=dtype)
     assert_near(skinny_linear(**given), given)
     assert len(calls) == runs

@@ -14,7 +14,7 @@ from dycoke.ops.attend.sparse_decode import (
     sparse_decode_observed_torch,
     sparse_decode_torch,
 )
-from dycoke.ops.attend.sparse_decode_triton import Plan, sparse_decode_observed_triton, sparse_decode_triton
+from dycoke.ops.attend.sparse_decode_triton import Tiling, sparse_decode_observed_triton, sparse_decode_triton
 from tests.cases import every_pair, folded
 from tests.support.decode_stores import (
     DEVICE,
@@ -143,7 +143,7 @@ def test_any_number_of_separate_parts(block, chunk):
     case = subject(2, 1, 2, 64, 1100, 1090, 70, seed=4)
     case[1].tail_keys.mul_(4)  # so that what comes last outweighs what came before
     with poisoned():
-        out, attn = kernels._decode(*case, observed=True, plan=Plan(block, 0, chunk, stages=2))
+        out, attn = kernels._decode(*case, observed=True, tiling=Tiling(block, 0, chunk, stages=2))
     assert_observed(case, out, attn)
 
 
@@ -153,8 +153,8 @@ def test_any_number_of_joint_parts(joint, dense):
     case = subject(4, 2, 3, 64, 101, 77, 70, dense=dense, swapped=joint % 2 == 0, seed=joint)
     case[1].tail_keys.mul_(4)
     with poisoned():
-        out, attn = kernels._decode(*case, observed=True, plan=Plan(16, joint))
-        unobserved, _ = kernels._decode(*case, observed=False, plan=Plan(16, joint))
+        out, attn = kernels._decode(*case, observed=True, tiling=Tiling(16, joint))
+        unobserved, _ = kernels._decode(*case, observed=False, tiling=Tiling(16, joint))
     assert_observed(case, out, attn)
     assert torch.equal(unobserved, out)
 
@@ -165,7 +165,7 @@ def test_one_program_for_all_columns(size, dtype, dense, planning):
     """What a large batch takes: with a single multiprocessor, every batch is one."""
     planning("processors", lambda device: 1)
     case = subject(max(2, size[0]), *size[1:], dense=dense, swapped=dense, dtype=dtype, seed=sum(size))
-    assert kernels._plan(case[0].device, dtype == torch.float32, 2 * size[1], 10, 1, not dense).joint == 1
+    assert kernels._tiling(case[0].device, dtype == torch.float32, 2 * size[1], 10, 1, not dense).joint == 1
     with poisoned():
         out, attn = sparse_decode_observed_triton(*case)
         unobserved = sparse_decode_triton(*case)
@@ -173,19 +173,19 @@ def test_one_program_for_all_columns(size, dtype, dense, planning):
     assert torch.equal(unobserved, out)
 
 
-def test_plans_by_batch_size(planning):
+def test_tilings_by_batch_size(planning):
     """The measured optima of an H200, four key heads a row; the smallest batch and the smallest reads."""
     planning("processors", lambda device: 132)
     half, single = (DEVICE, False), (DEVICE, True)
-    assert kernels._plan(*half, 256, 918, 64, True) == Plan(64, 1)
-    assert kernels._plan(*half, 256, 2990, 64, False) == Plan(64, 1)
-    assert kernels._plan(*single, 256, 2990, 64, False) == Plan(16, 1)
-    assert kernels._plan(*half, 64, 918, 64, True) == Plan(32, 6)
-    assert kernels._plan(*half, 64, 2990, 64, False) == Plan(64, 4)
-    assert kernels._plan(*half, 64, 1, 1, True) == Plan(32, 1)
-    assert kernels._plan(*half, 4, 918, 64, True) == Plan(32, 0, 32)
-    assert kernels._plan(*half, 4, 2990, 64, False) == Plan(64, 0, 64)
-    assert kernels._plan(*half, 1, 0, 64, True) == Plan(32, 0, 32)
+    assert kernels._tiling(*half, 256, 918, 64, True) == Tiling(64, 1)
+    assert kernels._tiling(*half, 256, 2990, 64, False) == Tiling(64, 1)
+    assert kernels._tiling(*single, 256, 2990, 64, False) == Tiling(16, 1)
+    assert kernels._tiling(*half, 64, 918, 64, True) == Tiling(32, 6)
+    assert kernels._tiling(*half, 64, 2990, 64, False) == Tiling(64, 4)
+    assert kernels._tiling(*half, 64, 1, 1, True) == Tiling(32, 1)
+    assert kernels._tiling(*half, 4, 918, 64, True) == Tiling(32, 0, 32)
+    assert kernels._tiling(*half, 4, 2990, 64, False) == Tiling(64, 0, 64)
+    assert kernels._tiling(*half, 1, 0, 64, True) == Tiling(32, 0, 32)
 
 
 def test_an_index_without_columns():

@@ -7,7 +7,7 @@ from dycoke.kv_cache.request import DecodeRequest
 from dycoke.ops.attend import sparse_decode as dispatch
 from dycoke.ops.attend import sparse_decode_triton as kernels
 from dycoke.ops.attend.sparse_decode import Scratch, sparse_decode_observed, sparse_decode_torch
-from dycoke.ops.attend.sparse_decode_triton import Plan
+from dycoke.ops.attend.sparse_decode_triton import Tiling
 from tests.support.decode_stores import (
     DEVICE,
     NAN,
@@ -23,12 +23,14 @@ from tests.support.decode_stores import (
 def test_scratch_serves_calls_of_any_shape_in_turn(monkeypatch):
     """Nothing is allocated the second time, whatever was left behind does no harm, and counters are back at zero."""
     one, other = subject(2, 2, 3, 64, 101, 77, 20, seed=1), subject(3, 2, 3, 64, 70, 50, 40, dense=True, seed=2)
-    calls = [(case, plan) for plan in (Plan(16, 4), Plan(16, 0, 32), Plan(16, 1)) for case in (one, other, one)]
-    want = [kernels._decode(*case, observed=True, plan=plan) for case, plan in calls]
+    calls = [
+        (case, tiling) for tiling in (Tiling(16, 4), Tiling(16, 0, 32), Tiling(16, 1)) for case in (one, other, one)
+    ]
+    want = [kernels._decode(*case, observed=True, tiling=tiling) for case, tiling in calls]
     scratch = Scratch()
     for _ in range(2):
-        for (case, plan), (out, attn) in zip(calls, want, strict=True):
-            got = kernels._decode(*case, scratch, observed=True, plan=plan)
+        for (case, tiling), (out, attn) in zip(calls, want, strict=True):
+            got = kernels._decode(*case, scratch, observed=True, tiling=tiling)
             assert torch.equal(got[0], out) and torch.equal(got[1], attn)
             for (name, _), buffer in scratch._buffers.items():
                 assert name != "done" or not buffer.any()
@@ -72,9 +74,9 @@ def test_a_request_keeps_its_scratch_from_step_to_step(monkeypatch, planning):
 
 @needs_gpu
 @pytest.mark.parametrize("scratch", [None, "warm", "cold"])
-@pytest.mark.parametrize("plan,dense", [(Plan(64, 1), True), (Plan(32, 6), False), (Plan(64, 0, 64), True)])
-def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, plan, scratch, planning):
-    planning("_plan", lambda *args: plan)
+@pytest.mark.parametrize("tiling,dense", [(Tiling(64, 1), True), (Tiling(32, 6), False), (Tiling(64, 0, 64), True)])
+def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, tiling, scratch, planning):
+    planning("_plan", lambda *args: tiling)
     shared = scratch and Scratch()
     size, options = (4, 4, 7, 128, 700, 300, 64), {"dense": dense, "dtype": torch.bfloat16}
     case, other = subject(*size, seed=1, **options), subject(*size, seed=2, **options)

@@ -74,7 +74,9 @@ class Kills:
             return process.returncode
         except subprocess.TimeoutExpired:
             pass
-        workers = [each for each, line in processes_of(mark).items() if each != process.pid and "parent_death.py" in line]
+        workers = [
+            each for each, line in processes_of(mark).items() if each != process.pid and "parent_death.py" in line
+        ]
         victim = workers[0] if alone == "worker" and workers else process.pid
         killed = time.monotonic()
         os.kill(victim, sign)

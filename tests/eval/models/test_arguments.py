@@ -16,7 +16,8 @@ import dycoke
 from dycoke import registry
 from dycoke.eval.models.arguments import builtin_defaults, split_arguments
 from dycoke.eval.models.dycoke_hf import LlavaOnevisionHF
-from dycoke.keywords import PAPER
+
+PAPER = {"k": 0.7, "l": 3, "p": 0.7, "variant": "paper"}
 
 
 def split(text: str, builtin: type = Llava_OneVision, **more):
@@ -103,6 +104,14 @@ def test_plan_of_a_file(tmp_path: Path):
     assert plan.before == dycoke.build("visionzip", keep=0.5).plan().before
     assert plan.inside == dycoke.build("pdrop", layers=(1, 2)).plan().inside
     assert plan.decode == dycoke.build("dycoke").plan().decode
+
+
+def test_plan_of_a_file_as_a_method(tmp_path: Path):
+    """One door: what names a plan in one place names it in all."""
+    file = tmp_path / "plan.yaml"
+    file.write_text("decode: dycoke\n")
+    assert method(f"method={file}") == dycoke.build_plan({"decode": "dycoke"})
+    assert "the options of a plan stand in it" in complaint(f"method={file},k=0.5")
 
 
 def test_no_such_plan(tmp_path: Path):

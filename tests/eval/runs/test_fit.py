@@ -11,11 +11,13 @@ import torch
 
 from dycoke import cli
 from dycoke.eval.launch import sweep
-from dycoke.eval.runs import fit
 from dycoke.eval.runs.experiment import load_experiment, parse_experiment
-from dycoke.eval.runs.fit import Sizes, check_rows, config_of, row_faults, sizes_in, sizes_of
+from dycoke.eval.runs.fit import check_rows, row_faults
 from dycoke.eval.runs.specs import EMBEDDED, ModelSpec
 from dycoke.families.chat import Placement, load_chat
+from dycoke.families.configs import config_of
+from dycoke.families.llava.sizes import NEWLINE, POOLING
+from dycoke.families.sizes import Sizes, sizes_in, sizes_of
 from dycoke.model_shape import LLAVA_ONEVISION
 from dycoke.nano import MODEL_PATH
 from tests.cli.files import write_hf_checkpoint
@@ -184,6 +186,6 @@ def test_what_models_of_lmms_eval_set_by_themselves_is_known():
     assert {
         "llava_onevision": onevision["mm_spatial_pool_mode"],
         "llava_vid": vid["mm_spatial_pool_mode"],
-    } == fit.POOLING
-    assert {"llava_vid": vid["mm_newline_position"]} == fit.NEWLINE
+    } == POOLING
+    assert {"llava_vid": vid["mm_newline_position"]} == NEWLINE
     assert vid["overwrite"] is True and vid["force_sample"] is False and onevision["token_strategy"] == "single"
