@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.ops.attend.choose import top_columns
 from dycoke.ops.attend.similarity import turn
 from dycoke.registry import register
 from dycoke.types import Plan, check_choice, check_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VARIANTS = ("paper", "official")
 CHOICES = ("dynamic", "one_shot", "random")

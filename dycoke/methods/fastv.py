@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from dycoke import budget
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Plan, check_layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
@@ -20,6 +18,9 @@ from dycoke.ops.tokens.survivors import strongest
 from dycoke.ops.tokens.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_layer, check_positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 Trees = Literal["mean", "published"]
@@ -71,7 +72,7 @@ class FlashVidOuter:
         embeds = video.embeds.float()
         pooled = embeds.mean(1)
         segment = segment_ids(find_cuts(step_cosine(pooled), self.tau_segment, self.segments))
-        directions = normalize(embeds, dim=2)
+        directions = torch.nn.functional.normalize(embeds, dim=2)
         weight = video.saliency * event_relevance(embeds, pooled, segment)
         chosen = diverse_tokens(cosine_distances(directions), weight, diverse)
         tokens = video.embeds.flatten(0, 1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.ops.attend.choose import top_columns
@@ -15,6 +14,9 @@ from dycoke.ops.tokens.runs import by_place, follow_similarity, run_means
 from dycoke.ops.tokens.survivors import going_on, marked
 from dycoke.registry import register
 from dycoke.types import LayerPruner, Plan, Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MERGING, PRUNING, DONE = "merging", "pruning", "done"
 

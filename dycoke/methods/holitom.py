@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.methods.fastv import FastV
@@ -19,6 +18,9 @@ from dycoke.ops.tokens.segments import Span, membership, step_cosine, still_coun
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Newlines = Literal["kept", "published"]
 NEWLINES: tuple[str, ...] = ("kept", "published")

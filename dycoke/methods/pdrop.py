@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from dycoke import budget
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import LayerPruner, Plan, Prompt, check_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
@@ -14,6 +13,9 @@ from dycoke.ops.tokens.absorb import absorb
 from dycoke.ops.tokens.arrange import arrange
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ADAPTIVE = "adaptive"
 Spacing = Literal["even", "published"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.methods.full import KeepAll
@@ -17,6 +16,9 @@ from dycoke.ops.tokens.segments import contiguous, membership, static_places
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer, check_order, check_positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Plan, check_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYERS = (2, 6, 15)
 KEEP = 1 / 3  # the share that the published budget of 192 is of 576

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.ops.tokens.apportion import apportion
 from dycoke.ops.tokens.rank import mask_slots
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BANDWIDTHS = tuple(2.0**power for power in range(-3, 2))  # of the Gaussians whose sum is the similarity
 TEMPERATURE = 0.01  # of the softmax that turns frame scores into shares of the budget
@@ -77,7 +78,7 @@ def steady_channels(embeds: Tensor) -> Tensor:
     """
     embeds = embeds.float()
     steady = embeds.var(dim=(0, 1), correction=0).argsort(stable=True)[: embeds.shape[2] // 2]
-    return normalize(embeds.index_select(2, steady), dim=2)
+    return torch.nn.functional.normalize(embeds.index_select(2, steady), dim=2)
 
 
 def similarity(tokens: Tensor, center: Tensor) -> Tensor:

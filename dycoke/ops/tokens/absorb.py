@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def absorb(
@@ -19,7 +22,7 @@ def absorb(
     salient of them. Without `extra` k tokens come back. Ties go to the lower place. Source: LLaVA-PruMerge.
     """
     per_frame = saliency.shape[1]
-    keys = normalize(keys.float(), dim=2)
+    keys = torch.nn.functional.normalize(keys.float(), dim=2)
     likeness = keys.take_along_dim(chosen[..., None], dim=1) @ keys.mT  # [T, k, N]
     likeness.scatter_(2, chosen[..., None], -torch.inf)  # no token is its own neighbour
     near = likeness.argsort(dim=2, descending=True, stable=True)[..., : min(neighbours, per_frame - 1)]

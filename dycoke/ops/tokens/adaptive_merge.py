@@ -8,8 +8,12 @@ as many tokens come out as were asked for.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPS = 1e-12
 _ONE = 1 << 24  # fixed point: sums of integers are the same on every device, in whatever order they are taken

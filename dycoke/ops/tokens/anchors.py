@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke.ops.tokens.rank import mask_slots
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def gather_context(
@@ -30,7 +33,7 @@ def gather_context(
     column = torch.arange(max(counts), device=device)
     padded = (begin[:, None] + column).clamp_max(total - 1)  # [A, W]: anchors of a frame, padded to the most
 
-    directions = normalize(tokens, dim=1)
+    directions = torch.nn.functional.normalize(tokens, dim=1)
     similarity = (directions @ directions.index_select(0, slots).T).index_select(1, padded.flatten())
     similarity = similarity.view(-1, *padded.shape).masked_fill(column >= taken[:, None], -torch.inf)
     nearest = similarity.argmax(2) + begin  # [T * N, A]

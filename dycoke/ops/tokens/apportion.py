@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from dycoke.ops.tokens.rank import ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def apportion(order_score: Tensor, target: Tensor, total: int) -> Tensor:

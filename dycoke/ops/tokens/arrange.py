@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dycoke.types import Compressed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def arrange(embeds: Tensor, index: Tensor, total: int, raster: bool) -> Compressed:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fold(hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
@@ -17,7 +20,7 @@ def fold(hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
     kept = hidden.take_along_dim(index[:, :, None], 1)
     stays = torch.zeros_like(visual).scatter_(1, index, mask)
     targets = visual.gather(1, index) & mask  # [B, S']
-    unit = normalize(hidden.float(), dim=2)
+    unit = torch.nn.functional.normalize(hidden.float(), dim=2)
     likeness = unit @ unit.take_along_dim(index[:, :, None], 1).mT  # [B, S, S']
     nearest = likeness.masked_fill(~targets[:, None, :], -torch.inf).argmax(2, keepdim=True)
     goes = (visual & ~stays & targets.any(1, keepdim=True))[:, :, None]

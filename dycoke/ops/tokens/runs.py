@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from dycoke.ops.tokens.temporal_merge import cosine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 APART = -2.0  # below every cosine
 

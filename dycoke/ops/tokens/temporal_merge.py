@@ -6,11 +6,14 @@ Neither reads anything back to the host: the output length follows from the shap
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
 
 from dycoke.budget import official_windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW = 4
 EPS = 1e-12  # keeps an all-zero token's similarity at 0 instead of NaN
@@ -86,8 +89,12 @@ def released_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     pairs, windows = frames // 2, official_windows(frames)
     left, right = embeds[0 : 2 * pairs : 2], embeds[1 : 2 * pairs : 2]
     # The released code normalises before the cosine in this pass only; bit-exactness asks for the same.
-    odd = cosine_similarity(normalize(left, dim=-1), normalize(right, dim=-1), dim=-1)  # [pairs, N]
-    third = cosine_similarity(embeds[0 : 4 * windows : 4], embeds[2 : 4 * windows : 4], dim=-1)  # [windows, N]
+    odd = torch.nn.functional.cosine_similarity(
+        torch.nn.functional.normalize(left, dim=-1), torch.nn.functional.normalize(right, dim=-1), dim=-1
+    )  # [pairs, N]
+    third = torch.nn.functional.cosine_similarity(
+        embeds[0 : 4 * windows : 4], embeds[2 : 4 * windows : 4], dim=-1
+    )  # [windows, N]
     odd, third = (s.topk(keep, dim=1, largest=False).indices for s in (odd, third))
 
     row = torch.arange(per_frame, device=embeds.device)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
-from torch.nn.functional import embedding_bag
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def links(directions: Tensor, free: Tensor, segment: Tensor, threshold: float, room: int) -> Tensor:
@@ -69,4 +72,4 @@ def _trees(parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bags(tokens: Tensor, order: Tensor, begin: Tensor, mode: str) -> Tensor:
-    return embedding_bag(order, tokens.float().flatten(0, 1), begin, mode=mode).view(tokens.shape)
+    return torch.nn.functional.embedding_bag(order, tokens.float().flatten(0, 1), begin, mode=mode).view(tokens.shape)
