@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 from dycoke.ops.tokens.rank import mask_slots, top_mask
 from dycoke.ops.tokens.survivors import strongest
@@ -28,6 +27,9 @@ from dycoke.types import (
     check_order,
     check_positions,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Stage = TypeVar("Stage")
 

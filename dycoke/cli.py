@@ -148,6 +148,7 @@ def ask(
 ) -> None:
     """Answer a question about a video and report what it cost."""
     from dycoke.ask.asked import Asked, check_places
+    from dycoke.lab.late_torch import put_off_torch
 
     short = {name: value for name, value in (("k", k), ("l", l), ("p", p)) if value is not None}
     asked = Asked(
@@ -170,6 +171,7 @@ def ask(
     check_places(asked)
     progress = Console(stderr=True)
     with progress.status("starting"):  # importing torch takes seconds, and transformers some more
+        put_off_torch()
         from dycoke.ask.methods import chosen_methods
 
         methods = chosen_methods(method, asked.compare, short, asked.options, plan)
@@ -184,6 +186,9 @@ def methods(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
 ) -> None:
     """List the methods: where each works, what it needs and keeps, its options and how it deviates from its paper."""
+    from dycoke.lab.late_torch import put_off_torch
+
+    put_off_torch()
     from dycoke.ask.method_tables import markdown_table, method_page, methods_list
     from dycoke.registry import available
 
@@ -207,6 +212,9 @@ def sweep(
     main_port: Annotated[int | None, typer.Option(help="Port that machine 0 listens on.")] = None,
 ) -> None:
     """Run what is missing of an experiment; interrupted at any point, it goes on from there."""
+    from dycoke.lab.late_torch import put_off_torch
+
+    put_off_torch()
     from dycoke.eval.runs.experiment import load_experiment
     from dycoke.eval.runs.shipped import experiment_file
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from torch.nn.functional import pad
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class State:
@@ -38,11 +40,11 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors among them."""
-        return {name: each for name, each in self.attributes().items() if isinstance(each, Tensor)}
+        return {name: each for name, each in self.attributes().items() if isinstance(each, torch.Tensor)}
 
     def constants(self) -> dict[str, Any]:
         """The others, which a CUDA graph would keep for every request."""
-        return {name: each for name, each in self.attributes().items() if not isinstance(each, Tensor)}
+        return {name: each for name, each in self.attributes().items() if not isinstance(each, torch.Tensor)}
 
     def replace(self, tensors: Mapping[str, Tensor]) -> None:
         """Take these tensors in place of those of their names, frozen or not."""
@@ -63,7 +65,7 @@ class State:
         shape, more = self.keep.shape, width - self.keep.shape[1]
         if more > 0:
             alike = {name: each for name, each in self.tensors().items() if each.shape == shape}
-            self.replace({name: pad(each, (0, more), value=-1) for name, each in alike.items()})
+            self.replace({name: torch.nn.functional.pad(each, (0, more), value=-1) for name, each in alike.items()})
 
     def fill(self, other: State) -> None:
         """Copy the values of another state of the same shapes into the tensors of this one."""
@@ -79,7 +81,7 @@ def adopted_state(state: Any, batch: int) -> State:
     if not isinstance(state, State):
         state = AdoptedState(state)
     keep = state.attributes().get("keep")
-    if not isinstance(keep, Tensor):
+    if not isinstance(keep, torch.Tensor):
         raise TypeError(f"state {type(state.own).__name__}: expected an attribute keep, int64 [B, W]")
     if keep.ndim != 2 or keep.shape[0] != batch:
         raise ValueError(f"state.keep of shape {tuple(keep.shape)}: expected [{batch}, W]")

@@ -37,10 +37,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> object:
-    """A test that leaves gradients off, with all its fixtures gone, is named, and those behind it have them again."""
+def pytest_runtest_teardown(item: pytest.Item) -> object:
+    """Fail a test that leaves gradients off, with its fixtures gone, and give those behind it gradients again."""
     result = yield
     if not torch.is_grad_enabled():
         torch.set_grad_enabled(True)
-        item.warn(pytest.PytestWarning(f"{item.nodeid} left gradients off"))
+        pytest.fail(f"{item.nodeid} left gradients off", pytrace=False)
     return result

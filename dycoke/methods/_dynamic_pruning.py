@@ -6,10 +6,9 @@ Two methods are made of it, `dycoke` and `dynamic_pruning`, so that either can g
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
 
 from dycoke.bases import Decode
 from dycoke.budget import check_ratio
@@ -17,6 +16,9 @@ from dycoke.ops.attend.choose import top_columns
 from dycoke.ops.attend.similarity import turn
 from dycoke.state import State
 from dycoke.types import check_choice, check_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VARIANTS = ("paper", "official")
 CHOICES = ("dynamic", "one_shot", "random")

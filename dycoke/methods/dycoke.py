@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
 
 from dycoke import budget
 from dycoke.bases import Before, option_of, part
@@ -15,6 +13,9 @@ from dycoke.methods._dynamic_pruning import CHOICES, DEVIATIONS, VARIANTS, Dynam
 from dycoke.ops.tokens.temporal_merge import WINDOW, check_merge, temporal_merge
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,12 @@ def released_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     pairs, windows = frames // 2, released_windows(frames)
     left, right = embeds[0 : 2 * pairs : 2], embeds[1 : 2 * pairs : 2]
     # The released code normalises before the cosine in this pass only; bit-exactness asks for the same.
-    odd = cosine_similarity(normalize(left, dim=-1), normalize(right, dim=-1), dim=-1)  # [pairs, N]
-    third = cosine_similarity(embeds[0 : 4 * windows : 4], embeds[2 : 4 * windows : 4], dim=-1)  # [windows, N]
+    odd = torch.nn.functional.cosine_similarity(
+        torch.nn.functional.normalize(left, dim=-1), torch.nn.functional.normalize(right, dim=-1), dim=-1
+    )  # [pairs, N]
+    third = torch.nn.functional.cosine_similarity(
+        embeds[0 : 4 * windows : 4], embeds[2 : 4 * windows : 4], dim=-1
+    )  # [windows, N]
     odd, third = (s.topk(keep, dim=1, largest=False).indices for s in (odd, third))
 
     row = torch.arange(per_frame, device=embeds.device)

@@ -9,14 +9,17 @@ as many tokens come out as were asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.bases import Before
 from dycoke.registry import register
 from dycoke.types import Compressed, Positions, VisualTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EPS = 1e-12
 _ONE = 1 << 24  # fixed point: sums of integers are the same on every device, in whatever order they are taken

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.bases import Before, KeepAll
@@ -17,6 +15,9 @@ from dycoke.ops.tokens.rank import mask_slots, top_mask
 from dycoke.ops.tokens.segments import find_cuts, segment_ids, spans, step_cosine
 from dycoke.registry import register
 from dycoke.types import Compressed, Positions, VisualTokens, check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 4  # that make a token's density, in the released code
 Release = Literal["onevision", "llava_video"]
@@ -140,7 +141,7 @@ def gather_context(
     column = torch.arange(max(counts), device=device)
     padded = (begin[:, None] + column).clamp_max(total - 1)  # [A, W]: anchors of a frame, padded to the most
 
-    directions = normalize(tokens, dim=1)
+    directions = torch.nn.functional.normalize(tokens, dim=1)
     similarity = (directions @ directions.index_select(0, slots).T).index_select(1, padded.flatten())
     similarity = similarity.view(-1, *padded.shape).masked_fill(column >= taken[:, None], -torch.inf)
     nearest = similarity.argmax(2) + begin  # [T * N, A]

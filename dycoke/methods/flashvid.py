@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import embedding_bag, normalize
 
 from dycoke import budget
 from dycoke.bases import Before, KeepAll, KeepMost, option_of, part
@@ -20,6 +18,9 @@ from dycoke.ops.tokens.rank import mask_slots
 from dycoke.ops.tokens.segments import find_cuts, segment_ids, step_cosine
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 Trees = Literal["mean", "published"]
@@ -72,7 +73,7 @@ class FlashVidOuter(Before):
         embeds = video.embeds.float()
         pooled = embeds.mean(1)
         segment = segment_ids(find_cuts(step_cosine(pooled), self.tau_segment, self.segments))
-        directions = normalize(embeds, dim=2)
+        directions = torch.nn.functional.normalize(embeds, dim=2)
         weight = video.saliency * event_relevance(embeds, pooled, segment)
         chosen = diverse_tokens(cosine_distances(directions), weight, diverse)
         tokens = video.embeds.flatten(0, 1)
@@ -248,7 +249,7 @@ def _trees(parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _bags(tokens: Tensor, order: Tensor, begin: Tensor, mode: str) -> Tensor:
-    return embedding_bag(order, tokens.float().flatten(0, 1), begin, mode=mode).view(tokens.shape)
+    return torch.nn.functional.embedding_bag(order, tokens.float().flatten(0, 1), begin, mode=mode).view(tokens.shape)
 
 
 def kept_per_frame(keep: float, expansion: float, per_frame: int) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.bases import Inside
@@ -15,6 +15,9 @@ from dycoke.ops.tokens.survivors import going_on, marked
 from dycoke.ops.tokens.temporal_merge import cosine
 from dycoke.registry import register
 from dycoke.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 APART = -2.0  # below every cosine
 MERGING, PRUNING, DONE = "merging", "pruning", "done"

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.bases import Inside, KeepAll, Ordered, option_of, part
@@ -19,6 +17,9 @@ from dycoke.ops.tokens.segments import Span, membership, step_cosine, still_coun
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Newlines = Literal["kept", "published"]
 NEWLINES: tuple[str, ...] = ("kept", "published")
@@ -219,7 +220,7 @@ def fold(hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
     kept = hidden.take_along_dim(index[:, :, None], 1)
     stays = torch.zeros_like(visual).scatter_(1, index, mask)
     targets = visual.gather(1, index) & mask  # [B, S']
-    unit = normalize(hidden.float(), dim=2)
+    unit = torch.nn.functional.normalize(hidden.float(), dim=2)
     likeness = unit @ unit.take_along_dim(index[:, :, None], 1).mT  # [B, S, S']
     nearest = likeness.masked_fill(~targets[:, None, :], -torch.inf).argmax(2, keepdim=True)
     goes = (visual & ~stays & targets.any(1, keepdim=True))[:, :, None]

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dycoke import budget
 from dycoke.bases import KeepMost
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
 from dycoke.types import LayerPruner, Plan, Prompt, check_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.bases import KeepAll, Ordered
 from dycoke.ops.tokens.arrange import arrange
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Positions, VisualTokens, check_choice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ADAPTIVE = "adaptive"
 Spacing = Literal["even", "published"]
@@ -202,7 +203,7 @@ def absorb(
     salient of them. Without `extra` k tokens come back. Ties go to the lower place. Source: LLaVA-PruMerge.
     """
     per_frame = saliency.shape[1]
-    keys = normalize(keys.float(), dim=2)
+    keys = torch.nn.functional.normalize(keys.float(), dim=2)
     likeness = keys.take_along_dim(chosen[..., None], dim=1) @ keys.mT  # [T, k, N]
     likeness.scatter_(2, chosen[..., None], -torch.inf)  # no token is its own neighbour
     near = likeness.argsort(dim=2, descending=True, stable=True)[..., : min(neighbours, per_frame - 1)]

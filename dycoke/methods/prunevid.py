@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.bases import KeepAll, KeepMost, Ordered, option_of, part
@@ -15,6 +15,9 @@ from dycoke.ops.tokens.rank import mask_slots
 from dycoke.ops.tokens.segments import contiguous, membership, static_places
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.bases import TopScores
 from dycoke.registry import register
 from dycoke.types import Positions, VisualTokens, check_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register(

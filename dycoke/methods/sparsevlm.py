@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dycoke import budget
 from dycoke.bases import KeepMost
 from dycoke.registry import register
 from dycoke.types import Plan, check_layers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LAYERS = (2, 6, 15)
 KEEP = 1 / 3  # the share that the published budget of 192 is of 576

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.bases import Before
 from dycoke.ops.tokens.rank import mask_slots, ranks
 from dycoke.registry import register
 from dycoke.types import Compressed, Positions, VisualTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BANDWIDTHS = tuple(2.0**power for power in range(-3, 2))  # of the Gaussians whose sum is the similarity
 TEMPERATURE = 0.01  # of the softmax that turns frame scores into shares of the budget
@@ -69,7 +71,7 @@ def steady_channels(embeds: Tensor) -> Tensor:
     """
     embeds = embeds.float()
     steady = embeds.var(dim=(0, 1), correction=0).argsort(stable=True)[: embeds.shape[2] // 2]
-    return normalize(embeds.index_select(2, steady), dim=2)
+    return torch.nn.functional.normalize(embeds.index_select(2, steady), dim=2)
 
 
 def similarity(tokens: Tensor, center: Tensor) -> Tensor:

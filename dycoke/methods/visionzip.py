@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from dycoke import budget
 from dycoke.bases import KeepAll, Ordered
 from dycoke.ops.tokens.arrange import arrange
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Positions, VisualTokens
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register(
@@ -84,7 +86,7 @@ def summed_up(video: VisualTokens, dominant: Tensor, contextual: Tensor) -> Tens
 
     Likeness is the cosine of keys. One that nothing goes to stays as it is.
     """
-    keys = normalize(video.keys.float(), dim=2)
+    keys = torch.nn.functional.normalize(video.keys.float(), dim=2)
     likeness = keys @ keys.take_along_dim(contextual[..., None], dim=1).mT  # [T, N, c]
     assigned = torch.zeros_like(likeness).scatter_(2, likeness.argmax(dim=2, keepdim=True), 1.0)
     own = torch.cat([dominant, contextual], dim=1)[..., None].expand(-1, -1, contextual.shape[1])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE, CURVE, MODEL = "state", "curve.jsonl", "model"
+_BEFORE = "state.before"  # for the moment in which a state takes the place of another
 _AGREE_EVERY = 10  # steps between two questions of several processes whether to stop
 
 
@@ -109,8 +111,19 @@ class Trainer:
         return votes.item() > 0
 
     def save(self) -> None:
-        """Write the resumable state."""
-        self.accelerator.save_state(str(self.output / STATE))
+        """Write the resumable state, by rename: a kill at any moment leaves a state that is whole."""
+        partial, before = self.output / f"{STATE}.partial", self.output / _BEFORE
+        if self.accelerator.is_main_process:
+            shutil.rmtree(partial, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(partial))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            if (self.output / STATE).is_dir():
+                shutil.rmtree(before, ignore_errors=True)
+                (self.output / STATE).rename(before)
+            partial.rename(self.output / STATE)
+            shutil.rmtree(before, ignore_errors=True)
 
     def start_from(self, folder: Path) -> None:
         """Take the weights of the model in `folder`. Raises FileNotFoundError if there is none."""
@@ -120,10 +133,13 @@ class Trainer:
         self.raw.model.load_state_dict(loaded.state_dict())
 
     def resume(self) -> None:
-        """Raises FileNotFoundError if there is no saved state."""
-        folder = self.output / STATE
-        if not folder.is_dir():
-            raise FileNotFoundError(f"nothing to resume: no folder {folder}")
+        """Go on from the saved state, which is the one before where a kill came between two renames.
+
+        Raises FileNotFoundError if there is none.
+        """
+        folder = next((self.output / name for name in (STATE, _BEFORE) if (self.output / name).is_dir()), None)
+        if folder is None:
+            raise FileNotFoundError(f"nothing to resume: no folder {self.output / STATE}")
         self.accelerator.load_state(str(folder))
 
     def log(self, record: dict) -> None:

@@ -81,13 +81,26 @@ def test_answers_at_once(arguments, seconds):
         (["sweep", "nope.yaml"], "nope.yaml: No such file"),
         (["sweep", "nope"], "no such file, and no experiment that is shipped: figure5"),
         (["sweep", "VIDEO"], "digits.mp4: "),
+        (["ask", "VIDEO", "?", "--method", "nope"], "unknown method 'nope'; available: "),
+        (["ask", "VIDEO", "?", "--k", "7"], "k=7.0: expected a number in [0, 1]"),
+        (["ask", "VIDEO", "?", "--compare", "full,fastv", "--option", "kep=.1"], "kep"),
+        (["ask", "VIDEO", "?", "--plan", "PLAN"], "before: dycoke: unknown option 'kep'"),
+        (["sweep", "EXPERIMENT"], "k=7: expected a number in [0, 1]"),
     ],
 )
-def test_what_is_not_there_is_refused_at_once(arguments, complaint):
-    video = str(SAMPLES_PATH / "digits.mp4")
-    done, took = started(*[video if each == "VIDEO" else each for each in arguments])
+def test_what_is_wrong_is_refused_at_once(tmp_path, arguments, complaint):
+    plan, experiment = tmp_path / "plan.yaml", tmp_path / "experiment.yaml"
+    plan.write_text("before: {name: dycoke, kep: 0.1}")
+    experiment.write_text((CONFIGS / "smoke.yaml").read_text().replace("k: 0.7", "k: 7"))
+    files = {"VIDEO": str(SAMPLES_PATH / "digits.mp4"), "PLAN": str(plan), "EXPERIMENT": str(experiment)}
+    done, took = started(*[files.get(each, each) for each in arguments])
     assert (done.returncode, done.stdout) == (2, "") and took < 2
     assert len(done.stderr.splitlines()) == 1 and complaint in done.stderr
+
+
+def test_the_methods_are_listed_at_once():
+    done, took = started("methods")
+    assert (done.returncode, done.stderr) == (0, "") and took < 1.5 and "dycoke_adaptive" in done.stdout
 
 
 def test_shells_complete_commands():

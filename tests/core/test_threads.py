@@ -67,13 +67,13 @@ def test_threads_get_the_answers_they_would_get_in_turn(family, name, engine):
 def loop(model, seeds):
     """A prefill and its steps as users write them; yields behind each, and at the end has the logits of all."""
     found, past = [], None
-    with torch.no_grad():
-        for seed in seeds:
-            given = {"inputs_embeds": embeds(seed)} if past is None else {"input_ids": torch.tensor([[seed % 32]])}
+    for seed in seeds:
+        given = {"inputs_embeds": embeds(seed)} if past is None else {"input_ids": torch.tensor([[seed % 32]])}
+        with torch.no_grad():  # closed before the yield: two loops that alternate would end them in another order
             out = model(**given, past_key_values=past)
-            past = out.past_key_values
-            found.append(out.logits[:, -1])
-            yield torch.cat(found)
+        past = out.past_key_values
+        found.append(out.logits[:, -1])
+        yield torch.cat(found)
 
 
 def test_loops_of_forward_passes_may_alternate():

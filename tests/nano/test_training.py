@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from dycoke.nano import MODEL_PATH
@@ -73,6 +75,31 @@ def test_a_run_ends_at_the_step_it_is_told(tmp_path):
     with pytest.raises(SystemExit) as ended:
         main(["--output", str(tmp_path), *FAST, "--until", "0"])
     assert ended.value.code == 2
+
+
+def test_a_kill_while_the_state_is_saved_leaves_the_one_before(tmp_path, monkeypatch):
+    run = ["--output", str(tmp_path), *FAST, "--until"]
+    main([*run, "1"])
+    save, rename = Accelerator.save_state, Path.rename
+
+    def half(self, folder):
+        save(self, folder)
+        next(Path(folder).glob("*.safetensors")).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    def between(self, target):
+        if self.name == "state.partial":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    for owner, name, killed in ((Accelerator, "save_state", half), (Path, "rename", between)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, name, killed)
+            main([*run, "2", "--resume"])
+    (tmp_path / "curve.jsonl").unlink()
+    main([*run, "2", "--resume"])  # of step 1, whose state both kills left
+    assert list(losses(tmp_path)) == [2]
+    assert {path.name for path in tmp_path.glob("state*")} == {"state"}
 
 
 def test_a_run_starts_from_the_weights_of_a_model(tmp_path):

@@ -6,8 +6,12 @@ shapes follow from the arguments' shapes and `width` alone, and nothing is read 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ONE_BLOCK = 16384  # columns a kernel takes; longer rows run the reference
 

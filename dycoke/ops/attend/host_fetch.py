@@ -6,8 +6,12 @@ memory through its mapped address, by an index that stays on the device.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def fetch(

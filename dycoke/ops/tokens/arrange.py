@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def arrange(embeds: Tensor, index: Tensor, total: int, raster: bool) -> tuple[Tensor, Tensor]:

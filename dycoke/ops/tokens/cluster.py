@@ -7,10 +7,14 @@ that PruneVid, HoliTom, FastVID and FlashVID share; they break ties by random no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from dycoke.ops.tokens.rank import ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def distances(tokens: Tensor) -> Tensor:

@@ -5,8 +5,12 @@ The torch reference is the definition; on CUDA the rounds of choices run in `div
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cosine_distances(directions: Tensor) -> Tensor:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Span = tuple[int, int]  # first and last frame of a segment
 
@@ -19,7 +21,7 @@ Span = tuple[int, int]  # first and last frame of a segment
 def step_cosine(frames: Tensor) -> Tensor:
     """Cosine over the last axis of each row with the one a frame earlier: [T, ..., D] -> [T - 1, ...] fp32."""
     frames = frames.float()
-    return cosine_similarity(frames[1:], frames[:-1], dim=-1)
+    return torch.nn.functional.cosine_similarity(frames[1:], frames[:-1], dim=-1)
 
 
 def find_cuts(similarity: Tensor, threshold: float, segments: int) -> Tensor:
@@ -95,7 +97,7 @@ def static_places(embeds: Tensor, belongs: Tensor, tau: float) -> Tensor:
     Source: Visual-AI/PruneVid@8e90af0, models/pllava/modeling_pllava.py.
     """
     lengths = belongs.sum(1, keepdim=True)
-    summed = belongs @ normalize(embeds, dim=2).reshape(len(embeds), -1)
+    summed = belongs @ torch.nn.functional.normalize(embeds, dim=2).reshape(len(embeds), -1)
     pairs = summed.view(-1, *embeds.shape[1:]).square().sum(2) - lengths
     return (pairs > tau * lengths * (lengths - 1)) & (lengths > 1)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from dycoke.ops.attend.choose import top_columns
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def strongest(

@@ -6,8 +6,12 @@ Neither reads anything back to the host: the output length follows from the shap
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WINDOW = 4
 EPS = 1e-12  # keeps an all-zero token's similarity at 0 instead of NaN

@@ -91,3 +91,19 @@ def test_a_step_without_positions_follows_the_cache(attached):
             positions = {"position_ids": torch.tensor([[LENGTH + t]])} if given else {}
             logits.append(model(input_ids=torch.tensor([[7 + t]]), past_key_values=cache, **positions).logits)
     assert torch.equal(torch.stack(logits[:3]), torch.stack(logits[3:]))
+
+
+def test_the_length_within_a_step_is_that_before_it(attached):
+    """As stock caches count when a step's mask and positions are made: without the column of its own token."""
+    model, _ = attached
+    found, stock = [], []
+    for each, lengths in ((model, found), (language_model("qwen2"), stock)):
+        cache = each(inputs_embeds=GIVEN.embeds).past_key_values
+
+        def look(*_, cache=cache, lengths=lengths):
+            lengths.append((cache.get_seq_length(), *cache.get_mask_sizes(1, 0)))
+
+        each.model.layers[0].register_forward_pre_hook(look)
+        for t in range(3):
+            each(input_ids=torch.tensor([[7 + t]]), past_key_values=cache)
+    assert found == stock == [(LENGTH + t, LENGTH + t + 1, 0) for t in range(3)]

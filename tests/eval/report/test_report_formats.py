@@ -120,6 +120,17 @@ def test_markdown_rows_are_of_one_width_and_count(table):
     assert "**1.00**" in lines[2] and "<u>0.50</u>" in lines[3] and "- [1] [2]" in lines[2]
 
 
+def test_markdown_labels_stand_to_the_left_and_numbers_to_the_right():
+    rows = ((Cell("a"), Cell("12.5")), (Cell("longer"), Cell("7")))
+    text = markdown(Table("t", ("M", "Tokens"), (Section("s", rows),), (), (), ()))
+    assert [line for line in text.splitlines() if line.startswith("|")] == [
+        "| M      | Tokens |",
+        "| :----- | -----: |",
+        "| a      |   12.5 |",
+        "| longer |      7 |",
+    ]
+
+
 def test_csv_reads_back_with_all_digits():
     records = [
         {"method": 'a "b", c', "value": 1 / 3, "published": None},
