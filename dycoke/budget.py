@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+# DyCoke's options in its paper: the defaults of the method, and what the benchmarks time.
+PAPER_K, PAPER_L, PAPER_P = 0.7, 3, 0.7
+
 
 def check_ratio(name: str, value: float, *, above_zero: bool = False, below_one: bool = False) -> None:
     """Raise TypeError or ValueError unless `value` is a number in [0, 1], without 0 or 1 where asked."""

@@ -17,10 +17,11 @@ from typing import Any
 
 # (Old package, new package) -> modules, as old=new where the name has changed as well.
 _ROOMS = {
-    ("dycoke", "dycoke"): "adapters=families resident=peak_memory shapes=model_shape",
+    ("dycoke", "dycoke"): "adapters=families shapes=model_shape",
     ("dycoke", "dycoke.kv_cache"): "cache=request cache_layer=layer sections=columns entries=device_store "
     "host_cache=host_store aside=side_stream",
     ("dycoke", "dycoke.lab"): "interrupts command_group",
+    ("dycoke", "dycoke.report"): "usage resident=peak_memory",
     ("dycoke", "dycoke.stages"): "attention",
     ("dycoke", "dycoke.text"): "brief visible bounded_yaml",
     ("dycoke.adapters", "dycoke"): "loader=keywords",
@@ -69,7 +70,9 @@ _ROOMS = {
     "rotary_tables rotary_tables_triton rotary_write rotary_write_triton skinny_linear skinny_linear_triton "
     "skinny_linear_kernels greedy greedy_triton",
     ("dycoke.ops", "dycoke.ops.tokens"): "temporal_merge temporal_merge_triton segments cluster rank arrange "
-    "going_on=survivors diverse diverse_triton temporal_trees absorb adaptive_merge anchors apportion fold runs",
+    "going_on=survivors diverse diverse_triton",
+    ("dycoke.ops", "dycoke.methods"): "absorb=prumerge adaptive_merge=dycoke_adaptive anchors=fastvid "
+    "apportion=vidcom2 fold=holitom runs=framefusion temporal_trees=flashvid",
 }
 
 

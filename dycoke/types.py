@@ -129,7 +129,7 @@ class PolicyState(Protocol):
     """What a decode policy knows about one request.
 
     keep [B, W] int64: the visual columns of the cache the next layers read, each once, any order, -1 padded. Every
-    tensor attribute has one row for each of the batch, so that beam search can reorder it, by `dycoke.state.State`,
+    tensor attribute has one row for each of the batch, so that beam search can reorder it, by `dycoke.bases.State`,
     the base that does so.
     """
 
@@ -164,7 +164,7 @@ class Plan:
 
     inside may be several pruners, each on a deeper layer than the one before. Objects without the bases of
     `dycoke.bases` are completed with the defaults of these. Raises TypeError for other objects and for a misspelt
-    attribute, as `dycoke.adopt` does; ValueError for pruners out of order.
+    attribute, as `dycoke.bases.adopt` does; ValueError for pruners out of order.
     """
 
     before: Compressor | None = None
@@ -172,7 +172,9 @@ class Plan:
     decode: DecodePolicy | None = None
 
     def __post_init__(self) -> None:
-        from dycoke.adopt import adopted  # here, because the bases it completes with are made of what is in this file
+        from dycoke.bases.adopt import (
+            adopted,  # here, because the bases it completes with are made of what is in this file
+        )
 
         for place, given in (("before", self.before), ("inside", self.inside), ("decode", self.decode)):
             if place == "inside" and isinstance(given, tuple):

@@ -1,6 +1,6 @@
 """Objects that follow a protocol of `dycoke.types` without its base: checked and completed once, where they come in.
 
-A plan does so with its stages, and a prefill with what their `start` gave it; `dycoke.state` does it with the states
+A plan does so with its stages, a prefill with what their `start` gave it; `dycoke.bases.state` does it with the states
 of policies. Everything behind reads plain attributes.
 """
 
@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from types import FunctionType
 from typing import Any
 
-from dycoke.bases import Before, Decode, Inside
+from dycoke.bases.stage import Before, Decode, Inside
 from dycoke.types import POSITIONS, Compressor, DecodePolicy, LayerPruner, check_choice
 
 _KINDS = {"before": (Compressor, Before), "inside": (LayerPruner, Inside), "decode": (DecodePolicy, Decode)}

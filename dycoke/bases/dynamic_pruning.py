@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from dycoke.bases import Decode
-from dycoke.budget import check_ratio
+from dycoke.bases.stage import Decode
+from dycoke.bases.state import State
+from dycoke.budget import PAPER_L, PAPER_P, check_ratio
 from dycoke.ops.attend.choose import top_columns
 from dycoke.ops.attend.similarity import turn
-from dycoke.state import State
 from dycoke.types import check_choice, check_seed
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ class DynamicPruning(Decode):
 
     padded_keep = True
 
-    layer: int = field(default=3, metadata={"help": "L, first layer that reads less of the cache, from 1"})
-    p: float = field(default=0.7, metadata={"help": "P, share of the visual tokens it does not read, in [0, 1)"})
+    layer: int = field(default=PAPER_L, metadata={"help": "L, first layer that reads less of the cache, from 1"})
+    p: float = field(default=PAPER_P, metadata={"help": "P, share of the visual tokens it does not read, in [0, 1)"})
     variant: Literal["paper", "official"] = field(
         default="paper", metadata={"help": "paper, or official: the released code with its quirks"}
     )

@@ -2,7 +2,7 @@
 
 A method of one's own begins with one of these: `TopScores` where it only scores tokens, `Before`, `Inside` or
 `Decode` where it does more. An object that follows a protocol of `dycoke.types` without its base is accepted, too: a
-plan completes it with the same defaults (`dycoke.adopt`). Letters in shapes are those of `dycoke.types`.
+plan completes it with the same defaults (`dycoke.bases.adopt`). Letters in shapes are those of `dycoke.types`.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class KeepMost(Inside):
 class Decode(ABC):
     """Base of a policy, the stage while decoding; `dycoke.types.DecodePolicy` says what is asked of it.
 
-    padded_keep: `step` takes a state that was widened, as `dycoke.state.State` does it, so that prompts of about one
+    padded_keep: `step` takes a state that was widened, as `dycoke.bases.State` does it, so that prompts of about one
     length can share a CUDA graph. dp_cache: "host" asks for the entries that are not read to live in host memory.
     """
 

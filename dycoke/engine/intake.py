@@ -12,7 +12,7 @@ from dycoke.engine.template import Part, tail_bucket
 from dycoke.kv_cache.request import DecodeRequest
 from dycoke.kv_cache.sink import Sink
 from dycoke.ops.attend.last_row import last_slot
-from dycoke.usage import CacheUse
+from dycoke.report.usage import CacheUse
 
 if TYPE_CHECKING:
     from dycoke.engine.buckets import Engine

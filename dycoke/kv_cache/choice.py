@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dycoke.state import adopted_state
+from dycoke.bases.state import adopted_state
 from dycoke.types import DecodePolicy
 
 

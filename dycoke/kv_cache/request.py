@@ -20,8 +20,8 @@ from dycoke.kv_cache.host_store import HostEntries, Slots
 from dycoke.kv_cache.side_stream import SideStream
 from dycoke.ops.attend.choose import list_columns
 from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
+from dycoke.report.usage import CacheUse
 from dycoke.types import DecodePolicy
-from dycoke.usage import CacheUse
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dycoke.usage import CacheUse
+from dycoke.report.usage import CacheUse
 
 
 class Sink(Protocol):

@@ -9,7 +9,7 @@ import torch
 
 from dycoke import budget
 from dycoke.bases import Before, option_of, part
-from dycoke.methods._dynamic_pruning import CHOICES, DEVIATIONS, VARIANTS, DynamicPruning
+from dycoke.bases.dynamic_pruning import CHOICES, DEVIATIONS, VARIANTS, DynamicPruning
 from dycoke.ops.tokens.temporal_merge import WINDOW, check_merge, temporal_merge
 from dycoke.registry import register
 from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice
@@ -28,7 +28,7 @@ class TemporalMerge(Before):
     the last window's third frame whole, T <= 4 refused (the released code crashes there).
     """
 
-    k: float = field(default=0.7, metadata={"help": "K, share removed from every compared frame, in [0, 1]"})
+    k: float = field(default=budget.PAPER_K, metadata={"help": "K, share removed from every compared frame, in [0, 1]"})
     variant: Literal["paper", "official"] = field(
         default="paper", metadata={"help": "paper, or official: the released code with its quirks"}
     )

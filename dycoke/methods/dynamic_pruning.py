@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dycoke.methods._dynamic_pruning import DEVIATIONS, DynamicPruning
+from dycoke.bases.dynamic_pruning import DEVIATIONS, DynamicPruning
 from dycoke.registry import register
 
 register(

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from dycoke.adopt import adopted
 from dycoke.bases import Inside
+from dycoke.bases.adopt import adopted
 from dycoke.kv_cache.request import DecodeRequest
 from dycoke.ops.attend.last_row import last_row, last_slot, rotary_row
+from dycoke.report.usage import Entered
 from dycoke.types import Prompt
-from dycoke.usage import Entered
 
 
 class Prefill:

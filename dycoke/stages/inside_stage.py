@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from dycoke.bases import Inside
 from dycoke.fitting import inside_faults, refuse
 from dycoke.kv_cache.request import DecodeRequest
+from dycoke.report.usage import Entered
 from dycoke.stages.attention import PREFILL, REQUEST
 from dycoke.stages.inside import Prefill
 from dycoke.types import Prompt
-from dycoke.usage import Entered
 
 
 class InsideStage:

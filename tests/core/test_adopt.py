@@ -11,7 +11,7 @@ import torch
 
 from dycoke import Plan
 from dycoke.bases import Before, Decode, Inside, KeepAll
-from dycoke.state import State, adopted_state
+from dycoke.bases.state import State, adopted_state
 from dycoke.types import Compressed
 
 

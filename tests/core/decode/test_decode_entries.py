@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dycoke.bases.state import adopted_state
 from dycoke.kv_cache.device_store import nbytes, own
 from dycoke.kv_cache.request import DecodeRequest
-from dycoke.state import adopted_state
 
 CPU = torch.device("cpu")
 
