@@ -76,7 +76,7 @@ def test_a_request_keeps_its_scratch_from_step_to_step(monkeypatch, planning):
 @pytest.mark.parametrize("scratch", [None, "warm", "cold"])
 @pytest.mark.parametrize("tiling,dense", [(Tiling(64, 1), True), (Tiling(32, 6), False), (Tiling(64, 0, 64), True)])
 def test_a_graph_follows_its_inputs_and_repeats_exactly(dense, tiling, scratch, planning):
-    planning("_plan", lambda *args: tiling)
+    planning("_tiling", lambda *args: tiling)
     shared = scratch and Scratch()
     size, options = (4, 4, 7, 128, 700, 300, 64), {"dense": dense, "dtype": torch.bfloat16}
     case, other = subject(*size, seed=1, **options), subject(*size, seed=2, **options)
