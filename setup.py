@@ -42,7 +42,8 @@ EXTRAS = {
     "deepspeed": ["deepspeed>=0.19.8"],
     "eval": EVALUATION,
     # import-linter: that no room imports one above it, by the contracts in pyproject.toml.
-    "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff", "import-linter>=2.1"],
+    # mypy: what a method or a family of one's own is type-checked against has to hold here first.
+    "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff", "import-linter>=2.1", "mypy>=2"],
 }
 
 setup(
@@ -56,6 +57,7 @@ setup(
     packages=[*find_packages(include=["dycoke", "dycoke.*", "llava", "llava.*"]), "dycoke.eval_configs"],
     package_dir={"dycoke.eval_configs": "eval_configs"},
     package_data={
+        "dycoke": ["py.typed"],
         "dycoke.nano": ["model/*", "samples/*"],
         "dycoke.eval": ["tasks/*/*"],
         "dycoke.eval_configs": ["*.yaml"],

@@ -128,9 +128,8 @@ def _compile_again(model: weakref.ref) -> None:
 
 
 def _forget_compiled(model: weakref.ref) -> None:
-    if model() is None:
-        return
-    for module in model().modules():
+    held = model()
+    for module in () if held is None else held.modules():
         # A forward of the instance's own is how users compile one module of a model.
         if "forward" in vars(module) or any(getattr(module, name, None) is not None for name in _COMPILED):
             torch.compiler.reset()

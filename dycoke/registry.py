@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dycoke.text.brief import LINE, brief, shorten
 from dycoke.types import Method, Plan
@@ -89,7 +89,7 @@ def register(
         known = _methods if cls.__module__.startswith(_OURS) else _registered()
         if name in known:
             raise ValueError(f"method {name!r} is registered already, by {known[name].cls.__qualname__}")
-        if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen and hasattr(cls, "plan")):
+        if not (dataclasses.is_dataclass(cls) and cast(Any, cls).__dataclass_params__.frozen and hasattr(cls, "plan")):
             raise TypeError(f"method {name!r}: {cls.__qualname__} must be a frozen dataclass with a plan() method")
         if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # what dataclass writes by itself
             raise TypeError(f"method {name!r}: {cls.__qualname__} needs a docstring; its first line is the summary")

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from torch import nn
 if TYPE_CHECKING:
     from dycoke.report import Recorder
 
+T = TypeVar("T")
 NOT_ONE_GRAPH = "a method is attached, whose hooks read tensors; compile without fullgraph=True, or remove it first"
 # For the moment in which a method is put on or taken off: some of what that touches, models may share. Whoever holds it
 # waits for no model.
@@ -54,19 +55,19 @@ class Turns:
             yield
 
 
-class OfThread:
+class OfThread(Generic[T]):
     """An attribute that every thread has for itself, `default` until it sets one. The object has a `_of_thread`."""
 
-    def __init__(self, default: Any = None) -> None:
+    def __init__(self, default: T) -> None:
         self._default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+    def __get__(self, owner: Any, kind: type | None = None) -> T:
         return self if owner is None else getattr(owner._of_thread, self._name, self._default)
 
-    def __set__(self, owner: Any, value: Any) -> None:
+    def __set__(self, owner: Any, value: T) -> None:
         setattr(owner._of_thread, self._name, value)
 
 

@@ -49,6 +49,13 @@ class VisualTokens:
                 "(at least one frame and one token are needed)"
             )
 
+    def needed(self, name: Literal["saliency", "keys", "query"]) -> Tensor:
+        """What a compressor's `needs` name. Raises ValueError where it was not worked out."""
+        value = {"saliency": self.saliency, "keys": self.keys, "query": self.query}[name]
+        if value is None:
+            raise ValueError(f"{name}: not worked out for this video; a compressor gets what its `needs` name")
+        return value
+
 
 @dataclass(frozen=True, slots=True)
 class Compressed:

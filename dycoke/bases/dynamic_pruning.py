@@ -134,7 +134,7 @@ class DynamicPruning(Decode):
             keep=torch.full((len(visual), max(counts if official else budgets)), -1, device=device),
             selections=torch.zeros(len(visual), dtype=torch.int64, device=device),
             visual=visual,
-            among=visual & ~always if official else visual,
+            among=visual if always is None else visual & ~always,
             previous=torch.zeros(visual.shape, dtype=torch.float32, device=device),
             budget=torch.tensor(budgets, dtype=torch.int32, device=device),
             refresh=torch.tensor([self.refresh if count else _NEVER for count in counts], device=device),

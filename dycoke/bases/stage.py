@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import torch
 
@@ -256,5 +256,6 @@ def option_of(stage: type, name: str) -> Any:
 
 def part(stage: type[Stage], method: Any, **given: Any) -> Stage:
     """A stage with the options that a method has under the same names, and those given."""
-    shared = {each.name: getattr(method, each.name) for each in fields(stage) if each.name not in given}
+    names = (each.name for each in fields(cast(Any, stage)))
+    shared = {name: getattr(method, name) for name in names if name not in given}
     return stage(**shared, **given)

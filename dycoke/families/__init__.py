@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,7 +103,7 @@ def architectures() -> dict[str, Family]:
 
 def chat_module(architecture: str) -> ModuleType:
     """The module that loads checkpoints of an architecture. Raises KeyError for one that is not in the table."""
-    return import_module(architectures()[architecture].chat)
+    return import_module(cast(str, architectures()[architecture].chat))
 
 
 def lmms_eval_models() -> dict[str, str]:

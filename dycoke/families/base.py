@@ -7,10 +7,10 @@ import inspect
 import itertools
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,10 @@ from dycoke.stages.masks import packed_samples, read_mask, refuse_own_mask, refu
 from dycoke.stages.tower import TowerProbe, probe_for
 from dycoke.turns import Attached, OfThread
 from dycoke.types import Compressed, Plan, VisualTokens
+from dycoke.usage import Entered
 
 if TYPE_CHECKING:
+    from dycoke.kv_cache.request import DecodeRequest
     from dycoke.kv_cache.sink import MakeSink
     from dycoke.stages.decode import DecodeStage
     from dycoke.stages.inside_stage import InsideStage
@@ -79,15 +81,14 @@ class FamilyAdapter(Attached):
     compressor: Before
     recorder: Recorder
 
-    _noted: Any = OfThread()  # by the family, in the prefill under way or that of the step under way
-    _step: Prefilled | None = OfThread()  # of the call under way, where it is a step
-    _read: int | Tensor = OfThread(0)
-    _elsewhere: tuple[DecodeStage | None, MakeSink | None] | None = (
-        OfThread()
-    )  # what prefills fill, within `prefilling`
+    _noted: OfThread[Any] = OfThread(None)  # by the family, in the prefill under way or that of the step under way
+    _step: OfThread[Prefilled | None] = OfThread(None)  # of the call under way, where it is a step
+    _read: OfThread[int | Tensor] = OfThread(0)
+    # What prefills fill, within `prefilling`.
+    _elsewhere: OfThread[tuple[DecodeStage | None, MakeSink | None] | None] = OfThread(None)
 
     def __init__(self, model: nn.Module) -> None:
-        self._model = weakref.ref(model)
+        self._model: Callable[[], Any] = weakref.ref(model)
         self._of_thread, self._number = threading.local(), next(_numbers)
         self._stage: DecodeStage | None = None
         self._inside: InsideStage | None = None
@@ -106,12 +107,12 @@ class FamilyAdapter(Attached):
         if plan.decode is not None or plan.pruners:
             from dycoke.stages.decode import DecodeStage  # transformers only where it is needed
 
-            self._stage = DecodeStage(self.language_model(model), plan.decode, plan.pruners, trace)
-            self._stage.install(undo)
+            self._stage = stage = DecodeStage(self.language_model(model), plan.decode, plan.pruners, trace)
+            stage.install(undo)
         if plan.pruners:
             from dycoke.stages.inside_stage import InsideStage
 
-            self._inside = InsideStage(self.language_model(model), plan.pruners, self._stage.flat_masks, trace)
+            self._inside = InsideStage(self.language_model(model), plan.pruners, stage.flat_masks, trace)
             self._inside.install(undo)
             undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
         self.hook(model, undo)
@@ -271,23 +272,26 @@ class FamilyAdapter(Attached):
         return None if (isinstance(length, int) or tokens > 1) and int(length) == 0 else told
 
     def _prefill(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        use, entered, shape = None, [], shape_of(kwargs)
+        use, shape = None, shape_of(kwargs)
+        entered: list[Entered] = []
         real = seen_slots(kwargs.get("attention_mask"), shape)
         self._read = shape[0] * shape[1] if real is None else real
         self._check_length(real, shape[1])
         stage, make = self._elsewhere or (self._stage, None)
-        cached = stage is not None and stage.has_cache(kwargs)
-        if cached or self._inside is not None:
+        if stage is not None and not stage.has_cache(kwargs):
+            stage = None
+        if stage is not None or self._inside is not None:
             real, own = read_mask(kwargs.get("attention_mask"), shape)
             if self._inside is not None:
                 self._check_inside(kwargs, own)
             visual, request = self.visual(kwargs, shape), None
-            if cached:
+            if stage is not None:
                 kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual, own, make)
                 use = request.use if self._stage is not None else None
             if self._inside is not None and visual is not None:
                 places, newlines = self._known_places(visual), self.newlines()
-                kwargs, entered = self._inside.prefill(kwargs, visual, real, places, newlines, request)
+                narrowing = cast("DecodeRequest | None", request)  # a sink whose columns can leave
+                kwargs, entered = self._inside.prefill(kwargs, visual, real, places, newlines, narrowing)
         elif self._stage is not None:
             self.forget()
         self.recorder.start("prefill")

@@ -32,12 +32,12 @@ class Requests(Protocol):
     """Knows the requests of one model family.
 
     names: arguments of `generate` that belong to a row, all others being settings; context: tokens the model reads at
-    most; per_frame: visual tokens of a frame before any is dropped; newline: where newlines stand in a video, as
-    llava's `mm_newline_position`, None where a method need not know.
+    most, None where its config does not say; per_frame: visual tokens of a frame before any is dropped; newline: where
+    newlines stand in a video, as llava's `mm_newline_position`, None where a method need not know.
     """
 
     names: ClassVar[frozenset[str]]
-    context: int
+    context: int | None
     per_frame: int
     newline: str | None
 

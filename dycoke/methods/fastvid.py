@@ -94,7 +94,7 @@ class FastVID(Before):
         segment = segment_ids(find_cuts(step_cosine(scenes), self.tau, self.segments))
         of_frame, counts = self._counts([last - first + 1 for first, last in spans(segment.tolist())], kept, per_frame)
 
-        salient = top_mask(video.saliency, torch.tensor(of_frame, device=device))
+        salient = top_mask(video.needed("saliency"), torch.tensor(of_frame, device=device))
         chosen, embeds = salient, video.embeds.flatten(0, 1)
         if any(counts):
             scores = density_scores(distances(video.embeds), ~salient, NEIGHBOURS)

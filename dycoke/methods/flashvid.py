@@ -74,7 +74,7 @@ class FlashVidOuter(Before):
         pooled = embeds.mean(1)
         segment = segment_ids(find_cuts(step_cosine(pooled), self.tau_segment, self.segments))
         directions = torch.nn.functional.normalize(embeds, dim=2)
-        weight = video.saliency * event_relevance(embeds, pooled, segment)
+        weight = video.needed("saliency") * event_relevance(embeds, pooled, segment)
         chosen = diverse_tokens(cosine_distances(directions), weight, diverse)
         tokens = video.embeds.flatten(0, 1)
         if diverse < kept:

@@ -73,9 +73,9 @@ class FrameFusion(Inside):
 
     def start(self, prompt: Prompt) -> Sequence[Inside]:
         """The pruners of one request, one a layer. Raises ValueError where nobody knows which frame a token is of."""
-        if prompt.slots is None:
+        if prompt.video is None or prompt.slots is None or prompt.per_frame is None:
             raise ValueError("FrameFusion compares frames, and a bare language model knows none: use a video model")
-        fusion = _Fusion(self, prompt)
+        fusion = _Fusion(self, prompt.layers, prompt.video, prompt.slots, prompt.per_frame)
         return [_Layer(number, fusion) for number in range(prompt.layers)]
 
 
@@ -95,25 +95,23 @@ class _Layer(Inside):
         return self.fusion.enter(hidden, visual, scores)
 
     def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
-        merged = hidden if self.fusion.joins is None else run_means(hidden, self.fusion.order, self.fusion.joins)
+        merged = hidden if self.fusion.runs is None else run_means(hidden, *self.fusion.runs)
         return super().merge(merged, visual, index, mask)
 
 
 class _Fusion:
     """The state of one request: where its tokens stand, and each row's phase and shares dropped so far."""
 
-    def __init__(self, method: FrameFusion, prompt: Prompt) -> None:
-        self._method, self._layers, self._per_frame = method, prompt.layers, prompt.per_frame
-        self._video, self._slots = prompt.video, prompt.slots
-        self._spent: list[list[float]] = [[] for _ in prompt.visual]
-        counts = (prompt.video >= 0).sum(1).tolist()
-        self.phases = [MERGING if count else DONE for count in counts]
-        self.order: Tensor | None = None
-        self.joins: Tensor | None = None
+    def __init__(self, method: FrameFusion, layers: int, video: Tensor, slots: Tensor, per_frame: int) -> None:
+        self._method, self._layers, self._per_frame = method, layers, per_frame
+        self._video, self._slots = video, slots
+        self._spent: list[list[float]] = [[] for _ in video]
+        self.phases = [MERGING if count else DONE for count in (video >= 0).sum(1).tolist()]
+        self.runs: tuple[Tensor, Tensor] | None = None  # order and joins of the layer under way, as `run_means` reads
 
     def enter(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor] | None:
         """Index and mask of what goes on; notes the runs to be merged."""
-        self.joins = None
+        self.runs = None
         if all(phase == DONE for phase in self.phases):
             return None
         video, slots = self._video.to(hidden.device), self._slots.to(hidden.device)
@@ -148,15 +146,16 @@ class _Fusion:
         rows = [row for row, phase in enumerate(self.phases) if phase == MERGING]
         if not rows:
             return None
-        self.order, follows = by_place(video, slots, self._per_frame)
-        similar = follow_similarity(hidden, self.order, follows)
-        above = follows & (similar >= self._method.similarity)
-        counts = torch.stack([above.sum(1), follows.sum(1), (video >= 0).sum(1)], 1).tolist()
-        limits = [self._limit(row, *counts) for row, counts in enumerate(counts)]
-        counts = torch.tensor(limits, dtype=torch.int32, device=hidden.device)
-        chosen = top_columns(similar, follows, counts, max(limits)) if max(limits) else above[:, :0].long()
-        self.joins = marked(chosen, follows.shape[1])
-        return torch.zeros_like(self.joins).scatter_(1, self.order, self.joins)
+        order, follows = by_place(video, slots, self._per_frame)
+        similar = follow_similarity(hidden, order, follows)
+        above = follows & torch.ge(similar, self._method.similarity)
+        found = torch.stack([above.sum(1), follows.sum(1), (video >= 0).sum(1)], 1).tolist()
+        limits = [self._limit(row, *counts) for row, counts in enumerate(found)]
+        most = torch.tensor(limits, dtype=torch.int32, device=hidden.device)
+        chosen = top_columns(similar, follows, most, max(limits)) if max(limits) else above[:, :0].long()
+        joins = marked(chosen, follows.shape[1])
+        self.runs = order, joins
+        return torch.zeros_like(joins).scatter_(1, order, joins)
 
     def _limit(self, row: int, above: int, pairs: int, total: int) -> int:
         """How many tokens of a row join others at this layer; decides what comes next.

@@ -72,7 +72,8 @@ class HoliTomOuter(Ordered):
         merged, centres = self._merge(belongs, video.embeds, still, torch.tensor(clusters, device=steps.device))
         at = mask_slots(centres, sum(clusters))
         moves = belongs.T @ still.float() == 0  # [T, N]
-        chosen = top_mask(video.saliency.masked_fill(~moves, -torch.inf), torch.tensor(moving, device=steps.device))
+        saliency = video.needed("saliency").masked_fill(~moves, -torch.inf)
+        chosen = top_mask(saliency, torch.tensor(moving, device=steps.device))
         index = mask_slots(chosen, sum(moving))
 
         embeds = torch.cat(

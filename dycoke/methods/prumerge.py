@@ -69,18 +69,21 @@ class PruMerge(Ordered):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.keep, str) and self.keep != ADAPTIVE:
-            raise ValueError(f"keep={self.keep!r}: expected a number in (0, 1], or {ADAPTIVE}")
-        if self.keep != ADAPTIVE:
+        if isinstance(self.keep, str):
+            if self.keep != ADAPTIVE:
+                raise ValueError(f"keep={self.keep!r}: expected a number in (0, 1], or {ADAPTIVE}")
+        else:
             budget.check_ratio("keep", self.keep, above_zero=True)
 
     def compress(self, video: VisualTokens) -> Compressed:
         frames, per_frame = video.embeds.shape[:2]
-        kept = self._left_of_frame(frames, per_frame, outliers(video.saliency) if self.keep == ADAPTIVE else 0)
+        found = outliers(video.needed("saliency")) if self.keep == ADAPTIVE else 0
+        kept = self._left_of_frame(frames, per_frame, found)
         if kept == per_frame:
             return KeepAll().compress(video)
-        chosen = choose(video.saliency, max(1, kept - 1), self.spread)
-        embeds, within = absorb(video.embeds, video.saliency, video.keys, chosen, NEIGHBOURS, extra=kept > 1)
+        saliency, keys = video.needed("saliency"), video.needed("keys")
+        chosen = choose(saliency, max(1, kept - 1), self.spread)
+        embeds, within = absorb(video.embeds, saliency, keys, chosen, NEIGHBOURS, extra=kept > 1)
         index = within + torch.arange(frames, device=within.device)[:, None] * per_frame
         return Compressed(*arrange(embeds.flatten(0, 1), index.flatten(), frames * per_frame, self.raster))
 
@@ -92,7 +95,7 @@ class PruMerge(Ordered):
 
     def _left_of_frame(self, frames: int, per_frame: int, outliers: int) -> int:
         """Tokens left of a frame, the extra one included; only the adaptive rule looks at the outliers."""
-        if self.keep != ADAPTIVE:
+        if not isinstance(self.keep, str):
             return budget.from_keep(self.keep, per_frame)
         return min(per_frame, outlier_tokens(outliers, frames, per_frame) * (1 + self.spread) + 1)
 
@@ -148,10 +151,11 @@ class PruMergePlus(PruMerge):
 
     def _compress_published(self, video: VisualTokens) -> Compressed:
         frames, per_frame = video.embeds.shape[:2]
-        found = outliers(video.saliency)
+        saliency, keys = video.needed("saliency"), video.needed("keys")
+        found = outliers(saliency)
         salient = outlier_tokens(found, frames, per_frame)
-        chosen, stays = choose_published(video.saliency, salient, spacing_step(found, frames, per_frame))
-        embeds, within = absorb(video.embeds, video.saliency, video.keys, chosen, NEIGHBOURS, extra=True)
+        chosen, stays = choose_published(saliency, salient, spacing_step(found, frames, per_frame))
+        embeds, within = absorb(video.embeds, saliency, keys, chosen, NEIGHBOURS, extra=True)
         kept = stays.sum(1, keepdim=True)
         whole = kept >= per_frame - 1  # the extra token is the one that is missing
         embeds = torch.where(whole[..., None], video.embeds.take_along_dim(within[..., None], 1), embeds)

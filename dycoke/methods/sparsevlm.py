@@ -100,7 +100,7 @@ class SparseVLM:
         return Plan(inside=tuple(Stage(layer + 1, share, before) for layer, share, before in stages))
 
 
-def shares_of(keep: float) -> tuple[float, float, float]:
+def shares_of(keep: float) -> tuple[float, ...]:
     """Shares of the visual tokens left behind SparseVLM's three layers.
 
     At keep = 1/3 the published 300, 200 and 118 of 576; powers of `keep`, so that 1 keeps everything and less never
@@ -110,6 +110,6 @@ def shares_of(keep: float) -> tuple[float, float, float]:
     return tuple(keep ** math.log(count / 576, 1 / 3) for count in LISTS[192])
 
 
-def published_shares(budget: int) -> tuple[float, float, float]:
+def published_shares(budget: int) -> tuple[float, ...]:
     """Shares of the visual tokens that the published list of a budget, 192, 128, 96 or 64 of 576, leaves."""
     return tuple(count / 576 for count in LISTS[budget])

@@ -60,7 +60,7 @@ class VisionZip(Ordered):
         kept = budget.from_keep(self.keep, per_frame)
         if kept == per_frame:
             return KeepAll().compress(video)
-        dominant, contextual = split_frames(video.saliency, kept)
+        dominant, contextual = split_frames(video.needed("saliency"), kept)
         embeds = torch.cat(
             [video.embeds.take_along_dim(dominant[..., None], dim=1), summed_up(video, dominant, contextual)], dim=1
         )
@@ -86,7 +86,7 @@ def summed_up(video: VisualTokens, dominant: Tensor, contextual: Tensor) -> Tens
 
     Likeness is the cosine of keys. One that nothing goes to stays as it is.
     """
-    keys = torch.nn.functional.normalize(video.keys.float(), dim=2)
+    keys = torch.nn.functional.normalize(video.needed("keys").float(), dim=2)
     likeness = keys @ keys.take_along_dim(contextual[..., None], dim=1).mT  # [T, N, c]
     assigned = torch.zeros_like(likeness).scatter_(2, likeness.argmax(dim=2, keepdim=True), 1.0)
     own = torch.cat([dominant, contextual], dim=1)[..., None].expand(-1, -1, contextual.shape[1])

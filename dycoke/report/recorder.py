@@ -157,9 +157,9 @@ class Recorder:
     devices: where the model's weights are; decides between CUDA events and the host clock.
     """
 
-    _request: _Request | None = OfThread()
-    _open: dict[str, object] = OfThread({})  # replaced, never written into, where a thread begins
-    _asked: bool = OfThread(False)  # whether the thread has begun any request
+    _request: OfThread[_Request | None] = OfThread(None)
+    _open: OfThread[dict[str, object]] = OfThread({})  # replaced, never written into, where a thread begins
+    _asked: OfThread[bool] = OfThread(False)  # whether the thread has begun any request
 
     def __init__(self, method: str, devices: list[torch.device]) -> None:
         self.method, self.loop = method, "stock"

@@ -75,8 +75,8 @@ class TowerProbe:
     own, whether or not `needs` names saliency. Every thread has its own latest call.
     """
 
-    _input: Tensor | None = OfThread()
-    _output: Tensor | None = OfThread()
+    _input: OfThread[Tensor | None] = OfThread(None)
+    _output: OfThread[Tensor | None] = OfThread(None)
 
     def __init__(self, tower: nn.Module, depth: int, needs: frozenset[str], head: PoolingHead | None) -> None:
         config = tower.config

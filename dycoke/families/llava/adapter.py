@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +28,12 @@ class LlavaAdapter(FamilyAdapter):
     knows_newlines = True
 
     # Between packing and the language model.
-    _visual: Tensor | None = OfThread()
-    _newlines: Tensor | None = OfThread()
-    _places: tuple[Tensor, Tensor, int] | None = OfThread()
-    _per_frame: int = OfThread(0)
-    _whole: bool = OfThread(False)
-    _shape: tuple[int, int] | None = OfThread()
+    _visual: OfThread[Tensor | None] = OfThread(None)
+    _newlines: OfThread[Tensor | None] = OfThread(None)
+    _places: OfThread[tuple[Tensor, Tensor, int] | None] = OfThread(None)
+    _per_frame: OfThread[int] = OfThread(0)
+    _whole: OfThread[bool] = OfThread(False)
+    _shape: OfThread[tuple[int, int] | None] = OfThread(None)
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner = model.get_model()
@@ -119,7 +120,7 @@ def tokens_per_frame(model: nn.Module) -> int:
     return model.get_2dPool(torch.zeros(1, side * side, 1)).shape[1]
 
 
-def _leave(model: weakref.ref) -> None:
+def _leave(model: Callable[[], Any]) -> None:
     if model() is not None:
         del model().video_seam
 

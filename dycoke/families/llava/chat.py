@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from dycoke.families.chat import Placement
@@ -41,7 +41,7 @@ class LlavaChat:
     placeholders: ClassVar[tuple[str, ...]] = (DEFAULT_IMAGE_TOKEN,)
 
     @property
-    def context(self) -> int:
+    def context(self) -> int | None:
         return requests_of(self.model).context
 
     @property
@@ -56,7 +56,7 @@ class LlavaChat:
         conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{question}")
         conversation.append_message(conversation.roles[1], None)
         ids = tokenizer_image_token(conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX, "pt")
-        ids = ids[None].to(self.model.device)
+        ids = cast(Tensor, ids)[None].to(self.model.device)
         pixels = pixels_of(frames, self.image_processor, self.on_device, self.model.device, self.model.dtype)
         return {
             "inputs": ids,
@@ -73,7 +73,7 @@ class LlavaChat:
         return sorted({self.tokenizer.eos_token_id, *given} - {None})
 
 
-def lengths(name: str, config: dict[str, Any]) -> tuple[int, int]:
+def lengths(name: str, config: dict[str, Any]) -> tuple[int | None, int]:
     """Tokens of the longest prompt and of a frame, by a checkpoint's config.json. Raises ValueError as loading does."""
     built = build_config(model_class_for(config, get_model_name_from_path(name), name), config, None)
     vision = tower_config(built)

@@ -50,7 +50,8 @@ class LlavaRequests:
             if modality == "video":
                 length = self.video(len(entry), before)
             least, most = least + length.least, most + length.most
-        return Length(least, max(least, min(most, self.context)))  # a longer one is not read
+        read = most if self.context is None else min(most, self.context)  # a longer one is not read
+        return Length(least, max(least, read))
 
     def kind(self, request: Request) -> Hashable:
         return "shown" if request.get("images") is not None else "text"

@@ -13,10 +13,11 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,19 +56,19 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
     knows_newlines = True
 
     # On the way of a prompt to the language model, and within it.
-    _visual: Tensor | None = OfThread()
-    _newlines: Tensor | None = OfThread()
-    _places: tuple[Tensor, Tensor, int] | None = OfThread()
-    _prompt: Prompt | None = OfThread()
-    _keeps_tower: bool = OfThread(False)
-    _noted: Shortened | None = OfThread()
+    _visual: OfThread[Tensor | None] = OfThread(None)
+    _newlines: OfThread[Tensor | None] = OfThread(None)
+    _places: OfThread[tuple[Tensor, Tensor, int] | None] = OfThread(None)
+    _prompt: OfThread[Prompt | None] = OfThread(None)
+    _keeps_tower: OfThread[bool] = OfThread(False)
+    _noted: OfThread[Shortened | None] = OfThread(None)
 
     def hook(self, model: nn.Module, undo: ExitStack) -> None:
         inner, vision = model.model, model.config.vision_config
         side = math.ceil(vision.image_size // vision.patch_size / 2)
         self._grid = (side, side)
         self._finder = Finder(model.config.video_token_id, model.config.image_token_id, side * side)
-        self._newline = weakref.ref(inner.image_newline)
+        self._newline: Callable[[], Any] = weakref.ref(inner.image_newline)
         self._inner_names = list(inspect.signature(inner.forward).parameters)
         if drops_tokens(self.compressor):
             undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
@@ -109,7 +110,8 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
 
     def _forget_tower(self, module: nn.Module, args: tuple, output: Any) -> None:
         """The tower call is over where the inner model ends, or where anything failed."""
-        if output is None or (module is self._model().model and not self._keeps_tower):
+        over = output is None or (module is self._model().model and not self._keeps_tower)
+        if self._probe is not None and over:
             self._probe.forget()
 
     def prefill_inputs(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -200,16 +202,17 @@ class HFLlavaOnevisionAdapter(FamilyAdapter):
         out = embeds.new_zeros(count, width, embeds.shape[2])
         positions = given.new_zeros(count, width)
         mask = torch.zeros(count, width, dtype=torch.long, device=embeds.device)
-        self._visual = torch.zeros(count, width, dtype=torch.bool, device=embeds.device)
+        visual = torch.zeros(count, width, dtype=torch.bool, device=embeds.device)
+        visual_before = cast(Tensor, prompt.visual)
         source, number, slots = (torch.full((count, width), -1, device=embeds.device) for _ in range(3))
         for r, row in enumerate(rows):
             length = len(row.tokens)
             at = slice(0, length) if right_padded else slice(width - length, width)
             out[r, at], positions[r, at], source[r, at] = row.tokens, row.positions, row.source
             mask[r, at] = 1 if real is None else real[r, row.source].long()
-            self._visual[r, at] = prompt.visual[r, row.source]
+            visual[r, at] = visual_before[r, row.source]
             number[r, at], slots[r, at] = row.video, row.index
-        self._places = number, slots, self._grid[0] * self._grid[1]
+        self._visual, self._places = visual, (number, slots, self._grid[0] * self._grid[1])
         # A mask also where positions have gaps: without one transformers takes a gap for the border of a packed sample.
         padded = real is not None or not consecutive or any(len(row.tokens) < width for row in rows)
         mask = mask if padded else None

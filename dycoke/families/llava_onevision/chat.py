@@ -52,7 +52,7 @@ class OnevisionChat:
         return (self.processor.image_token, self.processor.video_token)
 
     @property
-    def context(self) -> int:
+    def context(self) -> int | None:
         return requests_of(self.model).context
 
     @property
@@ -88,7 +88,7 @@ class OnevisionChat:
         }
 
 
-def lengths(name: str, config: dict[str, Any]) -> tuple[int, int]:
+def lengths(name: str, config: dict[str, Any]) -> tuple[int | None, int]:
     """Tokens of the longest prompt and of a frame, by config.json. Raises ValueError if it is no config."""
     check_config(config, f"{name}: config.json")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,9 +57,10 @@ class Finder:
         Raises ValueError, if `shortens`, for a mask that does not fit.
         """
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        if ids is None and embeds is None:
+        given = embeds if ids is None else ids
+        if given is None:
             return None
-        prompt = Prompt(tuple((embeds if ids is None else ids).shape[:2]), ids)
+        prompt = Prompt((given.shape[0], given.shape[1]), ids)
         where = {what: self._placeholders(what, ids, embeds, table) for what in _PIXELS if _shown(what, kwargs)}
         for found in where.values():
             prompt.visual = found if prompt.visual is None else prompt.visual | found
@@ -117,7 +118,7 @@ def _videos(is_video: Tensor, count: int, frames: int | None, slots: int | None,
 
     Raises ValueError unless they are `count` whole ones.
     """
-    slots = frames * per_frame + 1 if slots is None else slots
+    slots = cast(int, frames) * per_frame + 1 if slots is None else slots
     frames = (slots - 1) // per_frame
     rows = [_runs(row) for row in is_video]
     whole = frames * per_frame + 1 == slots and not any((stop - start) % slots for row in rows for start, stop in row)
