@@ -145,7 +145,7 @@ def test_lengths_are_those_the_model_reads(subject):
                 subject.model.generate(**given, **GREEDY)
                 read = run.report.stages["prefill"].tokens
             assert length.least <= read <= length.most
-            newlines = getattr(family, "_newline", "one_token") in ("grid", "frame")
+            newlines = family.newline in ("grid", "frame")
             if method != "holitom" and Clip(None) not in row and not newlines:
                 assert length.least == read == length.most
 
