@@ -114,9 +114,9 @@ def test_where_the_kernel_does_not_tell_a_thread_looks():
     """What other systems than Linux do."""
     alone = f"""
 import importlib.util, time
-spec = importlib.util.spec_from_file_location("dying", {FILE!r})
-dying = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(dying)
+spec = importlib.util.spec_from_file_location("parent_death", {FILE!r})
+parent_death = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(parent_death)
 parent_death._told_by_kernel = lambda sign: False
 parents = [7, 7, 1]
 parent_death.os.getppid = lambda: parents.pop(0) if len(parents) > 1 else parents[0]
