@@ -209,7 +209,7 @@ def test_plan_and_another_way(refused, tmp_path, beside):
     ("text", "complaint"),
     [
         ("before: fulll", "plan.yaml: before: unknown method 'fulll'"),
-        ("before: [", "plan.yaml: no value in YAML"),
+        ("before: [", "plan.yaml: not a value in YAML"),
         ("decode: {name: dycoke, l: x}", "plan.yaml: decode: l='x': expected an integer"),
         (None, "plan.yaml: No such file"),
     ],

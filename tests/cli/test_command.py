@@ -76,7 +76,7 @@ def test_answers_at_once(arguments, seconds):
         (["ask", "VIDEO", "?", "--model", "nope"], "nope is not a local folder"),
         (["ask", "VIDEO", "?", "--model", "VIDEO"], "is a file; expected a model folder"),
         (["ask", "VIDEO", "?", "--plan", "nope.yaml"], "nope.yaml: No such file"),
-        (["ask", "VIDEO", "?", "--option", "k=["], "is no value in YAML"),
+        (["ask", "VIDEO", "?", "--option", "k=["], "is not a value in YAML"),
         (["ask", "VIDEO", "?", "--frames", "many"], "'--frames'"),
         (["sweep", "nope.yaml"], "nope.yaml: No such file"),
         (["sweep", "nope"], "no such file, and no experiment that is shipped: figure5"),
