@@ -41,7 +41,7 @@ def parse_grid_pinpoints(grid_pinpoints: str | Sequence[Resolution], tile_size: 
         try:
             return [tuple(pair) for pair in ast.literal_eval(grid_pinpoints)]
         except (ValueError, SyntaxError, TypeError) as error:
-            raise ValueError(f"image_grid_pinpoints {grid_pinpoints!r} is no list and no span") from error
+            raise ValueError(f"image_grid_pinpoints {grid_pinpoints!r} is neither a list nor a span") from error
     if tile_size not in TILE_SIZES:
         raise ValueError(f"tile size {tile_size} for image_grid_pinpoints {grid_pinpoints!r}: expected {TILE_SIZES}")
     (first_col, first_row), (last_col, last_row) = (map(int, corners[end]) for end in (0, -1))

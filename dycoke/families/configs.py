@@ -13,7 +13,7 @@ def config_file(name: str) -> Path:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{name} is no model folder: it has no config.json")
+            raise FileNotFoundError(f"{name} is not a model folder: it has no config.json")
         return folder / "config.json"
     if folder.exists():
         raise ValueError(f"{name} is a file; expected a model folder or the name of a hub repository")
@@ -22,7 +22,7 @@ def config_file(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "config.json"))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{name} is no local folder, and the hub gives no config.json for it") from error
+        raise FileNotFoundError(f"{name} is not a local folder, and the hub has no config.json for it") from error
 
 
 def read_config(name: str) -> dict[str, Any]:
@@ -31,9 +31,9 @@ def read_config(name: str) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}: its config.json is no JSON") from error
+        raise ValueError(f"{name}: its config.json is not JSON") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{name}: its config.json holds no JSON object")
+        raise ValueError(f"{name}: its config.json is not a JSON object")
     return config
 
 

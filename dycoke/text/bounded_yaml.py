@@ -1,4 +1,4 @@
-"""YAML that is read in bounded time and memory, whoever wrote it: plain values only, or ValueError of one line."""
+"""YAML read in bounded time and memory, whoever wrote it: plain values only, or a ValueError of one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOT_OURS = tuple(_TAG + name for name in ("bool", "timestamp", "value"))
 class _Loader(yaml.SafeLoader):
     """YAML as people write it, where PyYAML's 1.1 is a trap: off, on, yes, no and dates are texts, 1e-9 is a number.
 
-    A key that stands twice in a mapping is an error, and so is one that is no text.
+    A key that stands twice in a mapping is an error, and so is one that is not a text.
     """
 
     yaml_implicit_resolvers: ClassVar[dict[str, list]] = {
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def value(self, node: yaml.Node, depth: int = 1) -> Any:
-        """What a node says, built anew wherever an alias names it. Raises ValueError beyond the bounds."""
+        """Value of a node, built anew wherever an alias names it. Raises ValueError beyond the bounds."""
         self._built += 1
         self._check(self._built, depth)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
             return read(self, node)
         except _FAILURES as error:
             kind = node.tag.removeprefix(_TAG)
-            raise ValueError(f"{shorten(repr(node.value))}: no {kind} that is accepted{_place(node)}") from error
+            raise ValueError(f"{shorten(repr(node.value))}: not an accepted {kind}{_place(node)}") from error
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         merged, own = {}, {}
@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
         return merged | own
 
     def _merged(self, node: yaml.Node, depth: int) -> dict[str, Any]:
-        """What `<<` brings in: a mapping, or several, the first of which wins."""
+        """Entries that `<<` brings in, of a mapping or of several, the first of which wins."""
         value = self.value(node, depth)
         several = value if isinstance(value, list) else [value]
         if not all(isinstance(each, dict) for each in several):
@@ -138,9 +138,9 @@ _Loader.add_implicit_resolver(_TAG + "bool", re.compile(r"(?:true|True|TRUE|fals
 
 
 def parse_yaml(text: str) -> Any:
-    """What a text says in YAML: 0.7 a number, true a bool, paper, off and 2026-01-31 texts.
+    """Value of a text in YAML: 0.7 is a number, true a bool, paper, off and 2026-01-31 texts.
 
-    Raises ValueError of one line for what is no YAML, and for values other than texts, finite numbers, bools, null,
+    Raises ValueError of one line for what is not YAML, and for values other than texts, finite numbers, bools, null,
     lists and mappings of texts; also for texts of more than LONGEST characters, and where they, their aliases counted
     as often as they stand, hold more than 10,000 values or are nested more than 50 deep.
     """
@@ -151,18 +151,18 @@ def parse_yaml(text: str) -> Any:
         node = loader.get_single_node()
         return None if node is None else loader.value(node)
     except _FAILURES as error:
-        raise ValueError(f"no value in YAML: {shorten(' '.join(str(error).split()), 400)}") from error
+        raise ValueError(f"not a value in YAML: {shorten(' '.join(str(error).split()), 400)}") from error
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a file says, as `parse_yaml` reads it. Raises as `read_text` does too."""
+    """Value of a YAML file, as `parse_yaml` reads it. Raises as `read_text` does too."""
     return parse_yaml(read_text(path))
 
 
 def read_text(path: str | Path) -> str:
     """A file in UTF-8, if it is small enough to be settings.
 
-    Raises OSError if it cannot be read, ValueError (UnicodeDecodeError among them) for a file that is no text or too
+    Raises OSError if it cannot be read, ValueError (UnicodeDecodeError among them) for a file that is not text or too
     large, and for what is neither a file nor a folder (a device, a pipe), which is not waited for.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

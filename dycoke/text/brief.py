@@ -1,4 +1,4 @@
-"""Values in messages: as much of them as one reads, whatever they are."""
+"""Values shortened for messages, whatever they are."""
 
 from __future__ import annotations
 

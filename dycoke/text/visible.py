@@ -1,4 +1,4 @@
-"""Texts of others, made fit for a terminal or a table: what would steer it, or cannot be written, is shown instead."""
+"""Texts of others made safe for a terminal or a table: control characters and the unwritable are spelled out."""
 
 from __future__ import annotations
 

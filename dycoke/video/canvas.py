@@ -18,11 +18,11 @@ _SIZE = struct.Struct("<9i")  # a display matrix: rows of three, fixed point
 
 
 class Askew(ValueError):
-    """A video that is to be shown turned by anything but quarters."""
+    """Error for a video that is to be shown turned by anything but quarters."""
 
 
 class Turn(NamedTuple):
-    """How stored pixels have to be laid to stand upright: rows and columns change places, then they are mirrored."""
+    """Rotation and mirroring that turn stored pixels upright: rows and columns swapped, then mirrored."""
 
     transposed: bool = False
     mirrored: bool = False  # left and right change sides
@@ -30,7 +30,7 @@ class Turn(NamedTuple):
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Turn:
-        """What the display matrix of a frame asks for, as the ffmpeg command reads it.
+        """Turn that the display matrix of a frame asks for, as the ffmpeg command reads it.
 
         Raises Askew for one that turns by anything but quarters.
         """

@@ -1,4 +1,4 @@
-"""Frames out of a video file with PyAV: by seeks where the times of the frames prove them, else in their order.
+"""Frames of a video file, decoded with PyAV: by seeks where timestamps prove them right, else in order.
 
 A seek is trusted only if every frame decoded behind it has the time that the packets promised for its place. Where one
 has not (files cut by stream copy at an open group of pictures, AVI with B-frames, wrong key frames, streams that were
@@ -29,7 +29,7 @@ _LISTS = {"hls", "dash", "concat", "sdp", "rtsp", "webm_dash_manifest", "imf", "
 
 
 class _Unproved(Exception):
-    """Frames are not where the packets promised them."""
+    """Error for frames that are not where the packets promised them."""
 
 
 def decode(path: Path, choose: Choose, most_bytes: int = MOST_BYTES) -> np.ndarray:
@@ -89,7 +89,7 @@ def _only_files() -> dict[str, str]:
 
 
 def _preference(stream: av.VideoStream) -> tuple[int, int]:
-    """The ffmpeg command shows the largest of several videos, the default one before others, the first of equals."""
+    """Sort key of the video streams of a file, as the ffmpeg command chooses: the largest, the default, the first."""
     context = stream.codec_context
     default = bool(stream.disposition & av.stream.Disposition.default)
     size = 0 if context is None else context.width * context.height
@@ -97,7 +97,7 @@ def _preference(stream: av.VideoStream) -> tuple[int, int]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -214,11 +214,11 @@ def _in_order(path: Path, packets: Packets, choose: Choose, most_bytes: int) -> 
             packets = Packets(tuple(shown), (), False)
             if _numbers(choose(timeline_of(packets.shown, stream))) == numbers:
                 return canvas.frames()
-    raise ValueError(f"{path}: cannot be decoded; the file is damaged, and shows other frames each time")
+    raise ValueError(f"{path}: cannot be decoded; the file is damaged: it decodes to other frames each time")
 
 
 def _all(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """All frames that are shown, from the first whole one on where a recording was begun midway.
+    """All frames that are shown; from the first whole one on where a recording begins midway.
 
     Packets before it cannot be decoded, or, in HEVC, give grey frames, which newer releases of FFmpeg do not show.
     """

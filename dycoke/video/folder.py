@@ -42,5 +42,5 @@ def _is_frame(file: Path) -> bool:
 
 
 def _number(file: Path) -> list[int | str]:
-    """2.jpg stands before 10.jpg."""
+    """Sort key of a picture's name by its numbers: 2.jpg stands before 10.jpg."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]

@@ -1,4 +1,4 @@
-"""Frames of a video file, a folder of pictures or a picture, and a clear refusal of everything else."""
+"""Frames of a video file, a folder of pictures or a picture; everything else is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_chosen(path: str | Path, choose: Choose, *, reader: str = PYAV, most_by
 
 
 def reader_of(path: str | Path, reader: str = PYAV) -> str:
-    """Who `read_frames` has read the frames of `path`: the reader asked for, or "pillow" where they are pictures."""
+    """Reader that `read_frames` uses for `path`: the one asked for, or "pillow" where its frames are pictures."""
     return PILLOW if Path(path).is_dir() or is_picture(Path(path)) else reader
 
 

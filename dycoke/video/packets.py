@@ -1,4 +1,4 @@
-"""What the packets of a video stream say of its frames, without decoding any."""
+"""Frame times of a video stream, read off its packets without decoding any."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Packets:
         return cls(tuple(shown), tuple(sorted(keys)), ordered)
 
     def key_before(self, place: int) -> int | None:
-        """The time of the latest packet that decoding can begin at to show frame number `place`."""
+        """Time of the latest packet that decoding can begin at to show frame number `place`."""
         at = bisect_right(self.keys, self.shown[place])
         return self.keys[at - 1] if at else None
 
     def place_of(self, time: int) -> int:
-        """The number of the first frame that is shown at this time or later."""
+        """Number of the first frame that is shown at this time or later."""
         return bisect_left(self.shown, time)
 
 
 def timeline_of(shown: tuple[int | None, ...], stream: av.VideoStream) -> Timeline:
-    """The timeline of frames with these presentation times."""
+    """Timeline of frames with these presentation times."""
     rate = None if stream.average_rate is None else float(stream.average_rate)
     ascending = None not in shown and all(one <= other for one, other in itertools.pairwise(shown))
     if not ascending or stream.time_base is None:

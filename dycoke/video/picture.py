@@ -59,7 +59,7 @@ def read_picture(path: Path, choose: Choose, most_bytes: int = MOST_BYTES) -> np
 
 
 def _times(image: Image.Image, count: int) -> list[float]:
-    """Seconds at which each frame of an animation begins; a second apart where it does not say."""
+    """Seconds at which each frame of an animation begins; one per second where it does not say."""
     lengths = []
     for place in range(count - 1):
         image.seek(place)

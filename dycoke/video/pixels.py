@@ -34,7 +34,7 @@ _CHUNK = 256 * 2**20  # bytes of one chunk of frames in float32
 
 @dataclass(frozen=True)
 class FrameSettings:
-    """What an image processor does to a frame.
+    """Settings of an image processor: what it does to a frame.
 
     size: (height, width), or the length of the shorter side, or None to leave frames as they are; mode: of the
     interpolation, bicubic or bilinear; crop: (height, width) cut out of the middle, or None; factor: what 0..255 is
@@ -66,7 +66,7 @@ class FrameSettings:
             resample = getattr(processor.resample, "value", processor.resample)
             mode = resample if resample in _MODES.values() else _MODES.get(resample)
             if mode is None:
-                raise _refusal(processor, f"it has resample={processor.resample!r}; served are bilinear and bicubic")
+                raise _refusal(processor, f"it has resample={processor.resample!r}; expected bilinear or bicubic")
         crop = None
         if getattr(processor, "do_center_crop", None):
             crop = processor.crop_size["height"], processor.crop_size["width"]
@@ -118,7 +118,7 @@ class FrameSettings:
 
 
 def frames_on(asked: str, processor: Any, device: torch.device | str) -> FrameSettings | None:
-    """How frames become pixels: None where the processor itself is to make them ("exact").
+    """Settings by which frames become pixels; None where the processor itself is to make them ("exact").
 
     "device" asks for the device, "auto" for it on a GPU where the processor can be reproduced. Raises ValueError for
     another word, and where "device" asks for what cannot be reproduced.
@@ -149,7 +149,7 @@ def _size(processor: Any, size: Any) -> tuple[int, int] | int:
         return given["height"], given["width"]
     if set(given) == {"shortest_edge"}:
         return given["shortest_edge"]
-    raise _refusal(processor, f"it has size={given}; served are height and width, or shortest_edge")
+    raise _refusal(processor, f"it has size={given}; expected height and width, or shortest_edge")
 
 
 def _channels(value: float | Sequence[float]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""decord and torchcodec as readers: each finds frames in its own way, and which ones it hands back is its own word."""
+"""decord and torchcodec as readers: which frames they return is up to their own seeks, unchecked."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_with_torchcodec(path: Path, choose: Choose, most_bytes: int = MOST_BYTE
 
 
 class _Times(Sequence[float]):
-    """When frames begin, asked for only where a sampling needs it."""
+    """Times at which frames begin, asked for only where a sampling needs them."""
 
     def __init__(self, count: int, ask: Callable[[], np.ndarray]) -> None:
         self._count, self._ask = count, ask
@@ -87,11 +87,11 @@ class _Times(Sequence[float]):
 
 
 def _packet_times(path: Path, count: int) -> np.ndarray:
-    """When the frames of a file begin by its packets. Raises ValueError if they are not as many."""
+    """Times of a file's frames, from its packets. Raises ValueError if the counts differ."""
     with opened(path) as (container, stream):
         times = timeline_of(Packets.of(container, stream).shown, stream).times
     if times is None or len(times) != count:
-        raise ValueError(f"{path}: sampling='time': when its {count} frames are shown is not known; accepted: index")
+        raise ValueError(f"{path}: sampling='time': the times of its {count} frames are unknown; accepted: index")
     return np.asarray(times)
 
 
@@ -121,7 +121,7 @@ def _in_a_line(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Send what native code writes to stderr nowhere: decord does so even at its quietest level."""
+    """Discard what native code writes to stderr: decord writes even at its quietest level."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

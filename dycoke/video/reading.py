@@ -1,4 +1,4 @@
-"""How videos can be read: from where, who decodes them, which frames are taken. Nothing here needs a decoder."""
+"""Checks of how a video is to be read (path, reader, sampling, count) that need no decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = {DECORD: "decord", TORCHCODEC: "torchcodec.decoders"}
 
 
 def check_reader(reader: str) -> None:
-    """Raise ValueError for a reader there is none of, or whose package is not installed or does not load."""
+    """Raise ValueError for an unknown reader, or one whose package is not installed or does not load."""
     if reader not in READERS:
         raise ValueError(f"reader={reader!r}: expected one of {', '.join(READERS)}")
     if reader in _PACKAGES:
@@ -41,7 +41,7 @@ def check_count(count: int) -> None:
 
 
 def check_sampling(sampling: str) -> None:
-    """Raise ValueError for a sampling there is none of."""
+    """Raise ValueError for an unknown sampling."""
     if sampling not in SAMPLINGS:
         raise ValueError(f"sampling={sampling!r}: expected one of {', '.join(SAMPLINGS)}")
 
@@ -50,7 +50,7 @@ def check_path(path: str | Path) -> None:
     """Raise FileNotFoundError or ValueError unless there is a file with something in it, or a folder."""
     if not str(path) or "://" in str(path) or "\0" in str(path):
         raise ValueError(
-            f"{str(path)!r}: expected the path of a video file; a video of the web has to be fetched first"
+            f"{str(path)!r}: expected the path of a video file; a video on the web has to be downloaded first"
         )
     path = Path(path)
     if not path.exists():

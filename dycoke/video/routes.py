@@ -1,4 +1,4 @@
-"""The ways to make pixels of frames, by name; see `dycoke.video.pixels`."""
+"""Names of the ways to make pixels of frames; see `dycoke.video.pixels`."""
 
 from __future__ import annotations
 

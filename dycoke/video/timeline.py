@@ -1,4 +1,4 @@
-"""When the frames of a video are shown, and which of them a sampling takes."""
+"""Timelines: when the frames of a video are shown, and which of them a sampling takes."""
 
 from __future__ import annotations
 

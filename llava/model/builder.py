@@ -51,7 +51,7 @@ def load_pretrained_model(
     built; customized_config (a file, a dict or a config) replaces config.json. Further keywords: multimodal
     (accepted, has no effect); dycoke, dycoke_*, method, method_options, plan, image_token_start_index choose a token
     compression method for the model.
-    Raises FileNotFoundError or ValueError for a folder that is no complete checkpoint, naming what is wrong;
+    Raises FileNotFoundError or ValueError for a folder that is not a complete checkpoint, naming what is wrong;
     llava.errors.Unsupported for quantised loading, LoRA and model families without a class here.
     """
     chosen = _choose_method(kwargs)

@@ -41,13 +41,13 @@ def _shards(index: Path) -> list[Path]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{index} is no shard index: {error}") from error
+        raise ValueError(f"{index} is not a shard index: {error}") from error
     for part in ("weight_map", "metadata"):  # transformers reads both
         if not isinstance(content, dict) or not isinstance(content.get(part), dict):
-            raise ValueError(f"{index} is no shard index: its {part} is no object")
+            raise ValueError(f"{index} is not a shard index: its {part} is not an object")
     names = list(content["weight_map"].values())
     if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{index} is no shard index: its weight_map holds something else than file names")
+        raise ValueError(f"{index} is not a shard index: its weight_map holds something other than file names")
     files = [index.parent / name for name in sorted(set(names))]
     absent = [file.name for file in files if not file.is_file()]
     if absent:
@@ -85,7 +85,7 @@ def _open_safetensors(file: Path):
     try:
         return safe_open(file, framework="pt")
     except SafetensorError as error:
-        raise ValueError(f"{file} is truncated or no safetensors file: {error}") from error
+        raise ValueError(f"{file} is truncated or not a safetensors file: {error}") from error
 
 
 def _read_bin(file: Path) -> dict[str, Tensor]:
@@ -179,4 +179,4 @@ def local_folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_PATTERNS))
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{name!r} is no local folder and cannot be had from the hub") from error
+        raise FileNotFoundError(f"{name!r} is not a local folder and cannot be fetched from the hub") from error

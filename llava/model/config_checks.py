@@ -71,7 +71,7 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
 
 
 def check_depth(config: Mapping[str, Any], tensors: int, source: str) -> None:
-    """Raise ValueError for a config of more layers than its checkpoint has tensors: to build them takes for ever."""
+    """Raise ValueError for a config of more layers than its checkpoint has tensors, whose building would not end."""
     for section in ("", *_SECTIONS):
         layers = ((config.get(section) or {}) if section else config).get("num_hidden_layers")
         if layers is not None and layers > tensors:

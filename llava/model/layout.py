@@ -36,7 +36,7 @@ def pool_frames(features: Tensor, side: int, mode: str, stride: int = 2) -> tupl
         raise ValueError(f"mm_spatial_pool_mode {mode!r}: expected one of {', '.join(POOL_MODES)}")
     frames, tokens, dim = features.shape
     if tokens != side * side:
-        raise ValueError(f"{tokens} tokens a frame do not make a {side} x {side} grid")
+        raise ValueError(f"{tokens} tokens per frame do not make a {side} x {side} grid")
     maps = features.view(frames, side, side, dim).permute(0, 3, 1, 2)
     if mode == "average":
         pooled = functional.avg_pool2d(maps, stride)

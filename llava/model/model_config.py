@@ -40,7 +40,7 @@ CONTEXT_KEYS = ("max_sequence_length", "max_position_embeddings", "tokenizer_mod
 def read_config_dict(folder: Path, customized: str | Path | dict | PretrainedConfig | None) -> dict[str, Any]:
     """Return the config of a checkpoint as a dict, from `customized` (file, dict or config) if that is given.
 
-    Raises FileNotFoundError if there is no config.json, ValueError if it is no JSON object.
+    Raises FileNotFoundError if there is no config.json, ValueError if it is not a JSON object.
     """
     if isinstance(customized, PretrainedConfig):
         return customized.to_dict()
@@ -48,7 +48,7 @@ def read_config_dict(folder: Path, customized: str | Path | dict | PretrainedCon
         return dict(customized)
     file = Path(customized) if customized is not None else folder / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} is no model folder: it has no {file.name}")
+        raise FileNotFoundError(f"{file.parent} is not a model folder: it has no {file.name}")
     return read_object(file)
 
 
@@ -59,7 +59,7 @@ def model_class_for(config: dict[str, Any], model_name: str, model_path: str) ->
     """
     supported = ", ".join(MODELS)
     if not config.get("mm_vision_tower"):
-        raise ValueError(f"{model_path} is no LLaVA-NeXT checkpoint: its config has no mm_vision_tower")
+        raise ValueError(f"{model_path} is not a LLaVA-NeXT checkpoint: its config has no mm_vision_tower")
     named = config.get("architectures") or [None]
     if not isinstance(named, list) or not isinstance(named[0], str | None):
         raise ValueError(f"{model_path}: architectures {named!r} in its config; expected a list with a class name")

@@ -18,7 +18,7 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__}, expected an object")
     return content
@@ -86,7 +86,7 @@ def _added(folder: Path, contents: dict[str, dict[str, Any]]) -> dict[str, int]:
         }
         found |= {text: int(number) for text, number in contents.get("added_tokens.json", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder}: the tokens its tokenizer files add are none: {error!r}") from error
+        raise ValueError(f"{folder}: what its tokenizer files add are not tokens: {error!r}") from error
     return found
 
 
@@ -103,7 +103,7 @@ def _read_merges(file: Path) -> list[str]:
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text: {error}") from error
+        raise ValueError(f"{file} is not text: {error}") from error
     return [line for line in lines if line and not line.startswith("#version")]
 
 
@@ -148,7 +148,7 @@ def _check_pieces(file: Path) -> None:
     except IndexError:
         at = len(content) + 1
     if at != len(content) or not {_PIECES, _TRAINER, _NORMALIZER} <= seen:
-        raise ValueError(f"{file} is truncated or no sentencepiece model")
+        raise ValueError(f"{file} is truncated or not a sentencepiece model")
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:

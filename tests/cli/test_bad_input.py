@@ -22,7 +22,7 @@ def test_what_would_steer_a_terminal_is_written_out(refused):
 
 @pytest.mark.parametrize("name", ["[/b]", "[bold]", "[/]", "[link=x]"])
 def test_a_name_that_rich_could_take_for_markup(refused, name):
-    assert f"{name} is no local folder" in refused(model=name)
+    assert f"{name} is not a local folder" in refused(model=name)
 
 
 def test_empty_file(refused, tmp_path):
@@ -209,7 +209,7 @@ def test_plan_and_another_way(refused, tmp_path, beside):
     ("text", "complaint"),
     [
         ("before: fulll", "plan.yaml: before: unknown method 'fulll'"),
-        ("before: [", "plan.yaml: no value in YAML"),
+        ("before: [", "plan.yaml: not a value in YAML"),
         ("decode: {name: dycoke, l: x}", "plan.yaml: decode: l='x': expected an integer"),
         (None, "plan.yaml: No such file"),
     ],

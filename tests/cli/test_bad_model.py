@@ -32,12 +32,12 @@ def test_model_that_is_a_file(refused, video):
 
 
 def test_hub_repository_offline(refused):
-    assert "is no local folder, and the hub" in refused(model="nobody/no-such-model")
+    assert "is not a local folder, and the hub" in refused(model="nobody/no-such-model")
 
 
 def test_config_is_no_json(refused, tmp_path):
     (tmp_path / "config.json").write_text("{")
-    assert "is no JSON" in refused(model=tmp_path)
+    assert "is not JSON" in refused(model=tmp_path)
 
 
 @pytest.mark.parametrize("architectures", [["MistralForCausalLM"], None, []])

@@ -73,10 +73,10 @@ def test_answers_at_once(arguments, seconds):
     [
         (["ask", "nope.mp4", "?"], "nope.mp4: no such file"),
         (["ask", "https://x.org/a.mp4", "?"], "expected the path of a video file"),
-        (["ask", "VIDEO", "?", "--model", "nope"], "nope is no local folder"),
+        (["ask", "VIDEO", "?", "--model", "nope"], "nope is not a local folder"),
         (["ask", "VIDEO", "?", "--model", "VIDEO"], "is a file; expected a model folder"),
         (["ask", "VIDEO", "?", "--plan", "nope.yaml"], "nope.yaml: No such file"),
-        (["ask", "VIDEO", "?", "--option", "k=["], "is no value in YAML"),
+        (["ask", "VIDEO", "?", "--option", "k=["], "is not a value in YAML"),
         (["ask", "VIDEO", "?", "--frames", "many"], "'--frames'"),
         (["sweep", "nope.yaml"], "nope.yaml: No such file"),
         (["sweep", "nope"], "no such file, and no experiment that is shipped: figure5"),

@@ -136,7 +136,7 @@ def test_commas_in_brackets_part_no_options(text, options):
 
 @pytest.mark.parametrize("text", ["k=[1,2", "k=[1,2,l=3", "k=],l=3"])
 def test_brackets_that_do_not_match(text):
-    with pytest.raises(ValueError, match="is no value in YAML"):
+    with pytest.raises(ValueError, match="is not a value in YAML"):
         parse_method(f"dycoke,{text}")
 
 
@@ -158,13 +158,13 @@ def test_plain_values_are_written_plainly():
 def test_a_key_stands_once():
     assert parse_yaml("a: off\nb: {c: 1e-3, d: yes}") == {"a": "off", "b": {"c": 1e-3, "d": "yes"}}
     for text in ("a: 1\nb: 2\na: 1", "{c: {a: 1, a: 2}}"):
-        with pytest.raises(ValueError, match="no value in YAML: 'a' is given twice") as caught:
+        with pytest.raises(ValueError, match="not a value in YAML: 'a' is given twice") as caught:
             parse_yaml(text)
         assert "\n" not in str(caught.value)
 
 
 def test_yaml_makes_no_objects():
-    with pytest.raises(ValueError, match="no value in YAML"):
+    with pytest.raises(ValueError, match="not a value in YAML"):
         parse_options(["k=!!python/object/apply:os.getcwd []"])
 
 

@@ -110,9 +110,9 @@ def test_off_in_a_file_is_no_truth_value(tmp_path):
     [
         (b"", "plan None: expected a mapping"),
         (b"dycoke", "plan 'dycoke': expected a mapping"),
-        (b"before: [", "no value in YAML: while parsing"),
-        (b"before: full\nbefore: dycoke", "no value in YAML: 'before' is given twice"),
-        (b"before: !!python/object/apply:os.getcwd []", "no value in YAML: could not determine a constructor"),
+        (b"before: [", "not a value in YAML: while parsing"),
+        (b"before: full\nbefore: dycoke", "not a value in YAML: 'before' is given twice"),
+        (b"before: !!python/object/apply:os.getcwd []", "not a value in YAML: could not determine a constructor"),
         (b"plan: {before: full}\nmodel: x", "plan: unknown key 'plan', 'model'"),
         (b"plan: {}", "plan: an empty mapping"),
         (b"plan: {plan: {before: full}}", "plan: unknown key 'plan'"),

@@ -66,5 +66,5 @@ def test_the_family_of_a_folder_is_what_its_own_config_says(tmp_path, name, kind
     with pytest.raises(ValueError, match=r"whose config\.json says 'dinov2': expected a SigLIP or CLIP tower"):
         LlavaQwenForCausalLM(config)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         LlavaQwenForCausalLM(config)

@@ -57,7 +57,7 @@ def _own_type(folder: Path) -> str:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
     return str(content.get("model_type", "")) if isinstance(content, dict) else ""
 
 

@@ -142,7 +142,7 @@ def test_absent_file(onevision_copy, load, removed, message):
 
 
 def test_a_folder_that_does_not_exist(load, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no local folder"):
+    with pytest.raises(FileNotFoundError, match="not a local folder"):
         load(tmp_path / "absent")
 
 

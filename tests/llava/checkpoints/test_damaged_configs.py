@@ -98,7 +98,7 @@ def test_values_no_model_of_transformers_can_have(hf_copy, key):
 def test_an_index_that_is_none(onevision_copy, load, index):
     split_in_shards(onevision_copy, "safetensors")
     (onevision_copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "model.safetensors.index.json is no shard index" in refusal(load, onevision_copy)
+    assert "model.safetensors.index.json is not a shard index" in refusal(load, onevision_copy)
 
 
 def test_nobody_is_told_to_read_a_pickle_all_the_same(onevision_copy, load):

@@ -102,7 +102,7 @@ def test_the_format_of_transformers(hf, edit):
 def test_the_file_of_transformers_cut(hf):
     file = hf / "tokenizer.json"
     file.write_bytes(file.read_bytes()[:-100])
-    assert "tokenizer.json is no JSON" in refusal(hf)
+    assert "tokenizer.json is not JSON" in refusal(hf)
 
 
 def test_pieces_without_their_end(goldens_dir, tmp_path):
