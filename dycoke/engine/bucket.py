@@ -69,7 +69,7 @@ class Bucket:
 
         order [B, S] int64: the columns with padding first, None where it is first already.
         """
-        entry = self.template.entries[layer]
+        entry = self.template.layers[layer].entries
         rows, _, columns, _ = keys.shape
         for to, of in ((entry.keys, keys), (entry.values, values)):
             of = of if order is None else of.take_along_dim(order[:, None, :, None], 2)

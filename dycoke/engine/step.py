@@ -30,7 +30,7 @@ def decode_step(
     tables = _tables(weights, request, hidden, positions)
     for number, layer in enumerate(weights.layers):
         qkv = skinny_linear(hidden, layer.qkv, layer.qkv_bias, norm=layer.attention_norm, scratch=scratch)
-        query = rotary_write(qkv, *tables[number], *request.tails[number], request.position(number))
+        query = rotary_write(qkv, *tables[number], *request.layers[number].tail, request.position(number))
         attended = request.attend(number, query.unsqueeze(2), layer.scale).flatten(1)
         skinny_linear(attended, (layer.out,), (layer.out_bias,), residual=hidden, out=hidden, scratch=scratch)
         inner = skinny_linear(

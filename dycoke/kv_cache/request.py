@@ -7,7 +7,7 @@ a column that is not read now can be read at any later step. The whole store is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from dycoke.kv_cache.choice import Choice
 from dycoke.kv_cache.columns import Columns, Section, moved, reordered
 from dycoke.kv_cache.device_store import DeviceEntries
 from dycoke.kv_cache.host_store import HostEntries, Slots
+from dycoke.kv_cache.layer_store import LayerStore
 from dycoke.kv_cache.side_stream import SideStream
 from dycoke.ops.attend.choose import list_columns
 from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
@@ -60,9 +61,7 @@ class DecodeRequest:
         self.first = layers if policy is None else policy.first_layer
         # First layer that reads less: `first`, or no layer where there is nothing to prune.
         self.pruned_from = layers if self.policy is None else self.first
-        self.entries: list[DeviceEntries | HostEntries | None] = [None] * layers
-        self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
-        self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
+        self.layers: list[LayerStore | None] = [None] * layers  # until a prefill fills them
         self.capacity, self.steps, self.stepping = tail, 0, False
         self.counted, self.side = counted, side or SideStream()
         self.use = CacheUse(layers, self.first, self.batch, trace and policy is not None)
@@ -110,11 +109,8 @@ class DecodeRequest:
         index = self.sections[-1].index
         for section in reversed(self.sections[self._number[layer] + 1 : -1]):
             index = section.index.gather(1, index)
-        entry = self.entries[layer]
-        taken = index.to(entry.keys.device)[:, None, :, None]
-        self.entries[layer] = DeviceEntries(entry.keys.take_along_dim(taken, 2), entry.values.take_along_dim(taken, 2))
-        self._stores[layer] = None
-        self.columns(entry.keys.device, len(self.sections) - 1)
+        self.layers[layer].evict(index)
+        self.columns(self.layers[layer].device, len(self.sections) - 1)
 
     def divide(self, sections: Sequence[Section], numbers: Sequence[int], visual: Tensor) -> None:
         """Give the layers, none of which is filled yet, further sections behind the first, as one laid out for them.
@@ -130,8 +126,8 @@ class DecodeRequest:
 
     def hand_over(self, layer: int) -> DeviceEntries | HostEntries:
         """The prompt's entries of a layer, which has none from now on."""
-        entry, self.entries[layer], self.tails[layer] = self.entries[layer], None, None
-        return entry
+        filled, self.layers[layer] = self.layers[layer], None
+        return filled.entries
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -140,7 +136,11 @@ class DecodeRequest:
 
     def position(self, layer: int) -> Tensor:
         """Column [1] int64 of the tail that a layer's new token is written to."""
-        return self.shared[self.entries[layer].keys.device, self._number[layer]].position
+        return self._columns_of(layer).position
+
+    def _columns_of(self, layer: int) -> Columns:
+        """What a layer that is filled shares with those of its section on its device."""
+        return self.shared[self.layers[layer].device, self._number[layer]]
 
     def section(self, layer: int) -> Section:
         """The section a layer belongs to."""
@@ -171,8 +171,9 @@ class DecodeRequest:
             )
         self.columns(keys.device, self._number[layer])
         on_host = self.slots is not None and layer >= self.pruned_from
-        self.entries[layer] = HostEntries(keys, values, self.slots) if on_host else DeviceEntries(keys, values)
-        self.tails[layer] = tuple(t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (keys, values))
+        entries = HostEntries(keys, values, self.slots) if on_host else DeviceEntries(keys, values)
+        tail = tuple(t.new_zeros(*t.shape[:2], self.capacity, t.shape[3]) for t in (keys, values))
+        self.layers[layer] = LayerStore(entries, tail)
         self.use.column_bytes = (keys.shape[1] * keys.shape[3] + values.shape[1] * values.shape[3]) * keys.itemsize
         self._count_bytes()
 
@@ -180,9 +181,9 @@ class DecodeRequest:
         """Make room for an answer of `tokens`; a step that is captured in a CUDA graph must never need to grow."""
         if tokens <= self.capacity:
             return
-        pad = (0, 0, 0, tokens - self.capacity)
-        self.tails = [t and tuple(torch.nn.functional.pad(part, pad) for part in t) for t in self.tails]
-        self.capacity, self._stores = tokens, [None] * len(self._stores)
+        for layer in self._filled():
+            layer.reserve(tokens - self.capacity)
+        self.capacity = tokens
         self._count_bytes()
 
     def advance(self) -> None:
@@ -206,29 +207,23 @@ class DecodeRequest:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """Write the new token's keys and values [B, H, 1, D] of a layer."""
-        position = self.shared[keys.device, self._number[layer]].position
-        tail_keys, tail_values = self.tails[layer]
-        tail_keys.index_copy_(2, position, keys)
-        tail_values.index_copy_(2, position, values)
+        self.layers[layer].append(self._columns_of(layer).position, keys, values)
 
     def columns_of(self, layer: int, width: int = 0) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, C, D] that a layer holds of the prompt and the answer, in copies, in `width` at least.
 
         Raises ValueError where the prompt's are in host memory or have gone.
         """
-        entry, tail = self.entries[layer], self.tails[layer]
-        if not isinstance(entry, DeviceEntries):
-            where = "in host memory (dp_cache='host')" if isinstance(entry, HostEntries) else "in the engine's store"
+        held = self.layers[layer]
+        if held is None or held.on_host:
+            where = "in the engine's store" if held is None else "in host memory (dp_cache='host')"
             raise ValueError(f"keys and values of layer {layer} are {where} and cannot be looked at; accepted: {_LOOK}")
-        rows = self.shared[entry.keys.device, self._number[layer]].rows
-        taken = max(self.steps - self.stepping, width - entry.keys.shape[2])
-        parts = zip((entry.keys, entry.values), tail, strict=True)
-        keys, values = (torch.cat([own.index_select(0, rows), new[:, :, :taken]], dim=2) for own, new in parts)
-        return keys, values
+        taken = max(self.steps - self.stepping, width - held.entries.keys.shape[2])
+        return held.copied(self._columns_of(layer).rows, taken)
 
     def attend(self, layer: int, query: Tensor, scale: float) -> Tensor:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
-        columns, query, store = self.shared[query.device, self._number[layer]], query.squeeze(2), self.store(layer)
+        columns, query, store = self._columns_of(layer), query.squeeze(2), self.store(layer)
         if layer >= self.pruned_from:
             self.side.join()
             out = sparse_decode(query, store, columns.pruned, scale, columns.scratch)
@@ -242,15 +237,7 @@ class DecodeRequest:
 
     def store(self, layer: int) -> Store:
         """A layer's keys and values; for entries in host memory, those on the device, once they have arrived."""
-        entry, store = self.entries[layer], self._stores[layer]
-        if isinstance(entry, HostEntries):
-            entry.wait()
-        if store is None:
-            columns = self.shared[entry.keys.device, self._number[layer]]
-            rows = entry.own_rows if isinstance(entry, HostEntries) else columns.rows
-            store = Store(entry.keys, entry.values, *self.tails[layer], rows, columns.filled)
-            self._stores[layer] = store
-        return store
+        return self.layers[layer].read_by(self._columns_of(layer))
 
     def end_step(self) -> None:
         """Count what the step read."""
@@ -316,10 +303,7 @@ class DecodeRequest:
 
     def reorder_layer(self, layer: int, rows: Tensor) -> None:
         """The part of `reorder` that moves a layer's own keys and values."""
-        self.tails[layer] = tuple(t.index_select(0, rows.to(t.device)) for t in self.tails[layer])
-        self._stores[layer] = None
-        if isinstance(self.entries[layer], HostEntries):
-            self.entries[layer].reorder(rows)
+        self.layers[layer].reorder(rows)
 
     def _choose(self, attn: Tensor) -> None:
         """Let the policy choose, and tell every later layer what to read; attn [B, S] of the observer."""
@@ -348,13 +332,15 @@ class DecodeRequest:
         self._announce(self.choice.section, Reads(listed.count, self.slots.place(listed.index)))
         for (device, section), columns in self.shared.items():
             if section == self.choice.section:
-                here = [e for e in self.entries[self.first :] if e.keys.device == device]
+                here = [each.entries for each in self.layers[self.first :] if each.device == device]
                 columns.wanted = wanted.to(device, non_blocking=True)
                 HostEntries.fetch_all(here, columns.rows, columns.wanted)
 
     def _count_bytes(self) -> None:
-        entries = [entry for entry in self.entries if entry is not None]
-        tails = sum(part.numel() * part.itemsize for tail in self.tails if tail is not None for part in tail)
-        self.use.device_bytes = sum(entry.device_bytes for entry in entries) + tails
-        self.use.host_bytes = sum(entry.host_bytes for entry in entries)
-        self.use.host_layers = sum(isinstance(entry, HostEntries) for entry in entries)
+        self.use.device_bytes = sum(layer.device_bytes for layer in self._filled())
+        self.use.host_bytes = sum(layer.entries.host_bytes for layer in self._filled())
+        self.use.host_layers = sum(layer.on_host for layer in self._filled())
+
+    def _filled(self) -> Iterator[LayerStore]:
+        """The layers that hold their prompt."""
+        return (layer for layer in self.layers if layer is not None)

@@ -71,8 +71,8 @@ def replays(monkeypatch):
 def test_attention_reads_entries_laid_out_as_prefill_leaves_them(model):
     prompt = make_prompt(model, SMALL.visual)
     with running(model, FULL, prompt):
-        left = Loop(model, prompt, None, room=1).request.entries[0]
-    made = decode_attention._Layers(replace(SMALL, batch=1), "cpu").requests[DENSE].entries[0]
+        left = Loop(model, prompt, None, room=1).request.layers[0].entries
+    made = decode_attention._Layers(replace(SMALL, batch=1), "cpu").requests[DENSE].layers[0].entries
     assert made.keys.stride() == left.keys.stride() and made.values.stride() == left.values.stride()
 
 

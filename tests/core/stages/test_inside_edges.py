@@ -117,7 +117,7 @@ def test_what_an_earlier_pruner_dropped_is_evicted_with_the_rest():
             out = model(inputs_embeds=given.embeds, position_ids=torch.arange(12)[None])
             (left,) = run.report.inside[-1].columns
             request = out.past_key_values.layers[0].request
-            held = [(entry.keys, entry.values) for entry in request.entries]
+            held = [(layer.entries.keys, layer.entries.values) for layer in request.layers]
             bytes_held.append([keys.shape[2] for keys, _ in held])
             logits.append((left, held, [each.columns[0] for each in run.report.inside]))
     assert bytes_held == [[4] * 5, [12, 8, 5, 5, 4]]
