@@ -28,12 +28,14 @@ _ROOMS = {
     ("dycoke.adapters", "dycoke.families"): "base language_model",
     ("dycoke.adapters", "dycoke.families.llava"): "llava=adapter",
     ("dycoke.adapters", "dycoke.families.llava_onevision"): "hf_llava_onevision=adapter hf_prompt=prompt shortened",
-    ("dycoke.adapters", "dycoke.stages"): "arguments masks decoding=decode inside inside_stage pooling_head tower",
+    ("dycoke.adapters", "dycoke.stages"): "arguments masks decoding=decode inside inside_stage=inside "
+    "pooling_head tower",
     ("dycoke.ask", "dycoke.families"): "chat",
     ("dycoke.ask", "dycoke.families.llava"): "llava_chat=chat",
     ("dycoke.ask", "dycoke.families.llava_onevision"): "hf_chat=chat",
     ("dycoke.ask", "dycoke.offline"): "answer",
     ("dycoke.ask", "dycoke.video"): "video=frames",
+    ("dycoke.bench", "dycoke.bench"): "rounds=timing",
     ("dycoke.bench", "dycoke.lab"): "record",
     ("dycoke.bench", "dycoke.bench.compress"): "check compress_methods=methods",
     ("dycoke.bench", "dycoke.bench.decode"): "decode_attention=attention decode_check=check decode_memory=memory "
@@ -45,9 +47,9 @@ _ROOMS = {
     ("dycoke.bench", "dycoke.bench.kernels"): "kernels_layers=layers kernels_plans=tilings kernels_setting=setting "
     "kernels_tables=tables kernels_tune=tune",
     ("dycoke.bench", "dycoke.bench.video"): "video_clips=clips video_process=process",
-    ("dycoke.engine", "dycoke.engine"): "engine=buckets put_on=install served=eligible plain=hooks "
-    "joined=joined_weights",
-    ("dycoke.engine", "dycoke.engine.prefill"): "forwards language_prefill=language vision pooling rows chunks sdpa",
+    ("dycoke.engine", "dycoke.engine"): "engine=buckets put_on=install served=eligible plain=hooks joined=weights",
+    ("dycoke.engine", "dycoke.engine.prefill"): "forwards language_prefill=language vision pooling rows chunks=rows "
+    "sdpa=rows",
     ("dycoke.engine", "dycoke.families"): "requests",
     ("dycoke.engine", "dycoke.families.llava"): "llava_requests=requests",
     ("dycoke.engine", "dycoke.families.llava_onevision"): "hf_requests=requests",
@@ -65,11 +67,13 @@ _ROOMS = {
     ("dycoke.nano", "dycoke.nano.generator"): "splits",
     ("dycoke.ops", "dycoke.ops"): "processors=device",
     ("dycoke.ops", "dycoke.ops.attend"): "sparse_decode sparse_decode_triton sparse_decode_kernels choose "
-    "choose_triton similarity similarity_triton host_fetch host_fetch_triton last_row",
-    ("dycoke.ops", "dycoke.ops.layer"): "norms norms_triton silu_mul silu_mul_triton rotary rotary_triton "
-    "rotary_tables rotary_tables_triton rotary_write rotary_write_triton skinny_linear skinny_linear_triton "
+    "choose_triton similarity=choose similarity_triton=choose_triton host_fetch host_fetch_triton last_row",
+    ("dycoke.ops", "dycoke.ops.layer"): "norms=fused norms_triton=fused_triton silu_mul=fused "
+    "silu_mul_triton=fused_triton rotary rotary_triton rotary_tables=rotary_step "
+    "rotary_tables_triton=rotary_step_triton rotary_write=rotary_step rotary_write_triton=rotary_step_triton "
+    "skinny_linear skinny_linear_triton "
     "skinny_linear_kernels greedy greedy_triton",
-    ("dycoke.ops", "dycoke.ops.tokens"): "temporal_merge temporal_merge_triton segments cluster rank arrange "
+    ("dycoke.ops", "dycoke.ops.tokens"): "temporal_merge temporal_merge_triton segments cluster rank arrange=rank "
     "going_on=survivors diverse diverse_triton",
     ("dycoke.ops", "dycoke.methods"): "absorb=prumerge adaptive_merge=dycoke_adaptive anchors=fastvid "
     "apportion=vidcom2 fold=holitom runs=framefusion temporal_trees=flashvid",

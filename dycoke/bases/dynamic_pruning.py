@@ -13,8 +13,7 @@ import torch
 from dycoke.bases.stage import Decode
 from dycoke.bases.state import State
 from dycoke.budget import PAPER_L, PAPER_P, check_ratio
-from dycoke.ops.attend.choose import top_columns
-from dycoke.ops.attend.similarity import turn
+from dycoke.ops.attend.choose import top_columns, turn
 from dycoke.types import check_choice, check_seed
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dycoke.engine.joined_weights import JoinedWeights
 from dycoke.engine.step import decode_step
-from dycoke.engine.weights import Weights
+from dycoke.engine.weights import JoinedWeights, Weights
 from dycoke.kv_cache.request import DecodeRequest
 from dycoke.kv_cache.side_stream import SideStream
 from dycoke.ops.attend.sparse_decode import Scratch

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from dycoke.engine.bucket import Bucket
 from dycoke.engine.intake import Intake
-from dycoke.engine.joined_weights import JoinedWeights, worth_joining
 from dycoke.engine.template import Part, padded_request, row_bucket, tail_bucket
-from dycoke.engine.weights import Weights
+from dycoke.engine.weights import JoinedWeights, Weights, worth_joining
 from dycoke.kv_cache.request import DecodeRequest
 from dycoke.kv_cache.side_stream import SideStream
 from dycoke.types import DecodePolicy

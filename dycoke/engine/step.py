@@ -12,7 +12,7 @@ from torch import Tensor
 from dycoke.engine.weights import Weights
 from dycoke.kv_cache.request import DecodeRequest
 from dycoke.ops.attend.sparse_decode import Scratch
-from dycoke.ops.layer.rotary_write import rotary_write
+from dycoke.ops.layer.rotary_step import rotary_write
 from dycoke.ops.layer.skinny_linear import skinny_linear
 
 

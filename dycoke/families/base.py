@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dycoke.bases import Before
 from dycoke.fitting import frame_faults, order_faults, refuse
 from dycoke.report import Recorder
+from dycoke.report.usage import Entered
 from dycoke.stages.arguments import (
     CACHE_NAMES,
     Uncompiled,
@@ -30,13 +31,12 @@ from dycoke.stages.masks import packed_samples, read_mask, refuse_own_mask, refu
 from dycoke.stages.tower import TowerProbe, probe_for
 from dycoke.turns import Attached, OfThread
 from dycoke.types import Compressed, Plan, VisualTokens
-from dycoke.usage import Entered
 
 if TYPE_CHECKING:
     from dycoke.kv_cache.request import DecodeRequest
     from dycoke.kv_cache.sink import MakeSink
     from dycoke.stages.decode import DecodeStage
-    from dycoke.stages.inside_stage import InsideStage
+    from dycoke.stages.inside import InsideStage
 
 
 _numbers = itertools.count()
@@ -110,7 +110,7 @@ class FamilyAdapter(Attached):
             self._stage = stage = DecodeStage(self.language_model(model), plan.decode, plan.pruners, trace)
             stage.install(undo)
         if plan.pruners:
-            from dycoke.stages.inside_stage import InsideStage
+            from dycoke.stages.inside import InsideStage
 
             self._inside = InsideStage(self.language_model(model), plan.pruners, stage.flat_masks, trace)
             self._inside.install(undo)

@@ -10,9 +10,8 @@ import torch
 
 from dycoke import budget
 from dycoke.bases import Inside, KeepAll, Ordered, option_of, part
-from dycoke.ops.tokens.arrange import arrange
 from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
-from dycoke.ops.tokens.rank import mask_slots, top_mask
+from dycoke.ops.tokens.rank import arrange, mask_slots, top_mask
 from dycoke.ops.tokens.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register

@@ -9,9 +9,8 @@ import torch
 
 from dycoke import budget
 from dycoke.bases import KeepAll, KeepMost, Ordered, option_of, part
-from dycoke.ops.tokens.arrange import arrange
 from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
-from dycoke.ops.tokens.rank import mask_slots
+from dycoke.ops.tokens.rank import arrange, mask_slots
 from dycoke.ops.tokens.segments import contiguous, membership, static_places
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer

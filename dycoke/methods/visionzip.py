@@ -9,7 +9,7 @@ import torch
 
 from dycoke import budget
 from dycoke.bases import KeepAll, Ordered
-from dycoke.ops.tokens.arrange import arrange
+from dycoke.ops.tokens.rank import arrange
 from dycoke.registry import register
 from dycoke.types import Compressed, Order, Positions, VisualTokens
 

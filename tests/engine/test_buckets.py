@@ -9,7 +9,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 import dycoke
 from dycoke.engine import buckets as engine_module
 from dycoke.engine import template
-from dycoke.engine.joined_weights import JoinedWeights
+from dycoke.engine.weights import JoinedWeights
 from dycoke.methods import DynamicPruning
 from tests.engine.asking import ask, generate, method
 from tests.support.decode_small import PLAN, VISUAL, qwen

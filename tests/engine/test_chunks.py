@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dycoke.engine.prefill.chunks import by_tokens
+from dycoke.engine.prefill.rows import by_tokens
 
 
 @pytest.mark.parametrize("most", [1, 3, 10, 11, 100])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.engine import joined_weights as joined
+from dycoke.engine import weights as joined
 from dycoke.engine.weights import Weights
 from tests.support.decode_small import PLAN, VISUAL, qwen
 from tests.support.decode_stores import DEVICE

@@ -6,8 +6,7 @@ from torch import nn
 from transformers import DynamicCache, StaticCache
 
 from dycoke.engine.prefill.language import LanguagePrefill
-from dycoke.engine.prefill.rows import PaddedRows, WholeRows, rows_of
-from dycoke.engine.prefill.sdpa import BUCKET
+from dycoke.engine.prefill.rows import BUCKET, PaddedRows, WholeRows, rows_of
 from dycoke.stages.arguments import CACHE_NAMES
 from tests.cases import folded
 from tests.engine.models import CACHE, LANGUAGE, cache_of, embeds, language, stored

@@ -17,7 +17,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
 from dycoke.cli import app, main
-from dycoke.engine import joined_weights as joined
+from dycoke.engine import weights as joined
 from dycoke.eval.runs.experiment import _KEYS, parse_experiment
 from dycoke.families import lmms_eval_models
 from dycoke.families.chat import load_chat, placement

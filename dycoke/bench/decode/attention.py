@@ -12,8 +12,7 @@ from torch import Tensor
 from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.bench.decode.check import check_attention, check_choice
 from dycoke.bench.decode.setting import TEXT, Setting
-from dycoke.bench.rounds import ratio, row
-from dycoke.bench.timing import WARM_UPS, Step, Times, capture, stream_step, time_graphs, time_on_host
+from dycoke.bench.timing import WARM_UPS, Step, Times, capture, ratio, row, stream_step, time_graphs, time_on_host
 from dycoke.kv_cache.request import TAIL, DecodeRequest
 
 ANSWERED = 8  # decoded tokens in every layer's tail

@@ -12,8 +12,7 @@ from transformers.cache_utils import Cache
 from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.bench.decode.model import STOCK, Loop, Prompt, make_prompt, running
 from dycoke.bench.decode.setting import Setting
-from dycoke.bench.rounds import ratio, row
-from dycoke.bench.timing import Times
+from dycoke.bench.timing import Times, ratio, row
 
 UNTOUCHED, MERGED, DEVICE, HOST = "stock_untouched", "stock_merged", "dp_device", "dp_host"
 ANSWER = 16  # tokens of the answers compared

@@ -18,8 +18,7 @@ from dycoke.bench.engine.decode import pairs
 from dycoke.bench.engine.model import Request
 from dycoke.bench.engine.setting import STATIC_GRAPH, STOCK_EAGER, Setting
 from dycoke.bench.engine.versions import Subject, Subjects
-from dycoke.bench.rounds import ratio, row
-from dycoke.bench.timing import Times
+from dycoke.bench.timing import Times, ratio, row
 
 Stages = dict[str, float]
 

@@ -15,8 +15,7 @@ from dycoke.bench.engine.model import make_request, stand_in_features
 from dycoke.bench.engine.setting import SETTLED, STATIC_GRAPH, STOCK, Setting
 from dycoke.bench.engine.static import StaticSteps
 from dycoke.bench.engine.versions import Subject, Subjects, release, unserved
-from dycoke.bench.rounds import ratio, row
-from dycoke.bench.timing import Times
+from dycoke.bench.timing import Times, ratio, row
 
 
 def measure_batch(model: nn.Module, setting: Setting, ceilings: dict[str, Any]) -> dict[str, Any]:

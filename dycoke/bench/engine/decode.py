@@ -10,8 +10,7 @@ from dycoke.bench.engine.model import Request
 from dycoke.bench.engine.setting import FULL, OURS, SETTLED, STATIC_GRAPH, STOCK, Setting
 from dycoke.bench.engine.static import StaticSteps
 from dycoke.bench.engine.versions import Subject, Subjects
-from dycoke.bench.rounds import ratio, row
-from dycoke.bench.timing import Times
+from dycoke.bench.timing import Times, ratio, row
 
 TRIES = 5
 

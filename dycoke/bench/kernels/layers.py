@@ -13,7 +13,7 @@ from dycoke.bench.decode.check import apart
 from dycoke.bench.kernels.setting import Setting
 from dycoke.bench.timing import Step
 from dycoke.ops.attend.sparse_decode import Scratch
-from dycoke.ops.layer.rotary_write import rotary_write
+from dycoke.ops.layer.rotary_step import rotary_write
 from dycoke.ops.layer.skinny_linear import skinny_linear, skinny_linear_torch
 from dycoke.ops.layer.skinny_linear_triton import Tiling
 

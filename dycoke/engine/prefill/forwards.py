@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend
 
 from dycoke.engine.prefill import language as language_prefill
 from dycoke.engine.prefill import pooling, vision
-from dycoke.engine.prefill.sdpa import BACKENDS
+from dycoke.engine.prefill.rows import BACKENDS
 
 _OWN = "_forward_of_the_engine"
 

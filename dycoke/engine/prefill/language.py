@@ -23,12 +23,9 @@ from transformers.models.llama import modeling_llama as llama
 from transformers.models.qwen2 import modeling_qwen2 as qwen2
 
 from dycoke.engine.hooks import hooked, scattered, unlike
-from dycoke.engine.prefill.chunks import by_tokens
-from dycoke.engine.prefill.rows import Rows, rows_of
-from dycoke.engine.prefill.sdpa import BACKENDS, preferring
-from dycoke.ops.layer.norms import add_rms_norm, rms_norm
+from dycoke.engine.prefill.rows import BACKENDS, Rows, by_tokens, preferring, rows_of
+from dycoke.ops.layer.fused import add_rms_norm, rms_norm, silu_mul
 from dycoke.ops.layer.rotary import rotate
-from dycoke.ops.layer.silu_mul import silu_mul
 from dycoke.stages.arguments import CACHE_NAMES, renamed
 
 MODELS = (qwen2.Qwen2Model, llama.LlamaModel)

@@ -7,12 +7,49 @@ one after the other in a single row, and attention takes each of them by itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-from dycoke.engine.prefill.sdpa import attend, rounded_up
+# In order of preference: torch takes the first that accepts the shapes, and off CUDA knows the last two alone.
+BACKENDS = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+)
+
+# cuDNN attention builds a plan for every shape it meets, which takes longer than the attention itself; with lengths in
+# steps of this many tokens there are few shapes. It costs next to nothing: matrix products work in tiles of 128 rows or
+# more, and fill up the last one anyway.
+BUCKET = 128
+
+
+def preferring(backends: Sequence[SDPBackend] = BACKENDS) -> AbstractContextManager[None]:
+    """Within the context, attention takes the first of `backends` that accepts its inputs. Not thread-safe."""
+    return sdpa_kernel(list(backends), set_priority=True)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool) -> Tensor:
+    """Attention of query [B, S, Hq, D] to key and value [B, S, H, D] -> [B, S, Hq, D], contiguous.
+
+    The layout is the projections' own: backends read strides, and no transpose is written out. Query head h shares key
+    head h // (Hq / H).
+    """
+    grouped = query.shape[2] != key.shape[2]
+    query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+    out = scaled_dot_product_attention(query, key, value, scale=scale, is_causal=causal, enable_gqa=grouped)
+    return out.transpose(1, 2).contiguous()
+
+
+def rounded_up(length: int) -> int:
+    """`length` tokens in whole buckets."""
+    return -(-length // BUCKET) * BUCKET
 
 
 class Rows(Protocol):
@@ -99,3 +136,15 @@ class PaddedRows:
             ],
             dim=1,
         )
+
+
+MOST_TOKENS = 32768  # far above what fills a GPU, and of 7B shapes 2.3 GB of a gated MLP
+
+
+def by_tokens(run: Callable[[Tensor], Tensor], hidden: Tensor, most: int = MOST_TOKENS) -> Tensor:
+    """run(hidden [R, L, D]) -> [R, L, E], of a function of every token by itself, in pieces of at most `most`."""
+    rows, length, width = hidden.shape
+    if rows * length <= most:
+        return run(hidden)
+    pieces = hidden.reshape(1, rows * length, width).split(most, dim=1)
+    return torch.cat([run(piece) for piece in pieces], dim=1).view(rows, length, -1)

@@ -20,9 +20,8 @@ from transformers.models.clip import modeling_clip as clip
 from transformers.models.siglip import modeling_siglip as siglip
 
 from dycoke.engine.hooks import hooked, scattered, unlike
-from dycoke.engine.prefill.chunks import by_tokens
-from dycoke.engine.prefill.sdpa import BACKENDS, attend, preferring
-from dycoke.ops.layer.norms import add_layer_norm, layer_norm
+from dycoke.engine.prefill.rows import BACKENDS, attend, by_tokens, preferring
+from dycoke.ops.layer.fused import add_layer_norm, layer_norm
 
 MODELS = (siglip.SiglipVisionModel, clip.CLIPVisionModel)
 _TANH_GELU = type(ACT2FN["gelu_pytorch_tanh"])

@@ -1,4 +1,4 @@
-"""Which prompt columns a step reads, and which slot of a smaller store holds each of them.
+"""Which prompt columns a step reads: how far attention has turned, the choice, and slots of a smaller store for it.
 
 The torch references are the definition; on CUDA the operations run `choose_triton`. Every choice is made on the device:
 shapes follow from the arguments' shapes and `width` alone, and nothing is read by the host.
@@ -119,3 +119,27 @@ def _pack(values: Tensor, taken: Tensor, width: int) -> Tensor:
     place = torch.where(taken & (place < width), place, width)  # the column past the end takes what is left out
     packed = values.new_full((values.shape[0], width + 1), -1).scatter_(1, place, values)
     return packed[:, :width].contiguous()
+
+
+EPS = 1e-8
+
+
+def turn(attn: Tensor, among: Tensor, previous: Tensor) -> Tensor:
+    """Cosine [B] fp32 between a step's attention [B, S] fp32 and the last one's, which it then replaces.
+
+    Only columns where `among` [B, S] bool holds count. previous [B, S] fp32 is overwritten with what counted of attn;
+    zeros stand for no step before, and give a cosine of 0. Source: DyCoke, section 3.3.
+    """
+    if attn.is_cuda:
+        from dycoke.ops.attend.choose_triton import turn_triton  # Triton only where there is a GPU
+
+        return turn_triton(attn, among, previous)
+    return turn_torch(attn, among, previous)
+
+
+def turn_torch(attn: Tensor, among: Tensor, previous: Tensor) -> Tensor:
+    """The reference of `turn`, on any device."""
+    seen = torch.where(among, attn, 0.0)
+    cosine = torch.nn.functional.cosine_similarity(seen, previous, dim=1, eps=EPS)
+    previous.copy_(seen)
+    return cosine

@@ -1,4 +1,4 @@
-"""Choosing columns and giving them slots, one Triton program a row; `choose` has the references.
+"""Comparing attention, choosing columns and giving them slots, one Triton program per row; `choose` has the references.
 
 Choosing keeps a row's scores in registers, as integers of the same order. Sixteen counts, of two bits each, find the
 score of the last column chosen, and one prefix sum finds where every chosen column goes.
@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from dycoke.ops.attend.choose import EPS
 
 _LOWEST = tl.constexpr(-(2**31))  # below every score's integer: a column that must not be chosen
 _COLUMNS_A_WARP = 256
@@ -207,3 +209,34 @@ def _place(
     found = tl.where(inside & (tl.load(slots + found, mask=inside, other=-1) == column), found + first, -1)
     found = tl.where(column >= 0, found, -1)
     tl.store(place + row * read + at, tl.where(own >= 0, own, found), mask=at < read)
+
+
+_BLOCK = 4096
+
+
+def turn_triton(attn: Tensor, among: Tensor, previous: Tensor) -> Tensor:
+    """Same as `turn_torch`, up to the order of its sums; `previous` contiguous."""
+    cosine = torch.empty(len(attn), dtype=torch.float32, device=attn.device)
+    columns = attn.shape[1]
+    _turn[(len(attn),)](attn.contiguous(), among.contiguous(), previous, cosine, columns, EPS, _BLOCK, num_warps=8)
+    return cosine
+
+
+@triton.jit(do_not_specialize=["columns"])
+def _turn(attn, among, previous, cosine, columns, eps: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    both = tl.zeros([block], tl.float32)
+    new, old = both, both
+    for start in range(0, columns, block):
+        column = start + tl.arange(0, block)
+        inside = column < columns
+        at = row * columns + column
+        counts = tl.load(among + at, mask=inside, other=0) != 0
+        seen = tl.where(counts, tl.load(attn + at, mask=inside, other=0.0), 0.0)
+        before = tl.load(previous + at, mask=inside, other=0.0)
+        both += seen * before
+        new += seen * seen
+        old += before * before
+        tl.store(previous + at, seen, mask=inside)
+    norm = tl.maximum(tl.sqrt(tl.sum(new)), eps) * tl.maximum(tl.sqrt(tl.sum(old)), eps)
+    tl.store(cosine + row, tl.sum(both) / norm)

@@ -1,7 +1,7 @@
-"""RMSNorm and LayerNorm of rows, alone or behind a residual add in the same pass over memory.
+"""What a prefill's layers do in one pass over memory: norms, alone or behind a residual add, and a gated MLP's middle.
 
 The torch references are the definition, with the roundings of transformers' modules in the dtype they are given; on
-CUDA the kernels of `norms_triton` run. Statistics are fp32 (float64 for float64). Not differentiable on CUDA.
+CUDA the kernels of `fused_triton` run. Statistics are fp32 (float64 for float64). Not differentiable on CUDA.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def rms_norm(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     check_norm(hidden, weight)
     if _has_kernel(hidden):
-        from dycoke.ops.layer.norms_triton import rms_norm_triton  # Triton only where there is a GPU
+        from dycoke.ops.layer.fused_triton import rms_norm_triton  # Triton only where there is a GPU
 
         return rms_norm_triton(hidden, weight, eps)
     return rms_norm_torch(hidden, weight, eps)
@@ -33,7 +33,7 @@ def add_rms_norm(delta: Tensor, residual: Tensor, weight: Tensor, eps: float) ->
     check_added(delta, residual)
     check_norm(delta, weight)
     if _has_kernel(delta):
-        from dycoke.ops.layer.norms_triton import add_rms_norm_triton
+        from dycoke.ops.layer.fused_triton import add_rms_norm_triton
 
         return add_rms_norm_triton(delta, residual, weight, eps)
     return add_rms_norm_torch(delta, residual, weight, eps)
@@ -46,7 +46,7 @@ def layer_norm(hidden: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tens
     """
     check_norm(hidden, weight, bias)
     if _has_kernel(hidden):
-        from dycoke.ops.layer.norms_triton import layer_norm_triton
+        from dycoke.ops.layer.fused_triton import layer_norm_triton
 
         return layer_norm_triton(hidden, weight, bias, eps)
     return layer_norm_torch(hidden, weight, bias, eps)
@@ -57,7 +57,7 @@ def add_layer_norm(delta: Tensor, residual: Tensor, weight: Tensor, bias: Tensor
     check_added(delta, residual)
     check_norm(delta, weight, bias)
     if _has_kernel(delta):
-        from dycoke.ops.layer.norms_triton import add_layer_norm_triton
+        from dycoke.ops.layer.fused_triton import add_layer_norm_triton
 
         return add_layer_norm_triton(delta, residual, weight, bias, eps)
     return add_layer_norm_torch(delta, residual, weight, bias, eps)
@@ -112,3 +112,31 @@ def check_added(delta: Tensor, residual: Tensor) -> None:
 
 def _has_kernel(hidden: Tensor) -> bool:
     return hidden.is_cuda and hidden.dtype != torch.float64
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, both contiguous and of one shape, written over gate and returned; SiLU is rounded first.
+
+    Raises ValueError for shapes or dtypes that differ, and for tensors that are not contiguous.
+    """
+    check_gate(gate, up)
+    if gate.is_cuda and gate.dtype != torch.float64:
+        from dycoke.ops.layer.fused_triton import silu_mul_triton  # Triton only where there is a GPU
+
+        return silu_mul_triton(gate, up)
+    return silu_mul_torch(gate, up)
+
+
+def silu_mul_torch(gate: Tensor, up: Tensor) -> Tensor:
+    """The reference of `silu_mul`, on any device."""
+    check_gate(gate, up)
+    return functional.silu(gate, inplace=True).mul_(up)
+
+
+def check_gate(gate: Tensor, up: Tensor) -> None:
+    """Raise ValueError unless gate and up are contiguous and alike."""
+    if gate.shape != up.shape or gate.dtype != up.dtype or not (gate.is_contiguous() and up.is_contiguous()):
+        raise ValueError(
+            f"gate {tuple(gate.shape)} {gate.dtype} and up {tuple(up.shape)} {up.dtype}: expected contiguous tensors "
+            "of one shape and dtype"
+        )

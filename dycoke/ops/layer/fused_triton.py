@@ -1,7 +1,7 @@
-"""Row norms as Triton kernels; the references in `norms` are what they compute.
+"""The operations of `fused` as Triton kernels; its references are what they compute.
 
-One program reads a whole row into registers, so that a residual add, its statistics and the norm are one pass over
-memory: two reads and two writes a value where three kernels in turn would need five and three.
+For a norm, one program reads a whole row into registers, so that a residual add, its statistics and the norm are one
+pass over memory: two reads and two writes per value where three kernels in turn would need five and three.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dycoke.ops.layer.norms import check_added, check_norm
+from dycoke.ops.layer.fused import check_added, check_gate, check_norm
 
 
 def rms_norm_triton(hidden: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -92,3 +92,27 @@ def _norm(
     else:
         result = (value * rate).to(dtype).to(tl.float32) * scale
     tl.store(out + start + place, result.to(dtype), mask=inside)
+
+
+_BLOCK = 2048
+
+
+def silu_mul_triton(gate: Tensor, up: Tensor) -> Tensor:
+    """Same as `silu_mul_torch`, up to 32 bits."""
+    check_gate(gate, up)
+    size = gate.numel()
+    if size:
+        with torch.cuda.device_of(gate):
+            _silu_mul[(triton.cdiv(size, _BLOCK),)](gate, up, size, block=_BLOCK, num_warps=8)
+    return gate
+
+
+@triton.jit
+def _silu_mul(gate, up, size, block: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = place < size
+    raw = tl.load(gate + place, mask=inside, other=0.0)
+    value = raw.to(tl.float32)
+    active = (value / (1.0 + tl.exp(-value))).to(raw.dtype).to(tl.float32)
+    other = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(gate + place, (active * other).to(raw.dtype), mask=inside)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dycoke.ops.attend.sparse_decode import Scratch
-from dycoke.ops.layer.norms import rms_norm, rms_norm_torch
+from dycoke.ops.layer.fused import rms_norm, rms_norm_torch
 
 if TYPE_CHECKING:
     from dycoke.ops.layer.skinny_linear_triton import Tiling

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dycoke.ops.attend.sparse_decode import Scratch
 from dycoke.ops.device import processors, shared_memory
-from dycoke.ops.layer.norms_triton import rms_norm_triton
+from dycoke.ops.layer.fused_triton import rms_norm_triton
 from dycoke.ops.layer.skinny_linear import FEW_ROWS, Biases, Norm, check_linear
 from dycoke.ops.layer.skinny_linear_kernels import one_row, some_rows
 

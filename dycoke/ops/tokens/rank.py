@@ -28,3 +28,14 @@ def mask_slots(mask: Tensor, total: int) -> Tensor:
     place = torch.where(mask, mask.cumsum(0) - 1, total)  # the place past the end takes what is left out
     slots = torch.arange(len(mask), device=mask.device)
     return slots.new_empty(total + 1).scatter_(0, place, slots)[:total]
+
+
+def arrange(embeds: Tensor, index: Tensor, total: int, raster: bool) -> tuple[Tensor, Tensor]:
+    """Tokens [M, D] and their slots [M]: in raster order if asked, or if all `total` slots are kept, else as given.
+
+    A published order says where to put what is left of a video; where everything is left, it is the video's own.
+    """
+    if not raster and len(index) < total:
+        return embeds, index
+    index, order = index.sort()
+    return embeds.index_select(0, order), index

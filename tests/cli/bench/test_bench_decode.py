@@ -11,8 +11,7 @@ from dycoke.bench.decode import run as decode
 from dycoke.bench.decode.attention import CARRIED, DENSE, EVERY, SDPA, bytes_moved
 from dycoke.bench.decode.model import STOCK, Loop, build_model, make_prompt, running
 from dycoke.bench.decode.setting import ON_GPU, PARTS, SHAPES, Setting, Shape
-from dycoke.bench.rounds import ratio, row
-from dycoke.bench.timing import Times
+from dycoke.bench.timing import Times, ratio, row
 
 SMALL = Setting("tiny", 2, 4, 16, "float32", 0.0, rounds=2, repeat=2)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="measures the GPU where there is one")

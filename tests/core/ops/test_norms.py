@@ -6,7 +6,8 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from dycoke.ops.layer import norms, norms_triton
+from dycoke.ops.layer import fused as norms
+from dycoke.ops.layer import fused_triton as norms_triton
 from tests.cases import folded
 from tests.support.decode_stores import DEVICE
 

@@ -6,8 +6,8 @@ from transformers import LlamaConfig, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from dycoke.ops.layer.rotary_tables import rotary_tables, rotary_tables_torch
-from dycoke.ops.layer.rotary_tables_triton import rotary_tables_triton
+from dycoke.ops.layer.rotary_step import rotary_tables, rotary_tables_torch
+from dycoke.ops.layer.rotary_step_triton import rotary_tables_triton
 from tests.cases import folded
 from tests.support.decode_stores import DEVICE, needs_gpu, poisoned
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers.models.qwen2.modeling_qwen2 import apply_rotary_pos_emb
 
-from dycoke.ops.layer.rotary_write import rotary_write, rotary_write_torch
-from dycoke.ops.layer.rotary_write_triton import rotary_write_triton
+from dycoke.ops.layer.rotary_step import rotary_write, rotary_write_torch
+from dycoke.ops.layer.rotary_step_triton import rotary_write_triton
 from tests.cases import folded
 from tests.support.decode_stores import DEVICE, needs_gpu, poisoned
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from dycoke.ops.layer.silu_mul import silu_mul, silu_mul_torch
-from dycoke.ops.layer.silu_mul_triton import silu_mul_triton
+from dycoke.ops.layer.fused import silu_mul, silu_mul_torch
+from dycoke.ops.layer.fused_triton import silu_mul_triton
 from tests.support.decode_stores import DEVICE
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]

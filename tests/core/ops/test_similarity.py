@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dycoke.ops.attend.similarity import turn, turn_torch
-from dycoke.ops.attend.similarity_triton import turn_triton
+from dycoke.ops.attend.choose import turn, turn_torch
+from dycoke.ops.attend.choose_triton import turn_triton
 from tests.cases import folded
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
