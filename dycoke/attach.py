@@ -174,5 +174,8 @@ def _resolve(method: Method | Plan) -> tuple[str, Plan]:
     if isinstance(method, Plan):
         return "plan", method
     if isinstance(method, Method) and not isinstance(method, type):
-        return name_of(method), method.plan()
+        plan = method.plan()
+        if not isinstance(plan, Plan):
+            raise TypeError(f"{type(method).__name__}.plan() returned {plan!r}: expected a dycoke.Plan")
+        return name_of(method), plan
     raise TypeError(f"expected a method from dycoke.build(...) or a dycoke.Plan, got {method!r}")

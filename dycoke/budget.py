@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from numbers import Real
 
+from dycoke.moved import BUDGET, functions_of
+
+__getattr__ = functions_of(__name__, BUDGET)
+
 # DyCoke's options in its paper: the defaults of the method, and what the benchmarks time.
 PAPER_K, PAPER_L, PAPER_P = 0.7, 3, 0.7
 

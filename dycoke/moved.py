@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -79,6 +79,21 @@ _ROOMS = {
     "apportion=vidcom2 fold=holitom runs=framefusion temporal_trees=flashvid",
 }
 
+# Functions of dycoke.budget that one method uses -> where that method has them, as old=new as above.
+BUDGET = {
+    "dycoke.bases.dynamic_pruning": "kept_visual",
+    "dycoke.methods.dycoke": "official_count=released_count official_windows=released_windows",
+    "dycoke.methods.fastvid": "anchor_counts llava_video_counts",
+    "dycoke.methods.flashvid": "flashvid_per_frame=kept_per_frame share_out",
+    "dycoke.methods.framefusion": "framefusion_ratio=drop_ratio",
+    "dycoke.methods.holitom": "holitom_ratio=kept_of_left holitom_bound=most_tokens",
+    "dycoke.methods.pdrop": "decimal_power",
+    "dycoke.methods.prumerge": "outlier_tokens spacing_step",
+    "dycoke.methods.prunevid": "prunevid_clusters=clusters_of prunevid_bound=most_tokens",
+    "dycoke.methods.sparsevlm": "SPARSEVLM_LISTS=LISTS sparsevlm_shares=shares_of sparsevlm_published=published_shares",
+    "dycoke.methods.visionzip": "dominant_tokens",
+}
+
 
 def _pair(old: str, new: str, name: str) -> tuple[str, str]:
     before, _, after = name.partition("=")
@@ -141,6 +156,21 @@ def names_of(package: str, module: str) -> Callable[[str], Any]:
                 warnings.warn(_message(f"{package}.{name}", f"{module}.{name}"), DeprecationWarning, stacklevel=2)
                 return getattr(found, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return handed_on
+
+
+def functions_of(module: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a module whose functions have moved: where they are today, with a warning."""
+    pairs = dict(_pair(module, home, name) for home, names in homes.items() for name in names.split())
+
+    def handed_on(name: str) -> Any:
+        old = f"{module}.{name}"
+        if old not in pairs:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(_message(old, pairs[old]), DeprecationWarning, stacklevel=2)
+        home, _, today = pairs[old].rpartition(".")
+        return getattr(import_module(home), today)
 
     return handed_on
 

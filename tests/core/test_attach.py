@@ -139,6 +139,15 @@ def test_attach_takes_a_method_or_a_plan(method):
         dycoke.apply(SUBJECTS["llava"]().model, method)
 
 
+def test_a_method_whose_plan_is_not_one_is_refused():
+    class Planless:
+        def plan(self):
+            return {"before": "vidcom2"}
+
+    with pytest.raises(TypeError, match=r"Planless.plan\(\) returned {'before': 'vidcom2'}: expected a dycoke.Plan"):
+        dycoke.apply(SUBJECTS["llava"]().model, Planless())
+
+
 class Fake:
     """A compressor that announces one token more than it returns."""
 

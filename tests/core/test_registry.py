@@ -224,6 +224,13 @@ def test_visual_tokens_check_their_shape():
             VisualTokens(embeds, grid)
 
 
+def test_what_a_compressor_needs_and_did_not_get_is_named():
+    video = VisualTokens(torch.zeros(2, 9, 4), (3, 3), saliency=torch.ones(2, 9))
+    assert video.needed("saliency") is video.saliency
+    with pytest.raises(ValueError, match="keys: not worked out for this video"):
+        dycoke.build("visionzip").compress(video)
+
+
 def test_plan_checks_its_stages():
     with pytest.raises(TypeError, match=r"Plan.before: 3 is no Compressor"):
         dycoke.Plan(before=3)

@@ -150,6 +150,13 @@ def test_lengths_are_those_the_model_reads(subject):
                 assert length.least == read == length.most
 
 
+def test_a_context_that_the_config_does_not_say_cuts_no_length(subject):
+    family, before = requests_of(subject.model), compressor_of(None)
+    lengths = [family.length(given, before) for given in requests(subject)]
+    family.context = None
+    assert [family.length(given, before) for given in requests(subject)] == lengths
+
+
 def test_the_default_budget(monkeypatch):
     model = SUBJECTS["hf"]().model
     shape = Shape.of(model.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import warnings
@@ -103,6 +104,20 @@ def test_a_package_hands_on_the_names_of_the_module_before_it(package, name):
         assert getattr(importlib.import_module(package), name) is getattr(today, name)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
         _ = importlib.import_module(package).nothing
+
+
+def test_functions_of_budget_are_where_their_methods_are():
+    from dycoke import budget
+
+    for home, names in moved.BUDGET.items():
+        for old, _, new in (name.partition("=") for name in names.split()):
+            today = f"{home}.{new or old}"
+            with pytest.warns(
+                DeprecationWarning, match=rf"dycoke\.budget\.{old} has moved to {re.escape(today)}; the old"
+            ):
+                assert getattr(budget, old) is getattr(importlib.import_module(home), new or old)
+    with pytest.raises(AttributeError, match=r"module 'dycoke\.budget' has no attribute 'nothing'"):
+        _ = budget.nothing
 
 
 def test_as_a_command_and_without_torch():
