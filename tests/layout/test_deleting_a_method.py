@@ -10,6 +10,7 @@ import pytest
 import dycoke
 from tests.support.without import FOLDER, METHODS, available_without, files
 
+pytest.importorskip("av")  # which modules that read videos import
 SEVERAL = {"prumerge": {"prumerge", "prumerge_plus"}}  # what a file holds beside the method of its name
 
 

@@ -130,5 +130,5 @@ def test_pooled_values():
 def test_bad_pooling():
     with pytest.raises(ValueError, match="'median': expected one of average, max, bilinear"):
         pool_frames(torch.zeros(1, 4, 1), 2, "median")
-    with pytest.raises(ValueError, match="5 tokens a frame do not make a 2 x 2 grid"):
+    with pytest.raises(ValueError, match="5 tokens per frame do not make a 2 x 2 grid"):
         pool_frames(torch.zeros(1, 5, 1), 2, "max")
