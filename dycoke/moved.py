@@ -46,7 +46,7 @@ _ROOMS = {
     "kernels_tables=tables kernels_tune=tune",
     ("dycoke.bench", "dycoke.bench.video"): "video_clips=clips video_process=process",
     ("dycoke.engine", "dycoke.engine"): "engine=buckets put_on=install served=eligible plain=hooks "
-    "joined=joined_weights",
+    "joined=joined_weights padded=template",
     ("dycoke.engine", "dycoke.engine.prefill"): "forwards language_prefill=language vision pooling rows chunks sdpa",
     ("dycoke.engine", "dycoke.families"): "requests",
     ("dycoke.engine", "dycoke.families.llava"): "llava_requests=requests",
