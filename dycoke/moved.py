@@ -47,7 +47,8 @@ _ROOMS = {
     ("dycoke.bench", "dycoke.bench.kernels"): "kernels_layers=layers kernels_plans=tilings kernels_setting=setting "
     "kernels_tables=tables kernels_tune=tune",
     ("dycoke.bench", "dycoke.bench.video"): "video_clips=clips video_process=process",
-    ("dycoke.engine", "dycoke.engine"): "engine=buckets put_on=install served=eligible plain=hooks joined=weights",
+    ("dycoke.engine", "dycoke.engine"): "engine=buckets put_on=install served=eligible plain=hooks joined=weights "
+    "padded=template",
     ("dycoke.engine", "dycoke.engine.prefill"): "forwards language_prefill=language vision pooling rows chunks=rows "
     "sdpa=rows",
     ("dycoke.engine", "dycoke.families"): "requests",
