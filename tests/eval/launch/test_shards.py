@@ -10,7 +10,7 @@ import pytest
 from dycoke.lab.ranks import Ranks, interleaved
 from dycoke.nano import evaluate
 from tests.cases import folded
-from tests.eval.launch import launch
+from tests.eval.launch.launch import launch
 
 
 @folded("count", [0, 1, 2, 3, 7, 8])
