@@ -41,7 +41,8 @@ EXTRAS = {
     # One 72B model sharded over all GPUs by ZeRO-3, where device_map="auto" would let them compute one after the other.
     "deepspeed": ["deepspeed>=0.19.8"],
     "eval": EVALUATION,
-    "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff"],
+    # import-linter: that no room imports one above it, by the contracts in pyproject.toml.
+    "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff", "import-linter>=2.1"],
 }
 
 setup(

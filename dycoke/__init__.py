@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from dycoke import moved
 from dycoke.version import __version__
 
 if TYPE_CHECKING:
@@ -69,3 +70,4 @@ def __dir__() -> list[str]:
 
 
 sys.modules[__name__].__class__ = _Package
+moved.install()

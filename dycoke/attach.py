@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dycoke.engine import install as engine_install
 from dycoke.engine.hooks import hooks_on
-from dycoke.engine.install import put_on
 from dycoke.families import adapter_for
 from dycoke.registry import name_of
 from dycoke.report import Recorder, Report
@@ -99,7 +99,7 @@ def _put_on(model: nn.Module, name: str, plan: Plan, visual: Tensor | None, trac
         _run_uncompiled(model, undo)
         carried = hooks_on(model)
         adapter.install(plan, recorder, undo, visual, trace)
-        put_on(model, adapter, plan, recorder, turns, undo, engine, trace, carried)
+        engine_install.install(model, adapter, plan, recorder, turns, undo, engine, trace, carried)
         QueuedForward(model, turns).install(undo)
         run = Run(name, plan, recorder, turns, undo.pop_all())
     _runs[model] = run

@@ -6,8 +6,10 @@ Each function yields what does not fit, a line each, in the words an attach woul
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from dycoke.types import Compressor, DecodePolicy, LayerPruner
+if TYPE_CHECKING:
+    from dycoke.bases import Before, Decode, Inside
 
 NEWLINES_INSIDE = ("grid", "frame")  # layouts that put newlines between the tokens of a video
 
@@ -18,28 +20,23 @@ def refuse(faults: Iterable[str]) -> None:
         raise ValueError(fault)
 
 
-def observes(pruner: LayerPruner) -> str:
-    """Whose attention a pruner asks for now: "previous", "own" or "nothing"."""
-    return getattr(pruner, "observes", "previous")
-
-
-def inside_faults(pruners: Sequence[LayerPruner], layers: int) -> Iterator[str]:
+def inside_faults(pruners: Sequence[Inside], layers: int) -> Iterator[str]:
     """Pruners on layers that a model of so many does not have, or that do not go together."""
     packed = False
     for pruner in pruners:
-        lowest = 1 if observes(pruner) == "previous" else 0
+        lowest = 1 if pruner.observes == "previous" else 0
         if not lowest <= pruner.layer < layers:
-            option, behind = getattr(pruner, "option", "layer"), getattr(pruner, "behind", 0)
+            behind = pruner.behind
             yield (
-                f"{option}={pruner.layer - behind}: expected {lowest - behind} to {layers - 1 - behind}, for "
+                f"{pruner.option}={pruner.layer - behind}: expected {lowest - behind} to {layers - 1 - behind}, for "
                 f"this model has {layers} layers"
             )
-        packed = packed or getattr(pruner, "positions", "original") != "original"
-        if packed and getattr(pruner, "evicts", False):
+        packed = packed or pruner.positions != "original"
+        if packed and pruner.evicts:
             yield f"{type(pruner).__name__}: one that evicts cannot renumber positions, nor come behind one that does"
 
 
-def decode_faults(policy: DecodePolicy | None, pruners: Sequence[LayerPruner], layers: int) -> Iterator[str]:
+def decode_faults(policy: Decode | None, pruners: Sequence[Inside], layers: int) -> Iterator[str]:
     """A policy whose first layer is none of the later ones of so many, or that does not go with the pruners."""
     if policy is None:
         return
@@ -49,16 +46,16 @@ def decode_faults(policy: DecodePolicy | None, pruners: Sequence[LayerPruner], l
             "and layer l - 1 is the observer"
         )
     deeper = [pruner.layer for pruner in pruners if pruner.layer >= policy.first_layer]
-    if getattr(policy, "dp_cache", "device") == "host" and deeper:
+    if policy.dp_cache == "host" and deeper:
         yield (
             f"dp_cache='host' with tokens dropped at layer {deeper[0]}: the layers from l={policy.first_layer} on "
             "must hold the same tokens there; accepted: dp_cache='device', or pruners on layers below l"
         )
 
 
-def frame_faults(before: Compressor | None, frames: int) -> Iterator[str]:
+def frame_faults(before: Before | None, frames: int) -> Iterator[str]:
     """A video of fewer frames than the compressor takes."""
-    fewest = getattr(before, "min_frames", 1)
+    fewest = 1 if before is None else before.min_frames
     if frames < fewest:
         yield (
             f"{type(before).__name__} needs at least {fewest} frames, got {frames}; accepted: more frames, or a "
@@ -66,7 +63,7 @@ def frame_faults(before: Compressor | None, frames: int) -> Iterator[str]:
         )
 
 
-def newline_faults(before: Compressor | None, newline: str | None) -> Iterator[str]:
+def newline_faults(before: Before | None, newline: str | None) -> Iterator[str]:
     """A compressor that reorders tokens, where the layout has newlines inside a video; None: it is not known."""
     if before is not None and newline in NEWLINES_INSIDE and not before.raster:
         yield (
@@ -75,7 +72,7 @@ def newline_faults(before: Compressor | None, newline: str | None) -> Iterator[s
         )
 
 
-def order_faults(before: Compressor | None) -> Iterator[str]:
+def order_faults(before: Before | None) -> Iterator[str]:
     """A compressor whose tokens keep their positions and are not in the order of these."""
     if before is not None and before.positions == "original" and not before.raster:
         yield f"{before!r}: positions='original' needs tokens in raster order"

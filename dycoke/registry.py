@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, TypeVar
 
 from dycoke.text.brief import LINE, brief, shorten
@@ -48,7 +49,7 @@ class Entry:
     @property
     def needs(self) -> tuple[str, ...]:
         """What its compressor asks of the adapter, sorted."""
-        return tuple(sorted(getattr(self.cls().plan().before, "needs", ())))
+        return tuple(sorted(self.cls().plan().compressor.needs))
 
     @property
     def positions(self) -> str:
@@ -56,8 +57,7 @@ class Entry:
         plan = self.cls().plan()
         if plan.before is not None:
             return plan.before.positions
-        pruners = plan.inside if isinstance(plan.inside, tuple) else (plan.inside,)
-        return "-" if plan.inside is None else getattr(pruners[0], "positions", "original")
+        return plan.pruners[0].positions if plan.pruners else "-"
 
 
 _methods: dict[str, Entry] = {}
@@ -66,8 +66,7 @@ _OURS = "dycoke.methods."
 
 def _registered() -> dict[str, Entry]:
     """The table, with our methods in it."""
-    import dycoke.methods  # noqa: F401  here, because its files import this one, and torch
-
+    import_module(_OURS.rstrip("."))  # by name and not before it is asked for: its files import this one, and torch
     return _methods
 
 

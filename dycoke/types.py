@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from dycoke.bases import Before, Inside
 
 Positions = Literal["packed", "original"]
 Order = Literal["published", "raster"]
@@ -63,14 +65,15 @@ class Compressor(Protocol):
     needs: subset of {"saliency", "keys", "query"}; the adapter computes only these.
     positions: "packed" renumbers RoPE positions, "original" leaves each kept token its own (the index must ascend).
     raster: True if the index ascends; layouts with newlines inside a video refuse a compressor that reorders.
-    min_frames, which registered ones declare, is the fewest frames it takes (1 if unsaid); below it `compress` raises
-    ValueError.
-    An attribute vision_head, where there is one and it is not empty, is the path of a SigLIP checkpoint whose pooling
-    head then gives `saliency` and `scenes`.
+    What else is read has its defaults in the base `dycoke.bases.Before`: min_frames, vision_head, which where it is not
+    empty is the path of a SigLIP checkpoint whose pooling head then gives `saliency` and `scenes`, and bound.
     """
 
-    needs: ClassVar[frozenset[str]]
-    positions: Positions
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def positions(self) -> Positions: ...
 
     @property
     def raster(self) -> bool: ...
@@ -112,24 +115,12 @@ class LayerPruner(Protocol):
     or None: all go on. Text and padding always go on; rows that lose more than others are filled on the left with any
     slots of theirs, masked (`dycoke.ops.tokens.survivors` does all this).
 
-    Further attributes are read where there are any:
-    observes: "previous" (default), scores are those of layer - 1; "own", of `layer` itself, computed ahead; "nothing".
-    join(attention [B, H, S] fp32 of each head, visual, rotary [B, S]) -> scores, instead of the heads' mean; rotary is
-    what rotary embedding alone would score: a query of ones against keys of ones, where the tokens stand.
-    option, behind: for messages, the option that names the layer and how many layers before `layer` its value is.
-    evicts: True, what does not go on leaves the KV cache of the layers before, too.
-    positions: "original" (default), tokens keep theirs; "packed", they are renumbered from this layer on.
-    newlines_compete: True, the newlines of videos and pictures are among `visual` in prune, join and merge; otherwise
-    they are text.
-    merge(hidden [B, S, D], visual, index, mask) -> [B, S', D]: what goes on instead of hidden at index.
-    start(prompt: Prompt) -> the pruners of one request, which may carry state; they stand in for this one.
-    count(visual: int) -> int | None: visual tokens that go on of so many; None where that depends on the content, and
-    then bound(visual, layers) -> int: the most visual tokens that all layers read together.
-    counts: what `count` is told, "left" (default), the visual tokens before this pruner, or "entered", those that
-    entered the first layer; no more go on than were left.
+    What else is read has its defaults in the base `dycoke.bases.Inside`: observes, join, option, behind, evicts,
+    positions, newlines_compete, merge, start, count, counts and bound.
     """
 
-    layer: int
+    @property
+    def layer(self) -> int: ...
 
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor] | None: ...
 
@@ -138,11 +129,12 @@ class PolicyState(Protocol):
     """What a decode policy knows about one request.
 
     keep [B, W] int64: the visual columns of the cache the next layers read, each once, any order, -1 padded. Every
-    tensor attribute has one row for each of the batch, so that beam search can reorder it. An attribute `selections`
-    [B], where there is one, counts how often each row chose anew, for the report.
+    tensor attribute has one row for each of the batch, so that beam search can reorder it, by `dycoke.bases.State`,
+    the base that does so.
     """
 
-    keep: Tensor
+    @property
+    def keep(self) -> Tensor: ...
 
 
 @runtime_checkable
@@ -153,12 +145,11 @@ class DecodePolicy(Protocol):
     budget: how many of a row's visual columns a step reads at most.
     start: visual [B, S] bool -> state, once, behind the prefill; W, the width of its `keep`, never changes.
     step: attn [B, S] fp32 of the observer (head mean, over the columns of the prompt) updates the state in place.
-    An attribute padded_keep = True, where there is one, says that `step` takes a state whose `keep`, and every tensor
-    of its shape, was made wider and filled up with -1, so that prompts of about one length can share a CUDA graph.
-    An attribute dp_cache = "host", where there is one, asks for the entries that are not read to live in host memory.
+    What else is read has its defaults in the base `dycoke.bases.Decode`: padded_keep and dp_cache.
     """
 
-    first_layer: int
+    @property
+    def first_layer(self) -> int: ...
 
     def budget(self, visual: int) -> int: ...
 
@@ -171,8 +162,9 @@ class DecodePolicy(Protocol):
 class Plan:
     """At most three small objects, one for each place where visual tokens can be removed.
 
-    inside may be several pruners, each on a deeper layer than the one before. Raises TypeError for other objects,
-    ValueError for pruners out of order.
+    inside may be several pruners, each on a deeper layer than the one before. Objects without the bases of
+    `dycoke.bases` are completed with the defaults of these. Raises TypeError for other objects and for a misspelt
+    attribute, as `dycoke.bases.adopt` does; ValueError for pruners out of order.
     """
 
     before: Compressor | None = None
@@ -180,23 +172,33 @@ class Plan:
     decode: DecodePolicy | None = None
 
     def __post_init__(self) -> None:
-        if self.inside == ():
-            object.__setattr__(self, "inside", None)
-        for name, protocol in (("before", Compressor), ("inside", LayerPruner), ("decode", DecodePolicy)):
-            value = getattr(self, name)
-            for each in self.pruners if name == "inside" else (value,):
-                if each is not None and not isinstance(each, protocol):
-                    raise TypeError(f"Plan.{name}: {each!r} is no {protocol.__name__}")
+        from dycoke.bases.adopt import (
+            adopted,  # here, because the bases it completes with are made of what is in this file
+        )
+
+        for place, given in (("before", self.before), ("inside", self.inside), ("decode", self.decode)):
+            if place == "inside" and isinstance(given, tuple):
+                stage: Any = tuple(adopted(place, each) for each in given) or None
+            else:
+                stage = None if given is None else adopted(place, given)
+            object.__setattr__(self, place, stage)
         layers = [pruner.layer for pruner in self.pruners]
         if layers != sorted(set(layers)):
             raise ValueError(f"Plan.inside: layers {layers}: expected each deeper than the one before")
 
     @property
-    def pruners(self) -> tuple[LayerPruner, ...]:
+    def compressor(self) -> Before:
+        """The stage before; where there is none, the one that keeps all."""
+        from dycoke.bases import KeepAll  # as in __post_init__
+
+        return KeepAll() if self.before is None else cast("Before", self.before)
+
+    @property
+    def pruners(self) -> tuple[Inside, ...]:
         """The stage inside, as a tuple."""
         if self.inside is None:
             return ()
-        return self.inside if isinstance(self.inside, tuple) else (self.inside,)
+        return cast("tuple[Inside, ...]", self.inside if isinstance(self.inside, tuple) else (self.inside,))
 
 
 @runtime_checkable

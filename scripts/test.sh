@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Check style and run the tests.
+# Check style and the order of the rooms, and run the tests.
 #
 #   bash scripts/test.sh [--fast | --all] [--oldest] [arguments of pytest]
 #
@@ -32,6 +32,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 status=0
 "$VENV/bin/ruff" check . || status=1
 "$VENV/bin/ruff" format --check . || status=1
+"$VENV/bin/lint-imports" --no-cache || status=1 # who may import whom, as pyproject.toml has it; half a second
 ((status == 0)) || echo "style: failed, see above" >&2
 "$VENV/bin/python" -m pytest -n 2 --dist loadgroup "${arguments[@]}" || status=$?
 exit "$status"

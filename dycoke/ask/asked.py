@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from dycoke.families.configs import config_file
 from dycoke.nano import checkpoint_of
-from dycoke.options import parse_options
-from dycoke.plans import read_plan
+from dycoke.options import parse_options, split_methods
+from dycoke.plans import read_choice, read_plan
 from dycoke.video.reading import INDEX, PYAV, check_path, check_reader, check_sampling
 from dycoke.video.routes import AUTO, ROUTES, check_route
 
@@ -49,7 +49,9 @@ def check_places(asked: Asked) -> None:
     check_sampling(asked.sampling)
     check_route(asked.preprocess, (AUTO, *ROUTES))
     parse_options(asked.options)
-    if asked.plan is not None:
-        read_plan(asked.plan)
+    texts = [asked.method or "dycoke", *(text for given in asked.compare for text in split_methods(given))]
+    for plan in (asked.plan, *(read_choice(text).plan for text in texts)):
+        if plan is not None:
+            read_plan(plan)
     if asked.model is not None:
         config_file(checkpoint_of(asked.model))

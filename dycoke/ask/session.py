@@ -86,10 +86,10 @@ def _compare(
     answers = {}
     with progress.status("") as status:
         for name, method in methods.items():
-            status.update(f"{name}: warming up")
+            status.update(Text(f"{visible_line(name)}: warming up"))
             warm_up(chat, method, request)
         for name, method in methods.items():
-            status.update(f"{name}: answering")
+            status.update(Text(f"{visible_line(name)}: answering"))
             answers[name] = answer(chat, method, request, max_new_tokens)
     out.print(comparison_table(answers))
 

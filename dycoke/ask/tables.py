@@ -12,8 +12,8 @@ from rich.text import Text
 from dycoke.lab.cost import measured, retained
 from dycoke.offline.answer import Answer
 from dycoke.report import Report
+from dycoke.report.usage import CacheReport
 from dycoke.text.visible import visible
-from dycoke.usage import CacheReport
 
 _HEADER = 20  # characters of a method's name and options that stay on one line
 _CUT = "by --max-new-tokens"

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from dycoke.engine.joined_weights import JoinedWeights
-from dycoke.engine.refill import recorded, refill
 from dycoke.engine.step import decode_step
 from dycoke.engine.weights import Weights
 from dycoke.kv_cache.request import DecodeRequest
-from dycoke.kv_cache.side_stream import Aside
+from dycoke.kv_cache.side_stream import SideStream
 from dycoke.ops.attend.sparse_decode import Scratch
 
 WARM_UPS = 2  # eager steps ahead of a capture, which compile the kernels and make their working memory
@@ -29,15 +28,14 @@ class Bucket:
     def __init__(
         self,
         weights: Weights,
-        make: Callable[[], DecodeRequest],
+        make: Callable[[SideStream | None], DecodeRequest],
         pool: tuple[int, int] | None,
         joined: JoinedWeights | None = None,
     ) -> None:
         self._weights, self.joined, self._scratch = weights if joined is None else joined.weights, joined, Scratch()
         if joined is not None:
             joined.refresh()  # for the warm-ups
-        self.template = make()
-        self.template.aside = Aside(weights.device)
+        self.template = make(SideStream(weights.device))
         rows, device = self.template.batch, weights.device
         for layer in range(len(weights.layers)):
             shape = (rows, weights.kv_heads, self.template.section(layer).columns, weights.head_dim)
@@ -59,7 +57,7 @@ class Bucket:
         """Begin with a request of the template's signature: positions [B] int64 of the tokens it decodes first."""
         if self.joined is not None:
             self.joined.refresh()
-        refill(self.template, request)
+        self.template.refill(request)
         use = self.template.use
         use.restart()
         use.idle = self.template.batch - len(positions)
@@ -101,14 +99,14 @@ class Bucket:
 
     def _capture(self, pool: tuple[int, int] | None) -> None:
         """Raises ValueError for a policy that replaces what is in its state: a graph would go on with the old."""
-        before = recorded(self.template)
+        before = self.template.recorded()
         side = torch.cuda.Stream(self._weights.device)
         side.wait_stream(torch.cuda.current_stream(self._weights.device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self._run()
         torch.cuda.current_stream(self._weights.device).wait_stream(side)
-        if recorded(self.template) != before:
+        if self.template.recorded() != before:
             raise ValueError(
                 f"{type(self.template.policy).__name__}.step replaced what is in its state; expected: tensors that are "
                 "updated in place, or engine='off'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -12,46 +11,28 @@ from torch import Tensor, nn
 from transformers import GenerationMixin
 
 from dycoke.engine.buckets import Engine
-from dycoke.engine.eligible import Calls, refusal
+from dycoke.engine.eligible import BypassedModules, of_call, of_model, of_prompt
 from dycoke.engine.loop import Chooser, Emitted, Rules, decode
 from dycoke.engine.prefill.forwards import FastForwards
-from dycoke.engine.settings import CheckedGenerate, setting
+from dycoke.engine.settings import CheckedGenerate
+from dycoke.families.base import FamilyAdapter
 from dycoke.report import Recorder
-from dycoke.stages.arguments import CACHE_NAMES
+from dycoke.stages.decode import DecodeStage
 from dycoke.turns import Turns
-
-# Settings of `generate` that ask for another loop, and what they are where they do not.
-_ONE_PATH = {
-    "num_beams": 1,
-    "use_cache": True,
-    "return_dict_in_generate": False,
-    "output_scores": False,
-    "output_attentions": False,
-    "output_hidden_states": False,
-    "prompt_lookup_num_tokens": None,
-    "prefill_chunk_size": None,
-    "cache_implementation": None,
-    "penalty_alpha": None,
-    "guidance_scale": None,
-    "dola_layers": None,
-    "constraints": None,
-    "force_words_ids": None,
-    "stop_strings": None,
-    "is_assistant": False,
-}
-_ARGUMENTS = ("assistant_model", "custom_generate", "synced_gpus", "negative_prompt_ids", *CACHE_NAMES)
 
 
 class EngineGenerate(CheckedGenerate):
     """Stands in for a model's `generate`: the engine where it can, the stock loop, and why, where it cannot.
 
-    pruned: the plan prunes the KV cache. ours: hooks that the plan has put on the model.
+    adapter: of the model, whose prefills it hands the engine's sinks to; stage: through which they fill them. pruned:
+    the plan prunes the KV cache. ours: hooks that the plan has put on the model.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        language_model: nn.Module,
+        adapter: FamilyAdapter,
+        stage: DecodeStage,
         engine: Engine,
         recorder: Recorder,
         turns: Turns,
@@ -59,14 +40,14 @@ class EngineGenerate(CheckedGenerate):
         ours: frozenset[int],
     ) -> None:
         super().__init__(model, turns, recorder, pruned)
-        self._language_model = weakref.ref(language_model)
+        self._adapter, self._stage = adapter, stage
         self._engine, self._ours = engine, ours
-        self._look(model, language_model)
+        self._look(model, adapter.language_model(model))
 
     def _look(self, model: nn.Module, language_model: nn.Module) -> None:
         """Find out, once for the weights a model has now, what takes too long to find out at every call."""
-        self._unserved = refusal(language_model, model.get_output_embeddings())
-        self._calls = Calls(model, language_model, self._ours)
+        self._unserved = of_model(language_model, model.get_output_embeddings())
+        self._bypassed = BypassedModules(model, language_model, self._ours)
         self._fast = FastForwards(model)
 
     def install(self, undo: ExitStack) -> None:
@@ -81,7 +62,7 @@ class EngineGenerate(CheckedGenerate):
         usual, self._recorder.loop = self._recorder.loop, f"stock: {reason}" if reason else "engine"
         try:
             if reason:
-                with self._engine.aside():
+                with self._adapter.prefilling(None):
                     return stock(*args, **kwargs)
             with ExitStack() as fast:
                 fast.enter_context(self._fast.on())
@@ -106,12 +87,7 @@ class EngineGenerate(CheckedGenerate):
             **model_kwargs: Any,
         ) -> Tensor:
             room = stopping_criteria.max_length - input_ids.shape[1]
-            reason = "" if self._engine.has_room(len(input_ids), room) else f"no memory for {room} new tokens"
-            mask = model_kwargs.get("attention_mask")
-            if mask is not None and getattr(mask, "ndim", 0) != 2:
-                reason = "attention_mask of the caller's own"
-            if not reason and mask is not None and not bool(mask[:, -1].all()):
-                reason = "padding on the right"  # where transformers goes on behind the padding, and warns
+            reason = of_prompt(self._engine, len(input_ids), room, model_kwargs.get("attention_mask"))
             if not reason:
                 rules = _rules(logits_processor, stopping_criteria, generation_config, self._engine.weights.device)
                 return self._generate(model, input_ids, rules, generation_config, streamer, model_kwargs)
@@ -125,15 +101,12 @@ class EngineGenerate(CheckedGenerate):
 
     def _refusal(self, model: nn.Module, asked: dict[str, Any]) -> str:
         """Why a call with these arguments takes the stock loop, "" if it does not."""
-        language_model = self._language_model()
-        if self._calls.replaced(model) or language_model.training or self._unserved:
+        language_model = self._adapter.language_model(model)
+        if self._bypassed.changed(model) or language_model.training or self._unserved:
             self._look(model, language_model)
         if not self._unserved and self._engine.moved(language_model, model.get_output_embeddings()):
             self._look(model, language_model)
-        reason = self._unserved or self._calls.said()
-        if not reason and torch.is_autocast_enabled(self._engine.weights.device.type):
-            reason = "autocast is on"
-        return reason or _another_loop(model, asked)
+        return self._unserved or of_call(model, asked, self._bypassed, self._engine.weights.device)
 
     def _generate(
         self, model: nn.Module, input_ids: Tensor, rules: Rules, config: Any, streamer: Any, kwargs: dict[str, Any]
@@ -141,36 +114,22 @@ class EngineGenerate(CheckedGenerate):
         """Ids [B, S + n], as transformers' own loops return them."""
         engine = self._engine
         room, prompt = rules.criteria.max_length - input_ids.shape[1], input_ids.to(engine.weights.device)
-        engine.begin(room)
-        try:
-            with engine.device():
-                emitted = Emitted(rules, prompt, room, None if streamer is None else streamer.put)
+        intake = engine.admit(room)
+        with engine.device():
+            emitted = Emitted(rules, prompt, room, None if streamer is None else streamer.put)
+            with self._adapter.prefilling(self._stage, intake.sink):
                 outputs = GenerationMixin._prefill(model, input_ids, config, kwargs, is_first_iteration=True)
-                record = self._recorder.current
-                bucket, logits = engine.prefilled(), outputs.logits[:, -1].clone(memory_format=torch.contiguous_format)
-                del outputs  # whoever asks for the logits of a whole prompt would keep them through the answer
-                steps = decode(bucket, logits, Chooser(rules, prompt, room), emitted, room)
-            record.cache = bucket.template.use if engine.counts else None
-            record.forwards = {part: why for part, why in self._fast.reasons().items() if why}
-            if steps:
-                self._recorder.decoded(record, steps, emitted.arrival)
-        finally:
-            engine.end()
+            record = self._recorder.current
+            bucket, logits = intake.bucket(), outputs.logits[:, -1].clone(memory_format=torch.contiguous_format)
+            del outputs  # whoever asks for the logits of a whole prompt would keep them through the answer
+            steps = decode(bucket, logits, Chooser(rules, prompt, room), emitted, room)
+        record.cache = bucket.template.use if engine.counts else None
+        record.forwards = {part: why for part, why in self._fast.reasons().items() if why}
+        if steps:
+            self._recorder.decoded(record, steps, emitted.arrival)
         if streamer is not None:
             streamer.end()
         return emitted.ids.to(input_ids.device, copy=True)
-
-
-def _another_loop(model: nn.Module, asked: dict[str, Any]) -> str:
-    """The argument, or setting of the model, that asks for another loop than sampling or greedy search; "" if none."""
-    for name in _ARGUMENTS:
-        if asked.get(name) is not None and asked[name] is not False:
-            return name
-    for name, usual in _ONE_PATH.items():
-        value = setting(model, asked, name)
-        if value is not None and value != usual:
-            return f"{name}={value!r}"
-    return ""
 
 
 def _rules(processors: Any, criteria: Any, config: Any, device: torch.device) -> Rules:

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from dycoke.engine.eligible import at_attach
 from dycoke.engine.hooks import hooks_on
 from dycoke.engine.settings import CheckedGenerate
 from dycoke.report import Recorder
-from dycoke.turns import Turns, own_method
+from dycoke.turns import Turns
 from dycoke.types import Plan
 
 if TYPE_CHECKING:
-    from dycoke.families.base import Adapter
+    from dycoke.families.base import FamilyAdapter
 
 
-def put_on(
+def install(
     model: nn.Module,
-    adapter: Adapter,
+    adapter: FamilyAdapter,
     plan: Plan,
     recorder: Recorder,
     turns: Turns,
@@ -30,45 +31,26 @@ def put_on(
 ) -> None:
     """Let `model.generate` take its turn, and decode in the engine, as `how` asks: "auto", "on" or "off".
 
-    carried: hooks, by `plain.hooks_on`, that were on the model before it got the method. Raises ValueError for "on"
+    carried: hooks, by `hooks.hooks_on`, that were on the model before it got the method. Raises ValueError for "on"
     where the engine cannot serve the model or the plan, naming why.
     """
-    reason, pruned = _reason(model, adapter, plan, how, trace), plan.decode is not None or bool(plan.pruners)
+    reason, pruned = at_attach(model, adapter, plan, how, trace), plan.decode is not None or bool(plan.pruners)
+    if not reason:
+        try:
+            stage = adapter.decode_stage(plan)
+        except ValueError as error:
+            reason = str(error)
     if not reason:
         from dycoke.engine.buckets import Engine  # transformers only where it is needed
         from dycoke.engine.generate import EngineGenerate
 
-        language_model = adapter.language_model(model)
-        engine = Engine(language_model, model.get_output_embeddings(), plan.decode, pruned=bool(plan.pruners))
-        try:
-            adapter.serve(engine, plan)
-        except ValueError as error:
-            reason = str(error)
-        else:
-            ours = hooks_on(model) - carried
-            EngineGenerate(model, language_model, engine, recorder, turns, pruned, ours).install(undo)
-            return
+        head = model.get_output_embeddings()
+        engine = Engine(adapter.language_model(model), head, plan.decode, pruned=bool(plan.pruners))
+        ours = hooks_on(model) - carried
+        EngineGenerate(model, adapter, stage, engine, recorder, turns, pruned, ours).install(undo)
+        return
     if how == "on":
         raise ValueError(f"engine='on': {reason}; accepted: engine='auto' or 'off'")
     recorder.loop = f"stock: {reason}"
     if getattr(model, "generate", None) is not None:
         CheckedGenerate(model, turns, recorder, pruned).install(undo)
-
-
-def _reason(model: nn.Module, adapter: Adapter, plan: Plan, how: str, trace: bool) -> str:
-    """Why the engine is not used, "" where it is."""
-    if how == "off":
-        return "engine='off'"
-    if getattr(model, "generate", None) is None:
-        return f"{type(model).__name__} has no generate"
-    if own_method(model, "generate") is not None:
-        return "the model has a generate of its own"
-    if how == "auto" and not any(weight.is_cuda for weight in model.parameters()):
-        return "the model is on the CPU"
-    if trace:
-        return "trace=True"
-    if getattr(plan.decode, "dp_cache", "device") == "host":
-        return "dp_cache='host'"
-    from dycoke.engine.eligible import refusal
-
-    return refusal(adapter.language_model(model), model.get_output_embeddings())

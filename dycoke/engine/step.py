@@ -22,7 +22,7 @@ def decode_step(
     """Logits [B, V] behind the next token of every row; tensors only, so that a CUDA graph can record it.
 
     tokens, positions [B] int64: the ids to read, and where they stand in RoPE; positions end one further. The request
-    grows by a column; it has an `aside`, where what it reads is chosen and counted. scratch: of these linears alone,
+    grows by a column; on its side stream what it reads is chosen and counted. scratch: of these linears alone,
     kept from step to step.
     """
     request.tick()
@@ -37,12 +37,12 @@ def decode_step(
             hidden, layer.gate_up, layer.gate_up_bias, norm=layer.mlp_norm, gate=True, scratch=scratch
         )
         skinny_linear(inner, (layer.down,), (layer.down_bias,), residual=hidden, out=hidden, scratch=scratch)
-    with request.aside.work():
+    with request.side.work():
         if request.counted:
             request.end_step()
         positions.add_(1)
     logits = skinny_linear(hidden, (weights.head,), (weights.head_bias,), norm=weights.norm, scratch=scratch)
-    request.aside.join()
+    request.side.join()
     return logits
 
 

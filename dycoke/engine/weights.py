@@ -48,7 +48,7 @@ class Weights:
 
     @classmethod
     def of(cls, language_model: nn.Module, head: nn.Linear) -> Weights:
-        """Of a model that `served.refusal` has nothing against."""
+        """Of a model that `eligible.of_model` has nothing against."""
         config, first = language_model.config, language_model.layers[0].self_attn
         return cls(
             layers=tuple(_layer(layer) for layer in language_model.layers),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from dycoke.families.base import Adapter
+    from dycoke.families.base import FamilyAdapter
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Family:
     """A model family: which models are of it, and the modules of its parts; None where it has no such part.
 
     classes: names of model classes, or of bases they share, in modules below `package`. adapter: module with `ADAPTER`,
-    an `Adapter` class; requests: module with `REQUESTS`, a `Requests` class; chat: module with `load` and `lengths`, as
+    a `FamilyAdapter`; requests: module with `REQUESTS`, a `Requests` class; chat: module with `load` and `lengths`, as
     `dycoke.families.chat` calls them, for checkpoints whose config.json names one of `architectures`; sizes: module
     with `sizes`, as `dycoke.families.sizes` calls it. lmms_eval: ids of its models in lmms-eval, and their classes.
     supported: what a refusal of another model says of it.
@@ -83,7 +83,7 @@ def family_of(model: nn.Module) -> Family | None:
     return None
 
 
-def adapter_for(model: nn.Module) -> Adapter:
+def adapter_for(model: nn.Module) -> FamilyAdapter:
     """The adapter of a model's family. Raises ValueError naming the supported families."""
     family = family_of(model)
     if family is None:

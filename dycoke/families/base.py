@@ -7,15 +7,16 @@ import inspect
 import itertools
 import threading
 import weakref
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from dycoke.bases import Before
 from dycoke.fitting import frame_faults, order_faults, refuse
-from dycoke.methods.full import KeepAll
 from dycoke.report import Recorder
 from dycoke.stages.arguments import (
     CACHE_NAMES,
@@ -28,10 +29,10 @@ from dycoke.stages.arguments import (
 from dycoke.stages.masks import packed_samples, read_mask, refuse_own_mask, refuse_packed, seen_slots
 from dycoke.stages.tower import TowerProbe, probe_for
 from dycoke.turns import Attached, OfThread
-from dycoke.types import Compressed, Compressor, Plan, VisualTokens
+from dycoke.types import Compressed, Plan, VisualTokens
 
 if TYPE_CHECKING:
-    from dycoke.engine.buckets import Engine
+    from dycoke.kv_cache.sink import MakeSink
     from dycoke.stages.decode import DecodeStage
     from dycoke.stages.inside_stage import InsideStage
 
@@ -58,13 +59,7 @@ class Prefilled:
         return Prefilled(self.adapter, self.request, self.cache, copy.deepcopy(self.noted, memo))
 
 
-class Adapter(Protocol):
-    """Knows one model family. `install` puts a plan on the model and pushes what undoes it on `undo`."""
-
-    def install(self, plan: Plan, recorder: Recorder, undo: ExitStack, visual: Tensor | None, trace: bool) -> None: ...
-
-
-def drops_tokens(compressor: Compressor) -> bool:
+def drops_tokens(compressor: Before) -> bool:
     """Whether a compressor leaves fewer tokens than it gets, or may: where their number depends on the video."""
     return compressor.count(_FRAMES, _PER_FRAME) != _FRAMES * _PER_FRAME
 
@@ -81,19 +76,20 @@ class FamilyAdapter(Attached):
     provides: ClassVar[frozenset[str]] = frozenset()
     knows_frames: ClassVar[bool] = False
     knows_newlines: ClassVar[bool] = False
-    compressor: Compressor
+    compressor: Before
     recorder: Recorder
 
     _noted: Any = OfThread()  # by the family, in the prefill under way or that of the step under way
     _step: Prefilled | None = OfThread()  # of the call under way, where it is a step
     _read: int | Tensor = OfThread(0)
+    _elsewhere: tuple[DecodeStage | None, MakeSink | None] | None = (
+        OfThread()
+    )  # what prefills fill, within `prefilling`
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
         self._of_thread, self._number = threading.local(), next(_numbers)
         self._stage: DecodeStage | None = None
-        self._engine: Engine | None = None
-        self._engine_stage: DecodeStage | None = None
         self._inside: InsideStage | None = None
         self._probe: TowerProbe | None = None
 
@@ -104,7 +100,7 @@ class FamilyAdapter(Attached):
             raise ValueError("empty plan: use build('full') to run a model with nothing removed")
         if trace and plan.decode is None and not plan.pruners:
             raise ValueError("trace=True: this plan has no stage 'decode' or 'inside' to trace")
-        self.compressor, self.recorder = plan.before or KeepAll(), recorder
+        self.compressor, self.recorder = plan.compressor, recorder
         self.check(self.compressor, visual)
         self._check_newlines(plan)
         if plan.decode is not None or plan.pruners:
@@ -120,17 +116,28 @@ class FamilyAdapter(Attached):
             undo.callback(model.register_forward_pre_hook(refuse_full_length, with_kwargs=True).remove)
         self.hook(model, undo)
 
-    def serve(self, engine: Engine, plan: Plan) -> None:
-        """Fill the engine's store, while it is active, instead of a cache that grows.
+    def decode_stage(self, plan: Plan) -> DecodeStage:
+        """The stage through which a prefill of this plan fills a sink, also where the plan prunes no cache.
 
-        Raises ValueError if the language model's attention is none that a stage while decoding knows.
+        Raises ValueError if the language model's attention is not one that a stage while decoding knows.
         """
         from dycoke.stages.decode import DecodeStage
 
-        stage = self._stage or DecodeStage(self.language_model(self._model()), plan.decode)
-        self._engine, self._engine_stage, stage.engine = engine, stage, engine
+        return self._stage or DecodeStage(self.language_model(self._model()), plan.decode)
 
-    def check(self, compressor: Compressor, visual: Tensor | None) -> None:
+    @contextmanager
+    def prefilling(self, stage: DecodeStage | None, make: MakeSink | None = None) -> Iterator[None]:
+        """Within the context, prefills of this thread fill what `make` gives, through `stage`.
+
+        stage None: they fill the cache of `generate` again, as without any context.
+        """
+        before, self._elsewhere = self._elsewhere, None if stage is None else (stage, make)
+        try:
+            yield
+        finally:
+            self._elsewhere = before
+
+    def check(self, compressor: Before, visual: Tensor | None) -> None:
         """Raises ValueError for a compressor this adapter cannot run, or a mask it finds by itself."""
         family = type(self._model()).__name__
         if visual is not None:
@@ -144,7 +151,7 @@ class FamilyAdapter(Attached):
         refuse(order_faults(compressor))
 
     def _check_newlines(self, plan: Plan) -> None:
-        if not self.knows_newlines and any(getattr(each, "newlines_compete", False) for each in plan.pruners):
+        if not self.knows_newlines and any(each.newlines_compete for each in plan.pruners):
             raise ValueError(
                 f"newlines='published': {type(self._model()).__name__} does not tell newlines from text; accepted: "
                 "newlines='kept', or a video model"
@@ -268,7 +275,7 @@ class FamilyAdapter(Attached):
         real = seen_slots(kwargs.get("attention_mask"), shape)
         self._read = shape[0] * shape[1] if real is None else real
         self._check_length(real, shape[1])
-        stage = self._engine_stage if self._engine is not None and self._engine.active else self._stage
+        stage, make = self._elsewhere or (self._stage, None)
         cached = stage is not None and stage.has_cache(kwargs)
         if cached or self._inside is not None:
             real, own = read_mask(kwargs.get("attention_mask"), shape)
@@ -276,7 +283,7 @@ class FamilyAdapter(Attached):
                 self._check_inside(kwargs, own)
             visual, request = self.visual(kwargs, shape), None
             if cached:
-                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual, own)
+                kwargs, request = stage.prefill(kwargs, shape, tokens_of(kwargs).device, real, visual, own, make)
                 use = request.use if self._stage is not None else None
             if self._inside is not None and visual is not None:
                 places, newlines = self._known_places(visual), self.newlines()

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dycoke.families import architectures, chat_module
 from dycoke.families.configs import read_config
+from dycoke.families.sizes import Sizes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEVICES = ("auto", "cpu", "cuda")
@@ -82,19 +83,14 @@ def load_chat(name: str, where: Placement, preprocess: str = "exact") -> Chat:
     return loader.load(name, where, preprocess=preprocess)
 
 
-@dataclass(frozen=True)
-class Size:
-    """Tokens of the longest prompt a checkpoint reads, and those of a frame before any is dropped."""
+def size_of(name: str) -> Sizes:
+    """Context and tokens of a frame, by the config.json of a checkpoint that is built as loading it would do.
 
-    context: int
-    per_frame: int
-
-
-def size_of(name: str) -> Size:
-    """What the config.json of a checkpoint says of its lengths. Raises as `load_chat` does, of the config alone."""
+    Raises as `load_chat` does, of the config alone, where `sizes_in` leaves open what it is not told.
+    """
     config, loader = _read(name)
     context, per_frame = loader.lengths(name, config)
-    return Size(context, per_frame)
+    return Sizes(context=context, per_frame=per_frame)
 
 
 def _read(name: str) -> tuple[dict[str, Any], ModuleType]:

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dycoke.bases import Before
 from dycoke.families.base import FamilyAdapter, drops_tokens
 from dycoke.stages.arguments import expand_rows
-from dycoke.types import Compressor
 
 
 class LanguageModelAdapter(FamilyAdapter):
     """Qwen2 and Llama language models, with or without their head. The user names the visual slots of a prompt."""
 
-    def check(self, compressor: Compressor, visual: Tensor | None) -> None:
+    def check(self, compressor: Before, visual: Tensor | None) -> None:
         """Raises ValueError without a mask [B, S] bool, or for a compressor that drops tokens: here are no frames."""
         family = type(self._model()).__name__
         if not isinstance(visual, Tensor) or visual.dtype != torch.bool or visual.ndim != 2:

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from dycoke.bases import Before, KeepAll
 from dycoke.families import family_of, supported
-from dycoke.methods.full import KeepAll
-from dycoke.types import Compressor, Plan
+from dycoke.types import Plan
 
 Request = Mapping[str, Any]
 
@@ -41,11 +41,11 @@ class Requests(Protocol):
     per_frame: int
     newline: str | None
 
-    def video(self, frames: int, before: Compressor) -> Length:
+    def video(self, frames: int, before: Before) -> Length:
         """Tokens of a video with its newlines, behind a compressor."""
         ...
 
-    def length(self, request: Request, before: Compressor) -> Length:
+    def length(self, request: Request, before: Before) -> Length:
         """Tokens of a prompt. Raises ValueError for a request that is none, saying what is wrong with it."""
         ...
 
@@ -70,12 +70,12 @@ def requests_of(model: nn.Module) -> Requests:
     return import_module(family.requests).REQUESTS(model)
 
 
-def compressor_of(plan: Plan | None) -> Compressor:
+def compressor_of(plan: Plan | None) -> Before:
     """What a plan does before the language model; one that keeps everything where it, or the plan, is None."""
-    return (None if plan is None else plan.before) or KeepAll()
+    return KeepAll() if plan is None else plan.compressor
 
 
-def kept(before: Compressor, frames: int, per_frame: int) -> Length:
+def kept(before: Before, frames: int, per_frame: int) -> Length:
     """Visual tokens a compressor leaves of T frames of N."""
     count = before.count(frames, per_frame)
     return Length(0, before.bound(frames, per_frame)) if count is None else Length(count, count)

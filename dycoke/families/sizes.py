@@ -12,6 +12,8 @@ from dycoke.families import lmms_eval_family
 if TYPE_CHECKING:
     from torch import nn
 
+    from dycoke.types import Plan
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -54,6 +56,14 @@ def sizes_in(config: Mapping[str, Any] | None, model: Evaluated) -> Sizes:
     if config is None or family.sizes is None or "customized_config" in model.args:
         return Sizes()
     return import_module(family.sizes).sizes(config, model)
+
+
+def kept_tokens(plan: Plan, frames: int, per_frame: int) -> int | None:
+    """Visual tokens that a plan hands to the language model; None where that depends on what the video shows.
+
+    Raises ValueError for frames its compressor cannot take.
+    """
+    return frames * per_frame if plan.before is None else plan.before.count(frames, per_frame)
 
 
 def context_in(config: Mapping[str, Any]) -> int | None:

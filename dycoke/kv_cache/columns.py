@@ -41,6 +41,16 @@ class Section:
         origin = index if self.origin is None else self.origin.gather(1, index)
         return Section(real, whole(real), index, origin, shift)
 
+    def refill(self, section: Section) -> None:
+        """Take over, in place, the values of a section of the same shapes."""
+        self.real.copy_(section.real)
+        for name in ("index", "shift"):
+            if getattr(self, name) is not None:
+                getattr(self, name).copy_(getattr(section, name))
+        self.whole.count.copy_(section.whole.count)
+        if self.whole.index is not None:
+            self.whole.index.copy_(section.whole.index)
+
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row what row rows[b] had."""
         for name in ("real", "index", "origin", "shift"):
@@ -61,6 +71,13 @@ class Columns:
     pruned: Reads | None = None
     scratch: Scratch = field(default_factory=Scratch)  # of all layers in turn
     wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
+
+    def restart(self, whole: Reads) -> None:
+        """Begin with a new prompt, of which the layers read `whole`, in place."""
+        self.filled.zero_()
+        self.position.fill_(-1)
+        if self.whole.count is not whole.count:
+            self.whole.count.copy_(whole.count)
 
 
 def moved(reads: Reads, device: torch.device) -> Reads:

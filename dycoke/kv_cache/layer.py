@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from dycoke.kv_cache.request import DecodeRequest
+from dycoke.kv_cache.sink import Sink
 
 
 class PrunedLayer(CacheLayerMixin):
@@ -15,8 +15,10 @@ class PrunedLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, request: DecodeRequest, layer: int, width: int = 0) -> None:
-        """width: columns that the layer of a static cache has, whose place this one takes."""
+    def __init__(self, request: Sink, layer: int, width: int = 0) -> None:
+        """request: what the prefill fills, and, where it goes on to decode steps, a `DecodeRequest`, which serves them.
+
+        width: columns that the layer of a static cache has, whose place this one takes."""
         self.request, self.layer, self._width = request, layer, width
         super().__init__()
 

@@ -8,18 +8,20 @@ a column that is not read now can be read at any later step. The whole store is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dycoke.kv_cache.choice import Choice
 from dycoke.kv_cache.columns import Columns, Section, moved, reordered
-from dycoke.kv_cache.device_store import DeviceEntries, check_state, reorder_state
+from dycoke.kv_cache.device_store import DeviceEntries
 from dycoke.kv_cache.host_store import HostEntries, Slots
-from dycoke.kv_cache.side_stream import Aside
+from dycoke.kv_cache.side_stream import SideStream
 from dycoke.ops.attend.choose import list_columns
 from dycoke.ops.attend.sparse_decode import Reads, Store, sparse_decode, sparse_decode_observed
+from dycoke.report.usage import CacheUse
 from dycoke.types import DecodePolicy
-from dycoke.usage import CacheUse
 
 TAIL = 64  # columns of decoded tokens a request starts with; doubled when they are full
 
@@ -31,7 +33,8 @@ class DecodeRequest:
 
     policy: chooses the columns; None reads everything. layers: of the model. real [B, S] bool: columns that are no
     padding, None if all are. visual [B, S] bool: columns the policy may leave out, None if there are none.
-    host: keep the entries of pruned layers in host memory. tail: columns to reserve for the answer.
+    host: keep the entries of pruned layers in host memory. tail: columns to reserve for the answer. side: where the
+    columns are chosen, in turn with the layers if None. counted: whether steps count what they read.
     Reads the device when it is made and when a prefill drops columns on its way, and not afterwards.
     """
 
@@ -47,6 +50,8 @@ class DecodeRequest:
         host: bool = False,
         tail: int = TAIL,
         trace: bool = False,
+        side: SideStream | None = None,
+        counted: bool = True,
     ) -> None:
         self.batch, self.prompt = shape
         real = torch.ones(shape, dtype=torch.bool, device=device) if real is None else real.to(device)
@@ -59,8 +64,7 @@ class DecodeRequest:
         self.tails: list[tuple[Tensor, Tensor] | None] = [None] * layers
         self._stores: list[Store | None] = [None] * layers  # made once: a step has no time for it
         self.capacity, self.steps, self.stepping = tail, 0, False
-        self.counted = True  # whether steps count what they read
-        self.aside = Aside()  # where the columns are chosen: here in turn with the layers
+        self.counted, self.side = counted, side or SideStream()
         self.use = CacheUse(layers, self.first, self.batch, trace and policy is not None)
         self.use.start(device)
         self._device = device
@@ -70,23 +74,17 @@ class DecodeRequest:
         self.columns(device)
         self._host, self.slots = host, None
         self._listed: dict[int, Reads] = {}
+        self.choice: Choice | None = None
         if self.policy is not None:
-            self.begin(visual, 0)
+            self._begin(visual, 0)
 
-    def begin(self, visual: Tensor, section: int) -> None:
+    def _begin(self, visual: Tensor, section: int) -> None:
         """Let the policy begin with the visual columns [B, C] of the section its observer is in. Reads the device."""
-        self.observed_section = section
-        self.state = self.policy.start(visual)
-        check_state(self.state, self.batch)
-        self.kept = self.state.keep.shape
-        self.use.selections = getattr(self.state, "selections", None)
-        text = self.sections[section].real & ~visual
-        self.width = min(visual.shape[1], int(text.sum(1).max()) + self.state.keep.shape[1])
-        # One column more than there are: what is padded in `keep` marks that one.
-        self.text = torch.nn.functional.pad(text, (0, 1))
+        self.choice = Choice(self.policy, visual, self.sections[section].real, section)
+        self.use.selections = self.choice.state.counted
         if self._host:
             budget = [self.policy.budget(count) for count in visual.sum(1).tolist()]
-            self.slots = Slots(text, torch.tensor(budget, device=visual.device))
+            self.slots = Slots(self.choice.text[:, :-1], torch.tensor(budget, device=visual.device))
 
     def narrow(
         self, layer: int, index: Tensor, real: Tensor, visual: Tensor, shift: Tensor | None, *, evict: bool = False
@@ -105,7 +103,7 @@ class DecodeRequest:
             self._evict(earlier)
         self._number[first:] = [len(self.sections) - 1] * (len(self._number) - first)
         if self.policy is not None and (layer < self.first or evict):
-            self.begin(visual, len(self.sections) - 1)
+            self._begin(visual, len(self.sections) - 1)
 
     def _evict(self, layer: int) -> None:
         """Leave a layer that is filled no columns but those of the last section."""
@@ -118,9 +116,22 @@ class DecodeRequest:
         self._stores[layer] = None
         self.columns(entry.keys.device, len(self.sections) - 1)
 
-    def assign(self, numbers: Sequence[int]) -> None:
-        """Say which section each layer belongs to."""
+    def divide(self, sections: Sequence[Section], numbers: Sequence[int], visual: Tensor) -> None:
+        """Give the layers, none of which is filled yet, further sections behind the first, as one laid out for them.
+
+        numbers: the section of each layer. visual [B, C] bool: visual columns of the section the policy observes.
+        """
+        self.sections.extend(sections)
+        for number in range(1, len(self.sections)):
+            self.columns(self._device, number)
         self._number = list(numbers)
+        if self.policy is not None:
+            self._begin(visual, self._number[self.first - 1])
+
+    def hand_over(self, layer: int) -> DeviceEntries | HostEntries:
+        """The prompt's entries of a layer, which has none from now on."""
+        entry, self.entries[layer], self.tails[layer] = self.entries[layer], None, None
+        return entry
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -219,11 +230,11 @@ class DecodeRequest:
         """Attention of the new token, query [B, Hq, 1, D] -> [B, 1, Hq, D], over what the layer is to read."""
         columns, query, store = self.shared[query.device, self._number[layer]], query.squeeze(2), self.store(layer)
         if layer >= self.pruned_from:
-            self.aside.join()
+            self.side.join()
             out = sparse_decode(query, store, columns.pruned, scale, columns.scratch)
-        elif layer == self.pruned_from - 1 and self.policy is not None:
+        elif layer == self.pruned_from - 1 and self.choice is not None:
             out, attn = sparse_decode_observed(query, store, columns.whole, scale, columns.scratch)
-            with self.aside.work(attn):
+            with self.side.work(attn):
                 self._choose(attn)
         else:
             out = sparse_decode(query, store, columns.whole, scale, columns.scratch)
@@ -265,12 +276,36 @@ class DecodeRequest:
             index = section.origin.gather(1, index.clamp(min=0).long())
         return index, reads.count
 
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What two requests agree in that can share a CUDA graph: nothing that follows from values."""
+        sections = tuple((each.columns, each.whole.index is None, each.shift is None) for each in self.sections)
+        chosen = () if self.choice is None else self.choice.signature
+        return self.batch, sections, self.numbers, self.capacity, chosen
+
+    def refill(self, request: DecodeRequest) -> None:
+        """Take over, in place, what a request of the same signature says of its prompt; its entries come apart.
+
+        Raises ValueError for another signature.
+        """
+        if self.signature != request.signature:
+            raise ValueError(f"a request of signature {request.signature}: expected {self.signature}")
+        for to, of in zip(self.sections, request.sections, strict=True):
+            to.refill(of)
+        for (_, number), columns in self.shared.items():
+            columns.restart(self.sections[number].whole)
+        if self.choice is not None:
+            self.choice.refill(request.choice)
+
+    def recorded(self) -> dict[str, Any]:
+        """What a CUDA graph takes over of the policy's state, by name."""
+        return {} if self.choice is None else self.choice.recorded()
+
     def reorder(self, rows: Tensor) -> None:
         """Give each batch row the history of row rows[b], as beam search asks; the prompt's entries stay in place."""
-        if self.policy is not None:
-            reorder_state(self.state, rows)
-            self.use.selections = getattr(self.state, "selections", None)
-            self.text = self.text.index_select(0, rows.to(self.text.device))
+        if self.choice is not None:
+            self.choice.reorder(rows)
+            self.use.selections = self.choice.state.counted
         for section in self.sections:
             section.reorder(rows)
         for (device, _), columns in self.shared.items():
@@ -288,24 +323,17 @@ class DecodeRequest:
 
     def _choose(self, attn: Tensor) -> None:
         """Let the policy choose, and tell every later layer what to read; attn [B, S] of the observer."""
-        self.policy.step(self.state, attn.to(self._device))
-        keep = self.state.keep
-        if keep.shape != self.kept:
-            raise ValueError(
-                f"state.keep of shape {tuple(keep.shape)}: expected {tuple(self.kept)}, as start() made it"
-            )
-        width = self.text.shape[1] - 1
-        read = self.text.scatter(1, torch.where(keep < 0, width, keep), True)[:, :width]
-        for number in range(self.observed_section, len(self.sections)):
+        read, first = self.choice.step(attn.to(self._device)), self.choice.section
+        for number in range(first, len(self.sections)):
             section = self.sections[number]
-            if number > self.observed_section:
+            if number > first:
                 read = read.gather(1, section.index) & section.real
-            index, count = list_columns(read, min(section.columns, self.width))
+            index, count = list_columns(read, min(section.columns, self.choice.width))
             self._listed[number] = Reads(count, index)
             if self.slots is None:
                 self._announce(number, self._listed[number])
         if self.slots is not None:
-            self._fetch(keep)
+            self._fetch(self.choice.state.keep)
 
     def _announce(self, number: int, reads: Reads) -> None:
         """Tell the layers of a section on every device what to read."""
@@ -315,11 +343,11 @@ class DecodeRequest:
 
     def _fetch(self, keep: Tensor) -> None:
         """Bring the chosen columns keep [B, W] to the device, and tell the layers where they are."""
-        wanted, listed = self.slots.assign(keep), self._listed[self.observed_section]
+        wanted, listed = self.slots.assign(keep), self._listed[self.choice.section]
         self.use.fetched.add_((wanted >= 0).sum())
-        self._announce(self.observed_section, Reads(listed.count, self.slots.place(listed.index)))
+        self._announce(self.choice.section, Reads(listed.count, self.slots.place(listed.index)))
         for (device, section), columns in self.shared.items():
-            if section == self.observed_section:
+            if section == self.choice.section:
                 here = [e for e in self.entries[self.first :] if e.keys.device == device]
                 columns.wanted = wanted.to(device, non_blocking=True)
                 HostEntries.fetch_all(here, columns.rows, columns.wanted)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Aside:
+class SideStream:
     """Forks off the current stream and joins it again, also while a CUDA graph is captured.
 
     device: a GPU, on which it gets a stream; without one all is done in turn.
@@ -34,7 +34,7 @@ class Aside:
             yield
 
     def join(self) -> None:
-        """What is launched from now on waits for what was done aside, if anything was."""
+        """What is launched from now on waits for what was done on the side, if anything was."""
         if self._read is not None:
             torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
             self._read = None

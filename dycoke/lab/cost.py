@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
-from dycoke.types import Compressor, DecodePolicy, LayerPruner, Plan
+from dycoke.types import DecodePolicy, Plan
+
+if TYPE_CHECKING:
+    from dycoke.bases import Before, Inside
 
 SHAPES = LLAVA_ONEVISION
 ANSWER = 100  # tokens of the answer in DyCoke's tables
@@ -49,7 +52,7 @@ def planned(plan: Plan, frames: int, per_frame: int, layers: int) -> Tokens:
     stages, left = [], entering
     for pruner in plan.pruners:
         left = _going_on(pruner, left, entering)
-        stages.append((pruner.layer, left, _evicts(pruner)))
+        stages.append((pruner.layer, left, pruner.evicts))
     prefill, cached = _inside(entering, stages, layers)
     return Tokens(prefill, _decoded(plan.decode, cached), cached)
 
@@ -62,7 +65,7 @@ def measured(usage: Mapping[str, Any], layers: int, plan: Plan | None = None) ->
     read all that is cached. plan: the run's, which tells what evicts; without one nothing does. Raises ValueError for
     layers the model does not have.
     """
-    evicting = {pruner.layer for pruner in (plan.pruners if plan is not None else ()) if _evicts(pruner)}
+    evicting = {pruner.layer for pruner in (plan.pruners if plan is not None else ()) if pruner.evicts}
     stages = [(layer, tokens, layer in evicting) for layer, tokens in usage["inside"]]
     prefill, cached = _inside(usage["visual_kept"], stages, layers)
     decode = usage["decode"]
@@ -127,10 +130,10 @@ def retained_final(tokens: Tokens, full: int) -> float:
     return tokens.decode[-1] / full
 
 
-def _entering(compressor: Compressor | None, frames: int, per_frame: int) -> int:
+def _entering(compressor: Before | None, frames: int, per_frame: int) -> int:
     if compressor is None:
         return frames * per_frame
-    name, fewest = type(compressor).__name__, getattr(compressor, "min_frames", 1)
+    name, fewest = type(compressor).__name__, compressor.min_frames
     if frames < fewest:
         raise ValueError(f"{name} needs at least {fewest} frames, got {frames}")
     count = compressor.count(frames, per_frame)
@@ -139,17 +142,12 @@ def _entering(compressor: Compressor | None, frames: int, per_frame: int) -> int
     return count
 
 
-def _going_on(pruner: LayerPruner, left: int, entered: int) -> int:
-    told = entered if getattr(pruner, "counts", "left") == "entered" else left
-    count = pruner.count(told) if hasattr(pruner, "count") else None
+def _going_on(pruner: Inside, left: int, entered: int) -> int:
+    count = pruner.count(entered if pruner.counts == "entered" else left)
     if count is None:
         name = type(pruner).__name__
         raise ValueError(f"{name}: how many tokens go on depends on the content of the video: measure a run")
     return min(left, count)
-
-
-def _evicts(pruner: LayerPruner) -> bool:
-    return getattr(pruner, "evicts", False)
 
 
 def _inside(

@@ -7,7 +7,7 @@ from dycoke.methods.fastv import FastV
 from dycoke.methods.fastvid import FastVID
 from dycoke.methods.flashvid import FlashVid, FlashVidOuter
 from dycoke.methods.framefusion import FrameFusion
-from dycoke.methods.full import Full, KeepAll
+from dycoke.methods.full import Full
 from dycoke.methods.holitom import HoliTom, HoliTomOuter
 from dycoke.methods.pdrop import PDrop
 from dycoke.methods.prumerge import PruMerge, PruMergePlus

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
 
 from dycoke import budget
-from dycoke.ops.tokens.survivors import strongest
+from dycoke.bases import KeepMost
 from dycoke.registry import register
-from dycoke.types import Plan, check_layer
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from dycoke.types import check_layer
 
 
 @register(
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
     ),
 )
 @dataclass(frozen=True)
-class FastV:
+class FastV(KeepMost):
     """On entry to layer k, keep the round(n * (1 - r)) visual tokens that got most of the last token's attention.
 
     Scores are those of layer k - 1 (the first layer is 0), averaged over heads. Tokens keep their order and positions.
@@ -37,21 +33,15 @@ class FastV:
     k: int = field(default=2, metadata={"help": "K, first layer with fewer visual tokens, from 1 to the last layer"})
     r: float = field(default=0.5, metadata={"help": "R, share of the visual tokens dropped there, in [0, 1]"})
 
+    option = "k"
+
     def __post_init__(self) -> None:
         check_layer(self.option, self.k)
         budget.check_ratio("r", self.r)
-
-    option: ClassVar[str] = "k"
 
     @property
     def layer(self) -> int:
         return self.k
 
-    def plan(self) -> Plan:
-        return Plan(inside=self)
-
     def count(self, visual: int) -> int:
         return budget.share_round(1 - self.r, visual)
-
-    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return strongest(scores, visual, self.count)

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from dycoke import budget
-from dycoke.methods.full import KeepAll
+from dycoke.bases import Before, KeepAll, KeepMost, option_of, part
 from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
 from dycoke.ops.tokens.diverse import cosine_distances, diverse_tokens
 from dycoke.ops.tokens.rank import mask_slots
 from dycoke.ops.tokens.segments import find_cuts, segment_ids, step_cosine
-from dycoke.ops.tokens.survivors import strongest
-from dycoke.ops.tokens.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_layer, check_positions
+from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_choice, check_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEIGHBOURS = 7  # that make a token's density, in the released code
 Trees = Literal["mean", "published"]
-TREES = {"mean": tree_means, "published": tree_sums_by_children}
+TREES: tuple[str, ...] = ("mean", "published")
 
 
 @dataclass(frozen=True)
-class FlashVidOuter:
+class FlashVidOuter(Before):
     """Compressor: ceil(N * keep * expansion) tokens a frame, a share alpha diverse and salient ones, the rest merged.
 
     The other tokens join the one most like them in the frame before, if it is in the same segment and their cosine
@@ -38,20 +38,22 @@ class FlashVidOuter:
     tokens the video comes back as it is. Source: FlashVID; Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py.
     """
 
-    keep: float = 0.25
-    expansion: float = 1.25
-    alpha: float = 0.7
-    tau_segment: float = 0.9
-    segments: int = 8
-    tau_merge: float = 0.8
-    positions: Positions = "packed"
-    trees: Trees = "mean"
+    keep: float = field(default=0.25, metadata={"help": "R, share kept as a mean over 28 layers at the other defaults"})
+    expansion: float = field(default=1.25, metadata={"help": "how many times keep enters the language model, from 1"})
+    alpha: float = field(default=0.7, metadata={"help": "share of the budget that diverse tokens take, in [0, 1]"})
+    tau_segment: float = field(default=0.9, metadata={"help": "cosine of frames below which a segment ends"})
+    segments: int = field(default=8, metadata={"help": "segments a video has at least, from 1"})
+    tau_merge: float = field(default=0.8, metadata={"help": "cosine above which a token joins one before it"})
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    trees: Trees = field(
+        default="mean",
+        metadata={"help": "a tree as the mean of its tokens; published: their sum by the root's direct children + 1"},
+    )
 
-    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
-    min_frames: ClassVar[int] = 1
-    raster: ClassVar[bool] = True
+    needs = frozenset({"saliency"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.check_ratio("keep", self.keep, above_zero=True)
         if isinstance(self.expansion, bool) or not isinstance(self.expansion, Real):
             raise TypeError(f"expansion={self.expansion!r}: expected a number")
@@ -60,12 +62,11 @@ class FlashVidOuter:
         for name in ("alpha", "tau_segment", "tau_merge"):
             budget.check_ratio(name, getattr(self, name))
         budget.check_count("segments", self.segments)
-        check_positions(self.positions)
         check_choice("trees", self.trees, TREES)
 
     def compress(self, video: VisualTokens) -> Compressed:
         frames, per_frame, _ = video.embeds.shape
-        kept = budget.flashvid_per_frame(self.keep, self.expansion, per_frame)
+        kept = kept_per_frame(self.keep, self.expansion, per_frame)
         if kept == per_frame:
             return KeepAll().compress(video)
         diverse = budget.share_ceil(self.alpha, kept)
@@ -80,23 +81,27 @@ class FlashVidOuter:
             parent = links(directions, ~chosen, segment, self.tau_merge, per_frame - kept)
             left = ~chosen & (parent < 0)
             counts = self._clusters(segment, left, kept - diverse)
-            merged, centres = cluster_trees(TREES[self.trees](embeds, parent), left, counts)
+            merged, centres = cluster_trees(self._trees(embeds, parent), left, counts)
             slots = mask_slots(centres, frames * (kept - diverse))
             tokens = tokens.index_copy(0, slots, merged.flatten(0, 1)[slots].to(tokens.dtype))
             chosen = chosen | centres
         index = mask_slots(chosen, frames * kept)
         return Compressed(tokens.index_select(0, index), index)
 
+    def _trees(self, embeds: Tensor, parent: Tensor) -> Tensor:
+        """Each tree of tokens as one, at its root."""
+        return (tree_means if self.trees == "mean" else tree_sums_by_children)(embeds, parent)
+
     def _clusters(self, segment: Tensor, left: Tensor, each: int) -> Tensor:
         """Clusters of every frame [T]: `each` times its frames in a segment, in proportion to the tokens left."""
         sizes: dict[int, list[int]] = {}
         for number, size in torch.stack([segment, left.sum(1)], dim=1).tolist():
             sizes.setdefault(number, []).append(size)
-        counts = [share for sized in sizes.values() for share in budget.share_out(sized, each * len(sized))]
+        counts = [share for sized in sizes.values() for share in share_out(sized, each * len(sized))]
         return torch.tensor(counts, device=left.device)
 
     def count(self, frames: int, per_frame: int) -> int:
-        return frames * budget.flashvid_per_frame(self.keep, self.expansion, per_frame)
+        return frames * kept_per_frame(self.keep, self.expansion, per_frame)
 
 
 def event_relevance(embeds: Tensor, pooled: Tensor, segment: Tensor) -> Tensor:
@@ -113,20 +118,17 @@ def cluster_trees(tokens: Tensor, left: Tensor, counts: Tensor) -> tuple[Tensor,
 
 
 @dataclass(frozen=True)
-class FlashVidInner:
+class FlashVidInner(KeepMost):
     """Pruner: on entry to `layer`, keep the ceil(n * keep) visual tokens with most of the last row's attention."""
 
-    layer: int = 20
-    keep: float = 0.3
+    layer: int = field(default=20, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
+    keep: float = field(default=0.3, metadata={"help": "share that stays there; 1: no stage inside"})
 
     def __post_init__(self) -> None:
         check_layer("layer", self.layer)
 
     def count(self, visual: int) -> int:
         return budget.share_ceil(self.keep, visual)
-
-    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return strongest(scores, visual, self.count)
 
 
 @register(
@@ -165,35 +167,106 @@ class FlashVid:
     attention in the layer before.
     """
 
-    keep: float = field(default=0.25, metadata={"help": "R, share kept as a mean over 28 layers at the other defaults"})
-    expansion: float = field(default=1.25, metadata={"help": "how many times keep enters the language model, from 1"})
-    alpha: float = field(default=0.7, metadata={"help": "share of the budget that diverse tokens take, in [0, 1]"})
-    tau_segment: float = field(default=0.9, metadata={"help": "cosine of frames below which a segment ends"})
-    segments: int = field(default=8, metadata={"help": "segments a video has at least, from 1"})
-    tau_merge: float = field(default=0.8, metadata={"help": "cosine above which a token joins one before it"})
-    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
-    layer: int = field(default=20, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
-    inner_keep: float = field(default=0.3, metadata={"help": "share that stays there; 1: no stage inside"})
-    trees: Trees = field(
-        default="mean",
-        metadata={"help": "a tree as the mean of its tokens; published: their sum by the root's direct children + 1"},
-    )
+    keep: float = option_of(FlashVidOuter, "keep")
+    expansion: float = option_of(FlashVidOuter, "expansion")
+    alpha: float = option_of(FlashVidOuter, "alpha")
+    tau_segment: float = option_of(FlashVidOuter, "tau_segment")
+    segments: int = option_of(FlashVidOuter, "segments")
+    tau_merge: float = option_of(FlashVidOuter, "tau_merge")
+    positions: Positions = option_of(FlashVidOuter, "positions")
+    layer: int = option_of(FlashVidInner, "layer")
+    inner_keep: float = option_of(FlashVidInner, "keep")
+    trees: Trees = option_of(FlashVidOuter, "trees")
 
     def __post_init__(self) -> None:
         budget.check_ratio("inner_keep", self.inner_keep, above_zero=True)
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
-        return Plan(
-            before=FlashVidOuter(
-                self.keep,
-                self.expansion,
-                self.alpha,
-                self.tau_segment,
-                self.segments,
-                self.tau_merge,
-                self.positions,
-                self.trees,
-            ),
-            inside=FlashVidInner(self.layer, self.inner_keep) if self.inner_keep < 1 else None,
-        )
+        inner = part(FlashVidInner, self, keep=self.inner_keep) if self.inner_keep < 1 else None
+        return Plan(before=part(FlashVidOuter, self), inside=inner)
+
+
+def links(directions: Tensor, free: Tensor, segment: Tensor, threshold: float, room: int) -> Tensor:
+    """Place in the frame before of the token that each one joins, -1 where it joins none: [T, N] int64.
+
+    directions [T, N, D] unit vectors; free [T, N] bool: tokens that may join and be joined; segment [T] int64. A token
+    joins the one most like it, ties to the lower place, if their cosine is above the threshold and the frame before is
+    of its segment. In a segment of L frames those L * room join whose cosines are highest, ties to the lower slot.
+    Source: FlashVID (TSTM), Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py.
+    """
+    frames, per_frame, _ = directions.shape
+    cosine = directions[1:] @ directions[:-1].transpose(1, 2)  # [T - 1, N, N of the frame before]
+    both = free[1:, :, None] & free[:-1, None] & (segment[1:] == segment[:-1])[:, None, None]
+    best, place = cosine.masked_fill(~both, -torch.inf).max(2)
+    best = torch.cat([best.new_full((1, per_frame), -torch.inf), best])
+    place = torch.cat([place.new_zeros(1, per_frame), place])
+    wanted = best > threshold
+
+    slot = torch.arange(frames * per_frame, device=best.device)
+    owner = segment[slot // per_frame]
+    order = best.flatten().argsort(descending=True, stable=True)
+    order = order[owner[order].argsort(stable=True)]  # segment by segment, the highest cosine first
+    same = segment[:, None] == segment
+    begin = same.int().argmax(1) * per_frame
+    rank = torch.empty_like(slot).scatter_(0, order, slot).view(frames, per_frame) - begin[:, None]
+    return torch.where(wanted & (rank < same.sum(1, keepdim=True) * room), place, -1)
+
+
+def tree_means(tokens: Tensor, parent: Tensor) -> Tensor:
+    """Mean over each tree of tokens, at its root, zeros elsewhere: tokens [T, N, D], parent [T, N] -> [T, N, D] fp32.
+
+    parent as `links` gives it. Each tree is added up in the order of its slots, so that the result repeats exactly.
+    """
+    order, begin, _ = _trees(parent)
+    return _bags(tokens, order, begin, "mean")
+
+
+def tree_sums_by_children(tokens: Tensor, parent: Tensor) -> Tensor:
+    """Sum over each tree, divided by one more than its root's direct children; shapes and places as in `tree_means`.
+
+    A tree of more than two frames is so more than the mean of its tokens, and grows with every frame. Source:
+    Fanziyang-v/FlashVID@3efef7e, flashvid/utils.py, spatiotemporal_compression.
+    """
+    order, begin, above = _trees(parent)
+    onto = torch.where(parent.flatten() < 0, -1, above).sort().values
+    slot = torch.arange(len(onto), device=onto.device)
+    children = torch.searchsorted(onto, slot, right=True) - torch.searchsorted(onto, slot)
+    return _bags(tokens, order, begin, "sum") / (1 + children).view(*parent.shape, 1)
+
+
+def _trees(parent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots [T * N] tree by tree, where each slot's own tree begins among them, and the slot above each one."""
+    frames, per_frame = parent.shape
+    slot = torch.arange(frames * per_frame, device=parent.device)
+    above = slot - slot % per_frame - per_frame + parent.flatten()  # in the frame before
+    root = torch.where(parent.flatten() < 0, slot, above)
+    # Every round doubles how far a token looks up its tree, which has no more steps than the video.
+    for _ in range(max(frames - 2, 0).bit_length()):
+        root = root[root]
+    order = root.argsort(stable=True)
+    return order, torch.searchsorted(root[order], slot), above
+
+
+def _bags(tokens: Tensor, order: Tensor, begin: Tensor, mode: str) -> Tensor:
+    return torch.nn.functional.embedding_bag(order, tokens.float().flatten(0, 1), begin, mode=mode).view(tokens.shape)
+
+
+def kept_per_frame(keep: float, expansion: float, per_frame: int) -> int:
+    """Tokens of a frame that FlashVID lets into the language model: ceil(N * keep * expansion) in double, at most N."""
+    return min(per_frame, math.ceil(per_frame * float(keep) * float(expansion)))
+
+
+def share_out(counts: Sequence[int], total: int) -> list[int]:
+    """Share `total` in proportion to `counts`, exactly, nobody above his own; all of them if `total` reaches their sum.
+
+    Everyone gets the floor of his share. What is left goes out one by one, to those who would get nothing first, then
+    by the largest remainder; ties go to the first.
+    """
+    whole = sum(counts)
+    if total >= whole:
+        return list(counts)
+    shares = [divmod(count * total, whole) for count in counts]
+    order = sorted(range(len(counts)), key=lambda i: (shares[i][0] > 0 or counts[i] == 0, -shares[i][1]))
+    extra = set(order[: total - sum(floor for floor, _ in shares)])
+    return [floor + (i in extra) for i, (floor, _) in enumerate(shares)]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from dycoke import budget
+from dycoke.bases import Inside
 from dycoke.ops.attend.choose import top_columns
-from dycoke.ops.tokens.runs import by_place, follow_similarity, run_means
 from dycoke.ops.tokens.survivors import going_on, marked
+from dycoke.ops.tokens.temporal_merge import cosine
 from dycoke.registry import register
-from dycoke.types import LayerPruner, Plan, Prompt
+from dycoke.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+APART = -2.0  # below every cosine
 MERGING, PRUNING, DONE = "merging", "pruning", "done"
 
 
@@ -41,7 +43,7 @@ MERGING, PRUNING, DONE = "merging", "pruning", "done"
     ),
 )
 @dataclass(frozen=True)
-class FrameFusion:
+class FrameFusion(Inside):
     """Merge video tokens into the one of the same place a frame before, from layer 0 on, then prune once by attention.
 
     On entry to a layer, tokens whose hidden states have a cosine of at least `similarity` with the token before them
@@ -54,19 +56,13 @@ class FrameFusion:
     similarity: float = field(default=0.6, metadata={"help": "cosine from which a token joins the one before"})
     least: float = field(default=0.1, metadata={"help": "merging ends at a layer that merges a smaller share"})
 
-    layer: ClassVar[int] = 0
-    observes: ClassVar[str] = "nothing"
+    layer = 0
+    observes = "nothing"
 
     def __post_init__(self) -> None:
         budget.check_ratio("cost", self.cost, above_zero=True)
         budget.check_ratio("similarity", self.similarity)
         budget.check_ratio("least", self.least)
-
-    def plan(self) -> Plan:
-        return Plan(inside=self)
-
-    def count(self, visual: int) -> None:
-        return None
 
     def bound(self, visual: int, layers: int) -> int:
         """Visual tokens read by all layers together: the cost, a first layer that can merge nothing, and rounding."""
@@ -75,7 +71,7 @@ class FrameFusion:
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         raise TypeError("FrameFusion remembers what it spent: call start(prompt) for the pruners of a request")
 
-    def start(self, prompt: Prompt) -> Sequence[LayerPruner]:
+    def start(self, prompt: Prompt) -> Sequence[Inside]:
         """The pruners of one request, one a layer. Raises ValueError where nobody knows which frame a token is of."""
         if prompt.slots is None:
             raise ValueError("FrameFusion compares frames, and a bare language model knows none: use a video model")
@@ -84,7 +80,7 @@ class FrameFusion:
 
 
 @dataclass
-class _Layer:
+class _Layer(Inside):
     """What a request does on entry to one layer."""
 
     layer: int
@@ -100,7 +96,7 @@ class _Layer:
 
     def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         merged = hidden if self.fusion.joins is None else run_means(hidden, self.fusion.order, self.fusion.joins)
-        return merged.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+        return super().merge(merged, visual, index, mask)
 
 
 class _Fusion:
@@ -141,7 +137,7 @@ class _Fusion:
         found = ours.sum(1).tolist()
         kept = list(found)
         for row in rows:
-            ratio = budget.framefusion_ratio(self._spent[row], self._method.cost, self._layers)
+            ratio = drop_ratio(self._spent[row], self._method.cost, self._layers)
             kept[row] = round(found[row] * (1 - ratio))
             self.phases[row] = DONE
         counts = torch.tensor(kept, dtype=torch.int32, device=ours.device)
@@ -170,8 +166,8 @@ class _Fusion:
         if self.phases[row] != MERGING:
             return 0
         spent, cost, share = self._spent[row], self._method.cost, above / total
-        allowed = budget.framefusion_ratio(spent, cost, self._layers)
-        if share < allowed and budget.framefusion_ratio([*spent, share], cost, self._layers) < 1:
+        allowed = drop_ratio(spent, cost, self._layers)
+        if share < allowed and drop_ratio([*spent, share], cost, self._layers) < 1:
             spent.append(share)
             self.phases[row] = PRUNING if share < self._method.least else MERGING
             return above
@@ -181,3 +177,53 @@ class _Fusion:
         spent.append(pairs / total)
         self.phases[row] = PRUNING
         return pairs
+
+
+def by_place(video: Tensor, slots: Tensor, per_frame: int) -> tuple[Tensor, Tensor]:
+    """Order of the slots of each row that puts the tokens of one place side by side, and which follow another there.
+
+    video, slots [B, S] int64, -1 where there is no video token: those come last. -> order [B, S] int64, and follows
+    [B, S] bool, in that order: the token before is of the same place of the same video.
+    """
+    place = torch.where(video < 0, -1, video * per_frame + slots % per_frame)
+    last = torch.iinfo(torch.int64).max
+    # Two stable sorts: by frame, then by place, text last.
+    order = slots.argsort(dim=1, stable=True)
+    order = order.gather(1, torch.where(video < 0, last, place).gather(1, order).argsort(dim=1, stable=True))
+    sorted_place = place.gather(1, order)
+    follows = (sorted_place[:, 1:] == sorted_place[:, :-1]) & (sorted_place[:, 1:] >= 0)
+    return order, torch.nn.functional.pad(follows, (1, 0))
+
+
+def follow_similarity(hidden: Tensor, order: Tensor, follows: Tensor) -> Tensor:
+    """Cosine [B, S] fp32 of each token of hidden [B, S, D] with the one before in `order`; -2 if it follows none."""
+    ordered = hidden.gather(1, order[:, :, None].expand_as(hidden))
+    return torch.nn.functional.pad(cosine(ordered[:, 1:], ordered[:, :-1]), (1, 0)).where(follows, APART)
+
+
+def run_means(hidden: Tensor, order: Tensor, joins: Tensor) -> Tensor:
+    """hidden [B, S, D] with the first token of each run replaced by the mean of the run.
+
+    joins [B, S] bool, in `order`: the token belongs to the run of the one before it. Means are taken in fp32 over
+    neighbours, in their order, so that they repeat exactly. Reads the device once.
+    """
+    ordered = hidden.gather(1, order[:, :, None].expand_as(hidden))
+    heads = (~joins).flatten().nonzero().flatten()
+    lengths = torch.diff(heads, append=heads.new_full((1,), joins.numel()))
+    means = torch.segment_reduce(ordered.flatten(0, 1).float(), "mean", lengths=lengths, axis=0)
+    ordered = ordered.flatten(0, 1).index_copy(0, heads, means.to(hidden.dtype)).view_as(ordered)
+    return torch.empty_like(hidden).scatter_(1, order[:, :, None].expand_as(hidden), ordered)
+
+
+def drop_ratio(spent: list[float], cost: float, layers: int) -> float:
+    """Share of the tokens to drop now so that all layers together cost the share `cost` of what they would.
+
+    spent: the shares dropped at the layers so far, each of what was left. Between 0 and 1; 1 where nothing of the cost
+    is left. Source: FrameFusion, released code.
+    """
+    left, used = 1.0, 0.0
+    for dropped in spent:
+        left *= 1 - dropped
+        used += left
+    remaining = (layers - len(spent)) * left
+    return min(1.0, max(0.0, 1 - (layers * cost - used) / remaining)) if remaining else 0.0

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
+from dycoke.bases import KeepAll
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, VisualTokens
-
-
-@dataclass(frozen=True)
-class KeepAll:
-    """Compressor that removes nothing: embeds [T, N, D] -> [T * N, D], index 0 .. T * N - 1."""
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-    min_frames: ClassVar[int] = 1
-    positions: ClassVar[str] = "packed"
-    raster: ClassVar[bool] = True
-
-    def compress(self, video: VisualTokens) -> Compressed:
-        embeds = video.embeds.flatten(0, 1)
-        return Compressed(embeds, torch.arange(len(embeds), device=embeds.device))
-
-    def count(self, frames: int, per_frame: int) -> int:
-        return frames * per_frame
+from dycoke.types import Plan
 
 
 @register("full", source="the uncompressed model", retention="1", official="none: nothing to set")

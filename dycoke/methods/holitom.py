@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from dycoke import budget
-from dycoke.methods.fastv import FastV
-from dycoke.methods.full import KeepAll
+from dycoke.bases import Inside, KeepAll, Ordered, option_of, part
 from dycoke.ops.tokens.arrange import arrange
 from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
-from dycoke.ops.tokens.fold import fold
 from dycoke.ops.tokens.rank import mask_slots, top_mask
 from dycoke.ops.tokens.segments import Span, membership, step_cosine, still_counts, still_steps, stillest_segments
 from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
-from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +26,7 @@ NEWLINES: tuple[str, ...] = ("kept", "published")
 
 
 @dataclass(frozen=True)
-class HoliTomOuter:
+class HoliTomOuter(Ordered):
     """Compressor: one token for a position that stays still through a segment, and a share of what is then left.
 
     Segments are those that let most tokens go. Their still tokens, averaged over the frames, are clustered; the
@@ -37,27 +36,23 @@ class HoliTomOuter:
     cokeshao/HoliTom@b1d1412, holitom/llava_arch.py.
     """
 
-    keep: float = 0.25
-    tau: float = 0.8
-    beta: float = 0.6
-    neighbours: int = 7
-    positions: Positions = "packed"
-    order: Order = "published"
+    keep: float = field(default=0.25, metadata={"help": "R, share of the visual tokens kept, in (0, 1]"})
+    tau: float = field(default=0.8, metadata={"help": "cosine above which a position stays still, in [0, 1]"})
+    beta: float = field(default=0.6, metadata={"help": "weight of a cluster's centre against its others, in [0, 1]"})
+    neighbours: int = field(default=7, metadata={"help": "K, neighbours that make a token's density, from 1"})
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    order: Order = field(
+        default="published", metadata={"help": "published: still tokens of a segment first; or raster"}
+    )
 
-    needs: ClassVar[frozenset[str]] = frozenset({"saliency"})
-    min_frames: ClassVar[int] = 1
+    needs = frozenset({"saliency"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.check_ratio("keep", self.keep, above_zero=True)
         budget.check_ratio("tau", self.tau)
         budget.check_ratio("beta", self.beta)
         budget.check_count("neighbours", self.neighbours)
-        check_positions(self.positions)
-        check_order(self.order)
-
-    @property
-    def raster(self) -> bool:
-        return self.order == "raster" or self.positions == "original"
 
     def compress(self, video: VisualTokens) -> Compressed:
         if self.keep == 1:
@@ -66,7 +61,7 @@ class HoliTomOuter:
         steps = still_steps(step_cosine(video.embeds) > self.tau)
         counts = still_counts(steps).tolist()
         segments, removed = stillest_segments(counts)
-        ratio = budget.holitom_ratio(self.keep, removed, frames * per_frame)
+        ratio = kept_of_left(self.keep, removed, frames * per_frame)
         clusters, moving = self._shares(segments, counts, ratio, per_frame)
         longer = [segment for segment in segments if segment[1] > segment[0]]
 
@@ -91,7 +86,7 @@ class HoliTomOuter:
         behind = torch.arange(len(frame), device=frame.device) >= len(at)  # in a frame, moving tokens follow still ones
         order = ((frame * 2 + behind) * per_frame + place).argsort()
         index = (frame * per_frame + place).index_select(0, order)
-        return arrange(embeds.index_select(0, order), index, frames * per_frame, self.raster)
+        return Compressed(*arrange(embeds.index_select(0, order), index, frames * per_frame, self.raster))
 
     def _shares(
         self, segments: list[Span], counts: list[list[int]], ratio: float, per_frame: int
@@ -121,22 +116,25 @@ class HoliTomOuter:
         return frames * per_frame if self.keep == 1 else None
 
     def bound(self, frames: int, per_frame: int) -> int:
-        return budget.holitom_bound(self.keep, frames, per_frame)
+        return most_tokens(self.keep, frames, per_frame)
 
 
 @dataclass(frozen=True)
-class HoliTomInner(FastV):
-    """Pruner: FastV, but what leaves is averaged into what stays.
+class HoliTomInner(Inside):
+    """Pruner: on entry to `layer`, the share r of the visual tokens leaves as in FastV, and is averaged into the rest.
 
     newlines=published: newlines count and compete as visual tokens do, and may be averaged into these.
     """
 
-    newlines: Newlines = "kept"
-
-    option: ClassVar[str] = "layer"
+    layer: int = field(default=18, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
+    r: float = field(default=0.5, metadata={"help": "share that leaves there; 0: no stage inside (without M)"})
+    newlines: Newlines = field(
+        default="kept", metadata={"help": "kept there, as text; published: they compete with visual tokens"}
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_layer("layer", self.layer)
+        budget.check_ratio("r", self.r)
         check_choice("newlines", self.newlines, NEWLINES)
 
     @property
@@ -144,18 +142,21 @@ class HoliTomInner(FastV):
         return self.newlines == "published"
 
     def count(self, visual: int) -> int | None:
-        return None if self.newlines_compete else super().count(visual)
+        return None if self.newlines_compete else self._stay(visual)
 
     def bound(self, visual: int, layers: int) -> int:
         """Visual tokens read by all layers together: no layout has more newlines than tokens between them."""
-        most = min(visual, super().count(2 * visual if self.newlines_compete else visual))
-        return self.k * visual + (layers - self.k) * most
+        most = min(visual, self._stay(2 * visual if self.newlines_compete else visual))
+        return self.layer * visual + (layers - self.layer) * most
 
     def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return strongest(scores, visual, super().count)
+        return strongest(scores, visual, self._stay)
 
     def merge(self, hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
         return fold(hidden, visual, index, mask)
+
+    def _stay(self, visual: int) -> int:
+        return budget.share_round(1 - self.r, visual)
 
 
 @register(
@@ -191,25 +192,54 @@ class HoliTom:
     holitom/llava_arch.py:642 for what counts.
     """
 
-    keep: float = field(default=0.25, metadata={"help": "R, share of the visual tokens kept, in (0, 1]"})
-    tau: float = field(default=0.8, metadata={"help": "cosine above which a position stays still, in [0, 1]"})
-    beta: float = field(default=0.6, metadata={"help": "weight of a cluster's centre against its others, in [0, 1]"})
-    neighbours: int = field(default=7, metadata={"help": "K, neighbours that make a token's density, from 1"})
-    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
-    order: Order = field(
-        default="published", metadata={"help": "published: still tokens of a segment first; or raster"}
-    )
-    layer: int = field(default=18, metadata={"help": "first layer with fewer tokens, from 1 to the last layer"})
-    r: float = field(default=0.5, metadata={"help": "share that leaves there; 0: no stage inside (without M)"})
-    newlines: Newlines = field(
-        default="kept", metadata={"help": "kept there, as text; published: they compete with visual tokens"}
-    )
+    keep: float = option_of(HoliTomOuter, "keep")
+    tau: float = option_of(HoliTomOuter, "tau")
+    beta: float = option_of(HoliTomOuter, "beta")
+    neighbours: int = option_of(HoliTomOuter, "neighbours")
+    positions: Positions = option_of(HoliTomOuter, "positions")
+    order: Order = option_of(HoliTomOuter, "order")
+    layer: int = option_of(HoliTomInner, "layer")
+    r: float = option_of(HoliTomInner, "r")
+    newlines: Newlines = option_of(HoliTomInner, "newlines")
 
     def __post_init__(self) -> None:
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
-        return Plan(
-            before=HoliTomOuter(self.keep, self.tau, self.beta, self.neighbours, self.positions, self.order),
-            inside=HoliTomInner(self.layer, self.r, self.newlines) if self.r else None,
-        )
+        inner = part(HoliTomInner, self) if self.r else None
+        return Plan(before=part(HoliTomOuter, self), inside=inner)
+
+
+def fold(hidden: Tensor, visual: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """hidden [B, S, D] at index [B, S'], each kept visual token the mean of itself and those that leave for it.
+
+    visual [B, S] bool; mask [B, S'] bool: slots of index that are no padding. A visual token of a row that index does
+    not name goes to the visual one it names with the highest cosine; of equals the lower. Where none stays nothing is
+    averaged. Arithmetic is fp32; a token nothing goes to stays as it is, to the bit.
+    """
+    kept = hidden.take_along_dim(index[:, :, None], 1)
+    stays = torch.zeros_like(visual).scatter_(1, index, mask)
+    targets = visual.gather(1, index) & mask  # [B, S']
+    unit = torch.nn.functional.normalize(hidden.float(), dim=2)
+    likeness = unit @ unit.take_along_dim(index[:, :, None], 1).mT  # [B, S, S']
+    nearest = likeness.masked_fill(~targets[:, None, :], -torch.inf).argmax(2, keepdim=True)
+    goes = (visual & ~stays & targets.any(1, keepdim=True))[:, :, None]
+    share = torch.zeros_like(likeness).scatter_(2, nearest, goes.float())  # one a row at most
+    guests = share.sum(1)[:, :, None]  # [B, S', 1]
+    mean = ((kept.float() + share.mT @ hidden.float()) / (guests + 1)).to(hidden.dtype)
+    return torch.where(guests > 0, mean, kept)
+
+
+def kept_of_left(keep: float, removed: int, total: int) -> float:
+    """Share kept of what is left once still positions are merged over time, in double, as the released code has it.
+
+    keep is the share of all `total` tokens, `removed` of which the merging takes away.
+    Source: cokeshao/HoliTom@b1d1412, holitom/llava_arch.py.
+    """
+    return min(float(keep) / ((total - removed) / total), 1.0)
+
+
+def most_tokens(keep: float, frames: int, per_frame: int) -> int:
+    """Most tokens HoliTom keeps: the budget and what rounding adds, 1 a frame and 1/2 a segment of several frames."""
+    total = frames * per_frame
+    return min(total, math.ceil(float(keep) * total + 1.25 * frames))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from dycoke import budget
-from dycoke.methods.full import KeepAll
-from dycoke.ops.tokens.absorb import absorb
+from dycoke.bases import KeepAll, Ordered
 from dycoke.ops.tokens.arrange import arrange
 from dycoke.registry import register
-from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_choice, check_order, check_positions
+from dycoke.types import Compressed, Order, Positions, VisualTokens, check_choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +49,7 @@ DEVIATIONS = (
     deviations=DEVIATIONS,
 )
 @dataclass(frozen=True)
-class PruMerge:
+class PruMerge(Ordered):
     """Keep each frame's most salient tokens, add their neighbours to them, and the sum of all others as one more.
 
     A kept token becomes itself plus the saliency-weighted sum of the 32 tokens of its frame with the most similar
@@ -65,24 +64,15 @@ class PruMerge:
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
     order: Order = field(default="published", metadata={"help": "published: per frame by saliency; or raster"})
 
-    needs: ClassVar[frozenset[str]] = frozenset({"saliency", "keys"})
-    min_frames: ClassVar[int] = 1
+    needs = frozenset({"saliency", "keys"})
     spread: ClassVar[int] = 0  # tokens at even spacing kept for each salient one
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.keep, str) and self.keep != ADAPTIVE:
             raise ValueError(f"keep={self.keep!r}: expected a number in (0, 1], or {ADAPTIVE}")
         if self.keep != ADAPTIVE:
             budget.check_ratio("keep", self.keep, above_zero=True)
-        check_positions(self.positions)
-        check_order(self.order)
-
-    @property
-    def raster(self) -> bool:
-        return self.order == "raster" or self.positions == "original"
-
-    def plan(self) -> Plan:
-        return Plan(before=self)
 
     def compress(self, video: VisualTokens) -> Compressed:
         frames, per_frame = video.embeds.shape[:2]
@@ -92,7 +82,7 @@ class PruMerge:
         chosen = choose(video.saliency, max(1, kept - 1), self.spread)
         embeds, within = absorb(video.embeds, video.saliency, video.keys, chosen, NEIGHBOURS, extra=kept > 1)
         index = within + torch.arange(frames, device=within.device)[:, None] * per_frame
-        return arrange(embeds.flatten(0, 1), index.flatten(), frames * per_frame, self.raster)
+        return Compressed(*arrange(embeds.flatten(0, 1), index.flatten(), frames * per_frame, self.raster))
 
     def count(self, frames: int, per_frame: int) -> int | None:
         return None if self.keep == ADAPTIVE else self.bound(frames, per_frame)
@@ -104,7 +94,7 @@ class PruMerge:
         """Tokens left of a frame, the extra one included; only the adaptive rule looks at the outliers."""
         if self.keep != ADAPTIVE:
             return budget.from_keep(self.keep, per_frame)
-        return min(per_frame, budget.outlier_tokens(outliers, frames, per_frame) * (1 + self.spread) + 1)
+        return min(per_frame, outlier_tokens(outliers, frames, per_frame) * (1 + self.spread) + 1)
 
 
 @register(
@@ -159,15 +149,16 @@ class PruMergePlus(PruMerge):
     def _compress_published(self, video: VisualTokens) -> Compressed:
         frames, per_frame = video.embeds.shape[:2]
         found = outliers(video.saliency)
-        salient = budget.outlier_tokens(found, frames, per_frame)
-        chosen, stays = choose_published(video.saliency, salient, budget.spacing_step(found, frames, per_frame))
+        salient = outlier_tokens(found, frames, per_frame)
+        chosen, stays = choose_published(video.saliency, salient, spacing_step(found, frames, per_frame))
         embeds, within = absorb(video.embeds, video.saliency, video.keys, chosen, NEIGHBOURS, extra=True)
         kept = stays.sum(1, keepdim=True)
         whole = kept >= per_frame - 1  # the extra token is the one that is missing
         embeds = torch.where(whole[..., None], video.embeds.take_along_dim(within[..., None], 1), embeds)
         where = torch.cat([stays, kept < per_frame], dim=1).flatten().nonzero().flatten()
         index = within + torch.arange(frames, device=within.device)[:, None] * per_frame
-        return arrange(embeds.flatten(0, 1)[where], index.flatten()[where], frames * per_frame, self.raster)
+        kept, slots = embeds.flatten(0, 1)[where], index.flatten()[where]
+        return Compressed(*arrange(kept, slots, frames * per_frame, self.raster))
 
 
 def outliers(saliency: Tensor) -> int:
@@ -198,3 +189,48 @@ def choose_published(saliency: Tensor, salient: int, step: int) -> tuple[Tensor,
     return torch.cat([order, spaced], 1), torch.cat(
         [torch.ones_like(order, dtype=torch.bool), ~taken.gather(1, spaced)], 1
     )
+
+
+def absorb(
+    embeds: Tensor, saliency: Tensor, keys: Tensor, chosen: Tensor, neighbours: int, extra: bool
+) -> tuple[Tensor, Tensor]:
+    """Chosen tokens with their neighbours added, then an extra one: tokens [T, k + 1, D] and places [T, k + 1].
+
+    embeds [T, N, D], saliency [T, N] fp32, keys [T, N, Dk], chosen [T, k] int64. A chosen token becomes itself plus
+    the saliency-weighted sum, in fp32, of the `neighbours` tokens of its frame (or all others, if fewer) with the most
+    similar keys, which may be chosen themselves and count with what they were. The extra token, last, is the
+    saliency-weighted sum of all that are not chosen, of which there must be one, and takes the place of the most
+    salient of them. Without `extra` k tokens come back. Ties go to the lower place. Source: LLaVA-PruMerge.
+    """
+    per_frame = saliency.shape[1]
+    keys = torch.nn.functional.normalize(keys.float(), dim=2)
+    likeness = keys.take_along_dim(chosen[..., None], dim=1) @ keys.mT  # [T, k, N]
+    likeness.scatter_(2, chosen[..., None], -torch.inf)  # no token is its own neighbour
+    near = likeness.argsort(dim=2, descending=True, stable=True)[..., : min(neighbours, per_frame - 1)]
+    weights = torch.zeros_like(likeness).scatter_(2, near, saliency[:, None].expand_as(likeness).gather(2, near))
+    weights.scatter_(2, chosen[..., None], 1.0)
+    if extra:
+        left = saliency.scatter(1, chosen, 0.0)
+        free = saliency.scatter(1, chosen, -torch.inf).argmax(dim=1, keepdim=True)
+        weights, chosen = torch.cat([weights, left[:, None]], dim=1), torch.cat([chosen, free], dim=1)
+    return (weights @ embeds.float()).to(embeds.dtype), chosen
+
+
+def outlier_tokens(outliers: int, frames: int, per_frame: int) -> int:
+    """Salient tokens a frame keeps where `outliers` of a video's T * N saliencies stand out: int(N * share).
+
+    In double, as PruMerge's released code counts, but at least 1 and at most N // 4. No more than a quarter of any
+    numbers lie above their third quartile; a quartile rounded to fp32 may miss that.
+    """
+    return max(1, min(per_frame // 4, int(per_frame * (outliers / (frames * per_frame)))))
+
+
+def spacing_step(outliers: int, frames: int, per_frame: int) -> int:
+    """Slots from one spaced token of PruMerge+ to the next as released: int(int(1 / r) / 3) of a share r of outliers.
+
+    In double, but at least 1; of a video without outliers r is that of one a frame, as in `outlier_tokens`. r = .123
+    gives 2, and so 288 spaced tokens of 576, not 3 r, 213. Source: 42Shawn/LLaVA-PruMerge@1ca8b2b,
+    llava/model/multimodal_encoder/clip_encoder.py, token_prune_merge_advanced_plus.
+    """
+    share = (outliers or frames) / (frames * per_frame)
+    return max(1, int(int(1 / share) / 3))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from dycoke import budget
-from dycoke.methods.full import KeepAll
+from dycoke.bases import KeepAll, KeepMost, Ordered, option_of, part
 from dycoke.ops.tokens.arrange import arrange
 from dycoke.ops.tokens.cluster import cluster_means, dpc_knn
 from dycoke.ops.tokens.rank import mask_slots
 from dycoke.ops.tokens.segments import contiguous, membership, static_places
-from dycoke.ops.tokens.survivors import strongest
 from dycoke.registry import register
-from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer, check_order, check_positions
+from dycoke.types import Compressed, Order, Plan, Positions, VisualTokens, check_layer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ NEIGHBOURS = 7  # that make a token's density, in the released code
 
 
 @dataclass(frozen=True)
-class PruneVidOuter:
+class PruneVidOuter(Ordered):
     """Compressor: the static tokens of a segment once, averaged, and of every group of tokens a share, as clusters.
 
     Segments come from clusters of frame means. A position is static in a segment if its tokens have a mean cosine of
@@ -35,25 +34,19 @@ class PruneVidOuter:
     Visual-AI/PruneVid@8e90af0, models/pllava/modeling_pllava.py.
     """
 
-    keep: float = 0.5
-    tau: float = 0.8
-    segments: float = 0.25
-    positions: Positions = "packed"
-    order: Order = "published"
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-    min_frames: ClassVar[int] = 1
+    keep: float = field(default=0.5, metadata={"help": "clusters per token of a group, in (0, 1]"})
+    tau: float = field(default=0.8, metadata={"help": "mean cosine above which a position is static, in [0, 1]"})
+    segments: float = field(default=0.25, metadata={"help": "clusters of frames per frame, in (0, 1]"})
+    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
+    order: Order = field(
+        default="published", metadata={"help": "published: static tokens of a segment first; or raster"}
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.check_ratio("keep", self.keep, above_zero=True)
         budget.check_ratio("tau", self.tau)
         budget.check_ratio("segments", self.segments, above_zero=True)
-        check_positions(self.positions)
-        check_order(self.order)
-
-    @property
-    def raster(self) -> bool:
-        return self.order == "raster" or self.positions == "original"
 
     def compress(self, video: VisualTokens) -> Compressed:
         if self.keep == 1:
@@ -70,7 +63,7 @@ class PruneVidOuter:
             for size, (first, last) in zip(static_sizes, segments, strict=True)
             for _ in range(first, last + 1)
         ]
-        counts = [budget.prunevid_clusters(self.keep, size) for size in sizes]
+        counts = [clusters_of(self.keep, size) for size in sizes]
 
         share = belongs / belongs.sum(1, keepdim=True)
         means = (share @ embeds.reshape(frames, -1)).view(-1, *embeds.shape[1:])
@@ -86,7 +79,7 @@ class PruneVidOuter:
         frame = torch.cat([span[:, 0], torch.arange(frames, device=device)])[group]
         order = ((frame * 2 + (group >= len(segments))) * per_frame + within).argsort()
         kept = merged.flatten(0, 1).index_select(0, at[order]).to(video.embeds.dtype)
-        return arrange(kept, (frame * per_frame + place)[order], frames * per_frame, self.raster)
+        return Compressed(*arrange(kept, (frame * per_frame + place)[order], frames * per_frame, self.raster))
 
     def _segments(self, embeds: Tensor) -> list[tuple[int, int]]:
         """First and last frames of runs of similar frames of [T, N, D]."""
@@ -100,19 +93,18 @@ class PruneVidOuter:
         return frames * per_frame if self.keep == 1 else None
 
     def bound(self, frames: int, per_frame: int) -> int:
-        return budget.prunevid_bound(self.keep, frames, per_frame)
+        return most_tokens(self.keep, frames, per_frame)
 
 
 @dataclass(frozen=True)
-class PruneVidInner:
+class PruneVidInner(KeepMost):
     """Pruner: on entry to `layer`, keep int(n * alpha) visual tokens by the head that attends to each most."""
 
     layer: int = 11
-    alpha: float = 0.4
+    alpha: float = field(default=0.4, metadata={"help": "share that stays there; 1: no stage inside"})
 
-    option: ClassVar[str] = "layer"
-    behind: ClassVar[int] = 1
-    evicts: ClassVar[bool] = True
+    behind = 1
+    evicts = True
 
     def __post_init__(self) -> None:
         check_layer("layer", self.layer - self.behind, lowest=0)
@@ -123,9 +115,6 @@ class PruneVidInner:
 
     def count(self, visual: int) -> int:
         return budget.share_floor(self.alpha, visual, least=1)
-
-    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return strongest(scores, visual, self.count)
 
 
 @register(
@@ -158,21 +147,28 @@ class PruneVid:
     last token. The others leave the KV cache of all layers.
     """
 
-    keep: float = field(default=0.5, metadata={"help": "clusters per token of a group, in (0, 1]"})
-    tau: float = field(default=0.8, metadata={"help": "mean cosine above which a position is static, in [0, 1]"})
-    segments: float = field(default=0.25, metadata={"help": "clusters of frames per frame, in (0, 1]"})
-    positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
-    order: Order = field(
-        default="published", metadata={"help": "published: static tokens of a segment first; or raster"}
-    )
+    keep: float = option_of(PruneVidOuter, "keep")
+    tau: float = option_of(PruneVidOuter, "tau")
+    segments: float = option_of(PruneVidOuter, "segments")
+    positions: Positions = option_of(PruneVidOuter, "positions")
+    order: Order = option_of(PruneVidOuter, "order")
     layer: int = field(default=10, metadata={"help": "layer whose attention decides which tokens go on behind it"})
-    alpha: float = field(default=0.4, metadata={"help": "share that stays there; 1: no stage inside"})
+    alpha: float = option_of(PruneVidInner, "alpha")
 
     def __post_init__(self) -> None:
         self.plan()  # the stage checks its options; a bad one must fail here, not at attach
 
     def plan(self) -> Plan:
-        return Plan(
-            before=PruneVidOuter(self.keep, self.tau, self.segments, self.positions, self.order),
-            inside=PruneVidInner(self.layer + 1, self.alpha) if self.alpha < 1 else None,
-        )
+        inner = part(PruneVidInner, self, layer=self.layer + 1) if self.alpha < 1 else None
+        return Plan(before=part(PruneVidOuter, self), inside=inner)
+
+
+def clusters_of(keep: float, tokens: int) -> int:
+    """Clusters PruneVid makes of a group of tokens: int(n * keep), at least one; up to 14 tokens stay as they are."""
+    return tokens if tokens <= 14 else budget.share_floor(keep, tokens, least=1)
+
+
+def most_tokens(keep: float, frames: int, per_frame: int) -> int:
+    """Most tokens PruneVid keeps: in every frame the moving ones, and half of the static ones, shared by two frames."""
+    clusters = [clusters_of(keep, tokens) for tokens in range(per_frame + 1)]
+    return max(2 * moving + static for moving, static in zip(reversed(clusters), clusters, strict=True)) * frames // 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from dycoke import budget
-from dycoke.ops.tokens.survivors import strongest
+from dycoke.bases import KeepMost
 from dycoke.registry import register
 from dycoke.types import Plan, check_layers
 
@@ -18,18 +19,21 @@ if TYPE_CHECKING:
 LAYERS = (2, 6, 15)
 KEEP = 1 / 3  # the share that the published budget of 192 is of 576
 HEADS = 14
+# Tokens of 576 behind SparseVLM's three layers, by the budget each list is named for. Source: its second release,
+# Gumpest/SparseVLMs, llava/model/language_model/score.py with USE_VERSION=2_0.
+LISTS = {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)}
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(KeepMost):
     """Behind layer `layer - 1`, keep `share` of the `before` share of the visual tokens that is left."""
 
     layer: int
     share: float
     before: float
 
-    option: ClassVar[str] = "layers"
-    behind: ClassVar[int] = 1
+    option = "layers"
+    behind = 1
 
     def join(self, attention: Tensor, visual: Tensor, rotary: Tensor) -> Tensor:
         """Mean of the 14 heads with most attention on visual tokens, each divided by what rotary embedding adds."""
@@ -39,10 +43,8 @@ class Stage:
         return attention.take_along_dim(best[:, :, None], 1).mean(1)
 
     def count(self, visual: int) -> int:
-        return budget.stage_of(self.share, self.before, visual)
-
-    def prune(self, hidden: Tensor, visual: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return strongest(scores, visual, self.count)
+        """Of the `visual` tokens left of a share `before`, so many that the share `share` is left; one at least."""
+        return min(visual, max(1, round(visual * self.share / self.before)))
 
 
 @register(
@@ -86,13 +88,28 @@ class SparseVLM:
             raise ValueError(f"layers={self.layers!r}: expected three layers, as {LAYERS}")
         budget.check_ratio("keep", self.keep, above_zero=True)
         budget.check_count("budget", self.budget, least=0)
-        if self.budget and self.budget not in budget.SPARSEVLM_LISTS:
-            named = ", ".join(map(str, budget.SPARSEVLM_LISTS))
+        if self.budget and self.budget not in LISTS:
+            named = ", ".join(map(str, LISTS))
             raise ValueError(f"budget={self.budget}: expected one of {named}, or 0 for keep")
         if self.budget and self.keep != KEEP:
             raise ValueError(f"budget={self.budget} with keep={self.keep}: expected one of the two")
 
     def plan(self) -> Plan:
-        shares = budget.sparsevlm_published(self.budget) if self.budget else budget.sparsevlm_shares(self.keep)
+        shares = published_shares(self.budget) if self.budget else shares_of(self.keep)
         stages = zip(self.layers, shares, (1.0, *shares), strict=False)
         return Plan(inside=tuple(Stage(layer + 1, share, before) for layer, share, before in stages))
+
+
+def shares_of(keep: float) -> tuple[float, float, float]:
+    """Shares of the visual tokens left behind SparseVLM's three layers.
+
+    At keep = 1/3 the published 300, 200 and 118 of 576; powers of `keep`, so that 1 keeps everything and less never
+    leaves more.
+    """
+    budget.check_ratio("keep", keep, above_zero=True)
+    return tuple(keep ** math.log(count / 576, 1 / 3) for count in LISTS[192])
+
+
+def published_shares(budget: int) -> tuple[float, float, float]:
+    """Shares of the visual tokens that the published list of a budget, 192, 128, 96 or 64 of 576, leaves."""
+    return tuple(count / 576 for count in LISTS[budget])

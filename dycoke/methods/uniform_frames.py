@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 
 from dycoke import budget
+from dycoke.bases import Before
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+from dycoke.types import Compressed, Positions, VisualTokens
 
 
 @register(
@@ -19,22 +19,15 @@ from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positi
     official="none: a floor, at the budget of what it is compared with",
 )
 @dataclass(frozen=True)
-class UniformFrames:
+class UniformFrames(Before):
     """Keep whole frames at even spacing, the first one always."""
 
     keep: float = field(default=0.5, metadata={"help": "share of the frames kept, in (0, 1]; at least one"})
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    min_frames: ClassVar[int] = 1
-    raster: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.check_ratio("keep", self.keep, above_zero=True)
-        check_positions(self.positions)
-
-    def plan(self) -> Plan:
-        return Plan(before=self)
 
     def compress(self, video: VisualTokens) -> Compressed:
         frames, per_frame = video.embeds.shape[:2]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from dycoke import budget
-from dycoke.ops.tokens.apportion import apportion
-from dycoke.ops.tokens.rank import mask_slots
+from dycoke.bases import Before
+from dycoke.ops.tokens.rank import mask_slots, ranks
 from dycoke.registry import register
-from dycoke.types import Compressed, Plan, Positions, VisualTokens, check_positions
+from dycoke.types import Compressed, Positions, VisualTokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,22 +38,15 @@ TEMPERATURE = 0.01  # of the softmax that turns frame scores into shares of the 
     ),
 )
 @dataclass(frozen=True)
-class VidCom2:
+class VidCom2(Before):
     """Keep the tokens least like their frame's mean and the video's, more of them in frames unlike the rest."""
 
     keep: float = field(default=0.25, metadata={"help": "share of the visual tokens kept, in (0, 1]"})
     positions: Positions = field(default="packed", metadata={"help": "RoPE positions: packed or original"})
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    min_frames: ClassVar[int] = 1
-    raster: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         budget.check_ratio("keep", self.keep, above_zero=True)
-        check_positions(self.positions)
-
-    def plan(self) -> Plan:
-        return Plan(before=self)
 
     def compress(self, video: VisualTokens) -> Compressed:
         frames, per_frame = video.embeds.shape[:2]
@@ -85,3 +78,24 @@ def similarity(tokens: Tensor, center: Tensor) -> Tensor:
     """Sum of Gaussians of the distance between tokens [T, N, C] and a center that broadcasts to them: [T, N] fp32."""
     squared = (tokens - center).square().sum(dim=2)
     return sum(torch.exp(squared / (-2 * width)) for width in BANDWIDTHS)
+
+
+def apportion(order_score: Tensor, target: Tensor, total: int) -> Tensor:
+    """Which `total` tokens stay, as a mask [T, N] bool, shared among the frames in proportion to `target`.
+
+    order_score [T, N]: within a frame, lower is kept first. target [T] > 0: the tokens each frame would keep if
+    there were fractions of them; only the proportions count. The token of rank r (from 0) in frame t stands in line
+    at (r + 1/2) / target[t], and the first `total` are taken. That is the divisor method of Sainte-Laguë: where the
+    rounded targets add up to `total` they are the quotas, and what a full frame cannot take goes to the others. If
+    `total` reaches T, no frame is left empty. Ties go to the lower slot. Raises ValueError unless 0 <= total <= T * N.
+    """
+    frames, per_frame = order_score.shape
+    if not 0 <= total <= frames * per_frame:
+        raise ValueError(f"total={total}: expected 0 to {frames * per_frame} tokens of {frames} frames of {per_frame}")
+    rank = ranks(-order_score)
+    queue = (rank + 0.5) / target[:, None]
+    if total >= frames:
+        queue = queue.masked_fill(rank == 0, -1.0)
+    taken = queue.flatten().argsort(stable=True)[:total]
+    mask = torch.zeros(frames * per_frame, dtype=torch.bool, device=order_score.device)
+    return mask.index_fill_(0, taken, True).view(frames, per_frame)

@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from dycoke.attach import attach
 from dycoke.families.chat import Chat, size_of
+from dycoke.families.sizes import kept_tokens
 from dycoke.report import Report
 from dycoke.types import Method, Plan
 from llava.context import too_long
@@ -103,8 +104,7 @@ def fewest_tokens(method: Method | Plan, frames: int, per_frame: int) -> int:
 
     Where that depends on what they show, one of each frame is reckoned with.
     """
-    before = (method if isinstance(method, Plan) else method.plan()).before
-    kept = frames * per_frame if before is None else before.count(frames, per_frame)
+    kept = kept_tokens(method if isinstance(method, Plan) else method.plan(), frames, per_frame)
     return frames if kept is None else kept
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from dycoke.attach import plan_of
+from dycoke.bases import Before
 from dycoke.families.requests import Request, Requests, compressor_of, requests_of
 from dycoke.offline.answers import Generated, ending_ids
 from dycoke.offline.batches import Halving, KVBudget, form
-from dycoke.types import Compressor
 
 MAX_BATCH = 64
 _NOT_HERE = ("max_length", "num_return_sequences", "return_dict_in_generate", "streamer", "generation_config")
@@ -103,7 +103,7 @@ def _row(
     number: int,
     request: Request,
     settings: dict[str, Any],
-    before: Compressor,
+    before: Before,
 ) -> _Row:
     _check(1, settings)
     new = settings.get("max_new_tokens") or model.generation_config.max_new_tokens

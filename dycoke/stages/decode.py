@@ -7,7 +7,7 @@ import warnings
 import weakref
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,11 @@ from dycoke.fitting import decode_faults, refuse
 from dycoke.kv_cache.host_store import host_cache_works
 from dycoke.kv_cache.layer import PrunedLayer
 from dycoke.kv_cache.request import TAIL, DecodeRequest
+from dycoke.kv_cache.sink import MakeSink, Sink
 from dycoke.stages.arguments import ANOTHER_REQUEST
 from dycoke.stages.attention import BASES, REQUEST, pruned_name
 from dycoke.stages.masks import full_attention, makes_cache, padding_of
 from dycoke.types import DecodePolicy, LayerPruner
-
-if TYPE_CHECKING:
-    from dycoke.engine.buckets import Engine, Intake
 
 _stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are installed
 
@@ -32,8 +30,8 @@ _stages: weakref.WeakSet[DecodeStage] = weakref.WeakSet()  # those that are inst
 class DecodeStage:
     """Serves a decode policy on a language model of transformers (the module whose layers fill a cache).
 
-    policy None reads everything, through the same cache and attention. pruners: what drops columns in prefill. engine:
-    takes over, while it is active, what a prefill leaves; a stage that only serves it need not be installed. Raises
+    policy None reads everything, through the same cache and attention. pruners: what drops columns in prefill. A stage
+    whose prefills all fill sinks of somebody else need not be installed. Raises
     ValueError if the model's attention cannot be observed, or the policy's first layer is not one of its later layers.
     """
 
@@ -49,14 +47,13 @@ class DecodeStage:
         self._base = _check_attention(language_model)
         self._layers = self.config.num_hidden_layers
         refuse(decode_faults(policy, pruners, self._layers))
-        self._host = getattr(policy, "dp_cache", "device") == "host"
+        self._host = policy is not None and policy.dp_cache == "host"
         if self._host and not host_cache_works(language_model):
             warnings.warn("dp_cache='host' needs CUDA: the cache stays on the device", stacklevel=4)
             self._host = False
         self._warned = False
-        self.engine: Engine | None = None
-        self._live: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()
-        self._hiding: weakref.WeakSet[DecodeRequest] = weakref.WeakSet()  # whose own mask hides columns altogether
+        self._live: weakref.WeakSet[Sink] = weakref.WeakSet()
+        self._hiding: weakref.WeakSet[Sink] = weakref.WeakSet()  # whose own mask hides columns altogether
 
     def install(self, undo: ExitStack) -> None:
         """Let the layers attend under our attention's name. The config, which others read and save, keeps its own."""
@@ -102,8 +99,9 @@ class DecodeStage:
         real: Tensor | None,
         visual: Tensor | None,
         own: Tensor | None = None,
-    ) -> tuple[dict[str, Any], DecodeRequest | Intake]:
-        """Arguments of a prefill [B, S] with the cache taken over, and its request.
+        make: MakeSink | None = None,
+    ) -> tuple[dict[str, Any], Sink]:
+        """Arguments of a prefill [B, S] with the cache taken over, and what it fills: what `make` gives, or a cache.
 
         real [B, S] bool: no padding. visual [B, S] bool. own [., ., S, S]: the caller's mask, where it says more than
         padding; steps then read every column that a token of the prompt has seen. Raises ValueError for what `check`
@@ -112,7 +110,7 @@ class DecodeStage:
         self.check(kwargs)
         cache = kwargs.get("past_key_values")
         cache = DynamicCache(config=self.config) if cache is None else cache
-        request = self._request(kwargs, cache, shape, device, real, visual)
+        request = (make or self._growing(cache))(kwargs, shape, device, real, visual)
         self._live.add(request)
         width = max([0, *_static_lengths(cache)])
         layers = [PrunedLayer(request, layer, width) for layer in range(self._layers)]
@@ -128,21 +126,22 @@ class DecodeStage:
             kwargs["attention_mask"] = None if real is None else real.long()
         return kwargs, request
 
-    def _request(
-        self,
-        kwargs: dict[str, Any],
-        cache: Cache,
-        shape: tuple[int, int],
-        device: torch.device,
-        real: Tensor | None,
-        visual: Tensor | None,
-    ) -> DecodeRequest | Intake:
-        if self.engine is not None and self.engine.active:
-            return self.engine.request(kwargs, shape, device, real, visual)
-        tail = max([TAIL, *(length - shape[1] for length in _static_lengths(cache))])  # what one has room for
-        return DecodeRequest(
-            self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
-        )
+    def _growing(self, cache: Cache) -> MakeSink:
+        """Makes the request of a cache that grows while decoding, with as much room as a static one has."""
+
+        def make(
+            kwargs: dict[str, Any],
+            shape: tuple[int, int],
+            device: torch.device,
+            real: Tensor | None,
+            visual: Tensor | None,
+        ) -> DecodeRequest:
+            tail = max([TAIL, *(length - shape[1] for length in _static_lengths(cache))])
+            return DecodeRequest(
+                self._policy, self._layers, shape, device, real, visual, host=self._host, tail=tail, trace=self._trace
+            )
+
+        return make
 
     @staticmethod
     def is_fresh(cache: Cache) -> bool:

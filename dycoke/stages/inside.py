@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from dycoke.fitting import observes
+from dycoke.bases import Inside
+from dycoke.bases.adopt import adopted
 from dycoke.kv_cache.request import DecodeRequest
 from dycoke.ops.attend.last_row import last_row, last_slot, rotary_row
-from dycoke.types import LayerPruner, Prompt
-from dycoke.usage import Entered
+from dycoke.report.usage import Entered
+from dycoke.types import Prompt
 
 
 class Prefill:
@@ -26,7 +27,7 @@ class Prefill:
 
     def __init__(
         self,
-        pruners: Sequence[LayerPruner],
+        pruners: Sequence[Inside],
         rotary: nn.Module,
         prompt: Prompt,
         real: Tensor | None,
@@ -34,7 +35,7 @@ class Prefill:
         flat: bool,
         trace: bool,
     ) -> None:
-        started = [own for each in pruners for own in (each.start(prompt) if hasattr(each, "start") else [each])]
+        started = [adopted("inside", own) for each in pruners for own in each.start(prompt)]
         self._pruners = {pruner.layer: pruner for pruner in started}
         self._rotary, self._request, self._flat, self._trace = rotary, request, flat, trace
         self._visual, self._newlines = prompt.visual, prompt.newlines
@@ -49,7 +50,7 @@ class Prefill:
     def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:
         """Score the slots for a pruner on the next layer: query [B, Hq, S, D] and key [B, H, S, D] of `layer`."""
         pruner = self._pruners.get(layer + 1)
-        if pruner is not None and observes(pruner) == "previous":
+        if pruner is not None and pruner.observes == "previous":
             real = self._real.to(key.device)
             at = last_slot(real)[:, None, None, None].expand(-1, query.shape[1], 1, query.shape[3])
             self._attention = last_row(query.gather(2, at), key, scaling, real)
@@ -64,20 +65,17 @@ class Prefill:
         visual, real = self._visual.to(hidden.device), self._real.to(hidden.device)
         told = kwargs | self._told
         tables = tuple(table.to(hidden.device).expand(len(hidden), -1, -1) for table in told["position_embeddings"])
-        if observes(pruner) == "own":
+        if pruner.observes == "own":
             self._attention = _own_attention(module, hidden, tables, real)
         competing = visual
-        if getattr(pruner, "newlines_compete", False) and self._newlines is not None:
+        if pruner.newlines_compete and self._newlines is not None:
             competing = visual | self._newlines.to(hidden.device)
         chosen = pruner.prune(hidden, competing, self._scores(pruner, competing, real, tables))
         if chosen is None:
             return hidden, told
         index, mask = chosen
         mask = mask & real.gather(1, index)
-        if hasattr(pruner, "merge"):
-            hidden = pruner.merge(hidden, competing, index, mask)
-        else:
-            hidden = hidden.gather(1, index[:, :, None].expand(-1, -1, hidden.shape[2]))
+        hidden = pruner.merge(hidden, competing, index, mask)
         self._visual, self._real = visual.gather(1, index) & mask, mask
         if self._newlines is not None:
             self._newlines = self._newlines.to(index.device).gather(1, index) & mask
@@ -90,28 +88,24 @@ class Prefill:
             "position_embeddings": self._rotary(hidden, self._positions),
         }
         if self._request is not None:
-            evicts = getattr(pruner, "evicts", False)
-            self._request.narrow(layer, index, mask, self._visual, self._shift, evict=evicts)
+            self._request.narrow(layer, index, mask, self._visual, self._shift, evict=pruner.evicts)
         columns = (self._columns, mask) if self._trace else ()
         self.entered.append(Entered(layer, self._visual.sum(1), *columns))
         return hidden, kwargs | self._told
 
-    def _scores(self, pruner: LayerPruner, visual: Tensor, real: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    def _scores(self, pruner: Inside, visual: Tensor, real: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
         """What a pruner gets to see of the attention: [B, S] fp32, zeros where it observes nothing."""
         attention, self._attention = self._attention, None
         if attention is None:
             return torch.zeros(visual.shape, dtype=torch.float32, device=visual.device)
-        attention = attention.to(visual.device)
-        if not hasattr(pruner, "join"):
-            return attention.mean(1)
-        return pruner.join(attention, visual, rotary_row(*tables, last_slot(real)))
+        return pruner.join(attention.to(visual.device), visual, rotary_row(*tables, last_slot(real)))
 
-    def _move(self, pruner: LayerPruner, given: Tensor, index: Tensor, real: Tensor) -> None:
+    def _move(self, pruner: Inside, given: Tensor, index: Tensor, real: Tensor) -> None:
         """Find the positions [B, S'] of the slots that go on, and by how much those of decoded tokens move back."""
         given = given if self._positions is None else self._positions
         given = given.to(index.device).expand(real.shape)
         self._positions = given.gather(1, index)
-        if getattr(pruner, "positions", "original") == "original":
+        if pruner.positions == "original":
             return
         first = given.gather(1, real.int().argmax(1, keepdim=True))
         packed = (first + self._real.cumsum(1) - 1).clamp(min=0)

@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dycoke.bases import Inside
 from dycoke.fitting import inside_faults, refuse
 from dycoke.kv_cache.request import DecodeRequest
+from dycoke.report.usage import Entered
 from dycoke.stages.attention import PREFILL, REQUEST
 from dycoke.stages.inside import Prefill
-from dycoke.types import LayerPruner, Prompt
-from dycoke.usage import Entered
+from dycoke.types import Prompt
 
 
 class InsideStage:
@@ -27,7 +28,7 @@ class InsideStage:
     model does not have.
     """
 
-    def __init__(self, language_model: nn.Module, pruners: Sequence[LayerPruner], flat: bool, trace: bool) -> None:
+    def __init__(self, language_model: nn.Module, pruners: Sequence[Inside], flat: bool, trace: bool) -> None:
         self._model, self._pruners, self._flat, self._trace = weakref.ref(language_model), pruners, flat, trace
         self._layers = language_model.config.num_hidden_layers
         refuse(inside_faults(pruners, self._layers))

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dycoke.bases import Before
 from dycoke.turns import OfThread
-from dycoke.types import Compressor
 
 if TYPE_CHECKING:
     from dycoke.stages.pooling_head import PoolingHead
@@ -39,7 +39,7 @@ class Probed(NamedTuple):
     scenes: Tensor | None = None
 
 
-def probe_for(compressor: Compressor, tower: nn.Module | None, depth: int) -> TowerProbe | None:
+def probe_for(compressor: Before, tower: nn.Module | None, depth: int) -> TowerProbe | None:
     """The probe a compressor asks for, None if it asks for nothing of the tower.
 
     tower: transformers' SiglipVisionModel or CLIPVisionModel, None if it is not loaded yet; depth: how many of its
@@ -47,7 +47,7 @@ def probe_for(compressor: Compressor, tower: nn.Module | None, depth: int) -> To
     Raises ValueError for another tower, one without a layer, or a `vision_head` that does not fit it,
     FileNotFoundError if there is no such checkpoint.
     """
-    needs, path = compressor.needs & FROM_TOWER, getattr(compressor, "vision_head", None)
+    needs, path = compressor.needs & FROM_TOWER, compressor.vision_head
     if not needs and not path:
         return None
     asked = f"{type(compressor).__name__} needs {', '.join(sorted(needs)) or 'a pooling head'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from contextlib import nullcontext
 
@@ -11,11 +12,11 @@ import pytest
 import torch
 
 import dycoke.ask.session as session
-from dycoke.ask.video import read_frames
 from dycoke.families.chat import load_chat, placement
 from dycoke.nano import SAMPLES_PATH
 from dycoke.offline.answer import answer, check_length
 from dycoke.registry import build
+from dycoke.video.frames import read_frames
 from dycoke.video.pixels import FrameSettings
 
 SMALL = ("--frames", 8, "--max-new-tokens", 6)
@@ -75,6 +76,30 @@ def test_one_method_compared_with_itself(dycoke, video, checkpoint):
         lines = {line[:20].strip(): line[20:].split() for line in done.out.splitlines() if line.strip()}
         assert lines["visual tokens"] == [str(2 * 16 + 6 * 12), str(2 * 16 + 6 * 4), str(8 * 16)]
         assert re.search(r"dycoke,k=\.25 +dycoke,k=\.75 +full", done.out)
+
+
+def test_a_plan_is_compared_with_methods_whatever_its_file_is_called(dycoke, video, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "[bold]x.yaml").write_text("before: random_drop,keep=0.25\n")
+    (tmp_path / "[").mkdir()
+    (tmp_path / "[" / "b].yaml").write_text("before: random_drop,keep=0.5\n")
+    ways = ("--compare", "[bold]x.yaml,full,pdrop,layers=[1,2]", "--compare", "[/b].yaml")
+    done = dycoke("ask", video, "What is it?", "--model", checkpoint, *ways, *SMALL)
+    assert (done.code, done.err) == (0, "")
+    assert re.search(r"\[bold\]x\.yaml +full +pdrop,layers=\[1,2\] +\[/b\]\.yaml", done.out)
+    lines = {line[:20].strip(): line[20:].split() for line in done.out.splitlines() if line.strip()}
+    assert lines["visual tokens"] == ["32", "128", "128", "64"]
+
+
+def test_a_plan_that_is_not_there_is_told_without_torch():
+    code = "import sys; from dycoke import cli; print(cli.main(sys.argv[1:]), 'torch' in sys.modules)"
+    ways = ("--method", "absent.yaml"), ("--compare", "full,absent.yaml"), ("--method", "dycoke,k")
+    for way, complaint in zip(
+        ways, ["absent.yaml: No such", "absent.yaml: No such", "option 'k': expected"], strict=True
+    ):
+        command = [sys.executable, "-c", code, "ask", str(SAMPLES_PATH / "digits.mp4"), "?", *way]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stdout.split() == ["2", "False"] and complaint in done.stderr
 
 
 def test_options_in_the_text_of_a_method(dycoke, video, checkpoint):
@@ -268,8 +293,6 @@ def test_dtype_reaches_the_model(checkpoint):
 )
 def test_methods_needs_no_model_library_of_videos(missing, arguments):
     """The GPU benchmark runs where decord and av are not installed."""
-    import subprocess
-
     code = (
         "import sys\n"
         f"for name in {missing.split()}:\n"

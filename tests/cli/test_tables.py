@@ -11,7 +11,7 @@ from rich.console import Console
 from dycoke.ask.tables import comparison_table, report_table
 from dycoke.offline.answer import Answer
 from dycoke.report import Report, Stage
-from dycoke.usage import CacheReport, InsideReport
+from dycoke.report.usage import CacheReport, InsideReport
 
 MIB = 2**20
 STAGES = {

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -189,7 +188,7 @@ def test_a_row_of_a_method_inside_the_model(monkeypatch, inside, positions):
         """Prune inside."""
 
         def plan(self):
-            return SimpleNamespace(before=None, inside=inside, decode=None)
+            return dycoke.Plan(inside=inside)
 
     row = entry("inner")
     assert (row.stages, row.needs, row.positions) == (("inside",), (), positions)

@@ -8,7 +8,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 import dycoke
 from dycoke.engine import buckets as engine_module
-from dycoke.engine import padded
+from dycoke.engine import template
 from dycoke.engine.joined_weights import JoinedWeights
 from dycoke.methods import DynamicPruning
 from tests.engine.asking import ask, generate, method
@@ -29,9 +29,9 @@ def test_weights_that_move_are_found():
 
 
 def test_buckets():
-    assert [padded.row_bucket(n) for n in (1, 3, 64, 65, 130)] == [1, 4, 64, 128, 192]
-    assert [padded.column_bucket(n) for n in (1, 256, 257, 2990, 6302, 9000)] == [256, 256, 512, 3072, 6656, 9216]
-    assert [padded.tail_bucket(n) for n in (1, 64, 65)] == [64, 64, 128]
+    assert [template.row_bucket(n) for n in (1, 3, 64, 65, 130)] == [1, 4, 64, 128, 192]
+    assert [template.column_bucket(n) for n in (1, 256, 257, 2990, 6302, 9000)] == [256, 256, 512, 3072, 6656, 9216]
+    assert [template.tail_bucket(n) for n in (1, 64, 65)] == [64, 64, 128]
 
 
 def test_stores_are_shared_by_prompts_of_about_one_length():

@@ -8,10 +8,10 @@ from transformers import Qwen2Config
 
 import dycoke
 from dycoke import Plan
+from dycoke.bases import KeepAll
 from dycoke.bench.decode.model import build_model, make_prompt
 from dycoke.bench.decode.setting import Setting
 from dycoke.methods import DynamicPruning
-from dycoke.methods.full import KeepAll
 from tests.core.test_cuda import OnGPU
 from tests.engine.asking import ask, forced_logits, method
 from tests.support.decode_small import qwen

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import CLIPVisionConfig, LlavaOnevisionVideoProcessor, SiglipVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from dycoke.ask.video import read_frames
 from dycoke.nano.samples import read_samples
+from dycoke.video.frames import read_frames
 from dycoke.video.pixels import FrameSettings, frames_on
 from llava.model.multimodal_encoder.processors import build_image_processor
 from tests.cases import folded

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dycoke.ask.video import read_frames
 from dycoke.nano import benchmark
 from dycoke.nano.benchmark import cached_video, documents, main, write_video
 from dycoke.nano.generator import FAMILIES, LEVELS, clip_questions, sample_scenes, stories
 from dycoke.nano.generator.splits import SPLITS, split_seeds
 from dycoke.nano.video import frames_of
+from dycoke.video.frames import read_frames
 from tests.nano.seeds import split_of
 
 # of the questions and answers of the benchmark as its tasks ask them, 1200 of 100 videos: results are of these

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dycoke.ask.video import read_frames
 from dycoke.nano.drawn import is_drawn
 from dycoke.nano.generator import LEVELS, render, sample_scenes
 from dycoke.nano.samples import read_samples
 from dycoke.nano.video import write_mp4
+from dycoke.video.frames import read_frames
 
 SIDE = 128
 

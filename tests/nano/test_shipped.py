@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from dycoke.ask.video import read_frames
 from dycoke.families.chat import load_chat, placement
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
 from dycoke.nano.architecture import SHAPES, build_model
@@ -17,6 +16,7 @@ from dycoke.nano.samples import INDEX, NUMBERS, TASKS, read_samples, write_sampl
 from dycoke.nano.tokenizer import load
 from dycoke.offline.answer import answer
 from dycoke.registry import build
+from dycoke.video.frames import read_frames
 
 WEIGHTS = MODEL_PATH / "model.safetensors"
 FRAMES = 32

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from dycoke.ask.video import read_frames
 from dycoke.nano.batches import evaluation_scenes
 from dycoke.nano.evaluate import drawn_frames, filmed_frames
 from dycoke.nano.generator import TICKS, render
 from dycoke.nano.generator.raster import SIDE
 from dycoke.nano.video import SHORTEST, frames_of, ticks_of, write_mp4
 from dycoke.nano.views import NATIVE
+from dycoke.video.frames import read_frames
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,6 @@ import typer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
-from dycoke.ask.video import read_frames
 from dycoke.cli import app, main
 from dycoke.engine import joined_weights as joined
 from dycoke.eval.runs.experiment import _KEYS, parse_experiment
@@ -30,6 +29,7 @@ from dycoke.ops.layer.skinny_linear import FEW_ROWS
 from dycoke.options import parse_yaml, write_value
 from dycoke.registry import available, build, entry
 from dycoke.report import STAGES
+from dycoke.video.frames import read_frames
 from tests.cases import folded
 
 SMALL = {

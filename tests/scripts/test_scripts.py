@@ -47,7 +47,7 @@ if [[ $1 == -m && $2 == venv ]]; then
     mkdir -p "$3/bin"
     cp "$0" "$3/bin/python"
     if [[ ${VENV_STATUS:-0} != 0 ]]; then exit "$VENV_STATUS"; fi
-    for program in pip ruff dycoke; do cp "$0" "$3/bin/$program"; done
+    for program in pip ruff lint-imports dycoke; do cp "$0" "$3/bin/$program"; done
 fi
 if [[ $1 == -m && $2 == "${SLEEPS:-}" ]]; then
     sleep 60 &
@@ -60,6 +60,7 @@ if [[ $1 == -m && $2 == pytest ]]; then
     exit "${PYTEST_STATUS:-0}"
 fi
 if [[ $(basename "$0") == ruff ]]; then exit "${RUFF_STATUS:-0}"; fi
+if [[ $(basename "$0") == lint-imports ]]; then exit "${ROOMS_STATUS:-0}"; fi
 exit 0
 """
 
@@ -233,9 +234,11 @@ def test_oldest_has_an_environment_and_pins_of_its_own(tree):
     assert installs(tree.calls)[0].endswith(f"--constraint {tree.root}/scripts/oldest.txt")
 
 
-@pytest.mark.parametrize(("ruff", "tests", "code"), [("1", "0", 1), ("0", "3", 3), ("1", "3", 3)])
-def test_failures_set_the_exit_code_and_the_tests_run_anyway(tree, ruff, tests, code):
-    done = tree.run("scripts/test.sh", RUFF_STATUS=ruff, PYTEST_STATUS=tests)
+@pytest.mark.parametrize(
+    ("ruff", "rooms", "tests", "code"), [("1", "0", "0", 1), ("0", "1", "0", 1), ("0", "0", "3", 3), ("1", "1", "3", 3)]
+)
+def test_failures_set_the_exit_code_and_the_tests_run_anyway(tree, ruff, rooms, tests, code):
+    done = tree.run("scripts/test.sh", RUFF_STATUS=ruff, ROOMS_STATUS=rooms, PYTEST_STATUS=tests)
     assert done.returncode == code
     assert done.stdout.splitlines()[-1] == "3 passed in 0.01s"
 

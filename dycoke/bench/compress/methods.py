@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from dycoke.bases import Before
 from dycoke.bench.timing import time_eager, time_on_host
 from dycoke.registry import available, build, entry
 from dycoke.stages.tower import FROM_TOWER, TowerProbe
-from dycoke.types import Compressed, Compressor, VisualTokens
+from dycoke.types import Compressed, VisualTokens
 
 LIMIT_MS = 5.0
 LIMIT_AT = "an H200 at 32 x 196 x 3584"
@@ -101,7 +102,7 @@ def _measured(name: str, embeds: Tensor, repeat: int) -> dict[str, Any]:
     }
 
 
-def inputs(compressor: Compressor, embeds: Tensor) -> VisualTokens:
+def inputs(compressor: Before, embeds: Tensor) -> VisualTokens:
     """A video of these frames with random numbers for what the compressor needs, of the sizes of LLaVA-OneVision."""
     frames, tokens, dim = embeds.shape
     generator = torch.Generator(embeds.device).manual_seed(0)
@@ -109,14 +110,13 @@ def inputs(compressor: Compressor, embeds: Tensor) -> VisualTokens:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=embeds.device)
 
-    vision_head = bool(getattr(compressor, "vision_head", None))
     return VisualTokens(
         embeds,
         square_grid(tokens),
         saliency=normal(frames, tokens).softmax(-1) if "saliency" in compressor.needs else None,
         keys=normal(frames, tokens, KEYS).to(embeds.dtype) if "keys" in compressor.needs else None,
         query=normal(QUESTION, dim).to(embeds.dtype) if "query" in compressor.needs else None,
-        scenes=normal(frames, SCENES) if vision_head else None,
+        scenes=normal(frames, SCENES) if compressor.vision_head else None,
     )
 
 
@@ -126,7 +126,7 @@ def square_grid(tokens: int) -> tuple[int, int]:
     return rows, tokens // rows
 
 
-def check_output(name: str, compressor: Compressor, video: VisualTokens, output: Compressed) -> None:
+def check_output(name: str, compressor: Before, video: VisualTokens, output: Compressed) -> None:
     """Raise RuntimeError unless a method keeps as many tokens as it says, each in a slot of its own, and finite."""
     frames, tokens, dim = video.embeds.shape
     index, kept = output.index.cpu(), len(output.index)

@@ -18,7 +18,6 @@ from dycoke.bench.compress.check import check_merge_output
 from dycoke.bench.compress.methods import measure, measure_tower, print_methods
 from dycoke.bench.timing import Times, capture, stream_step, time_graphs, time_on_host
 from dycoke.lab.record import circumstances, write_record
-from dycoke.methods.dycoke import DyCoke
 from dycoke.ops.tokens.temporal_merge import temporal_merge_torch
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -70,7 +69,7 @@ class Setting:
         given = {"frames": frames, "tokens": tokens, "dim": dim, "warm_up": warm_up}
         default = ON_GPU if torch.cuda.is_available() else ON_CPU
         sizes = default | {name: size for name, size in given.items() if size is not None}
-        return cls(**sizes, k=DyCoke.k if k is None else k, dtype=dtype, repeat=repeat)
+        return cls(**sizes, k=budget.PAPER_K if k is None else k, dtype=dtype, repeat=repeat)
 
     @property
     def keep(self) -> int:

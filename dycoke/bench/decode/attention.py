@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.bench.decode.check import check_attention, check_choice
 from dycoke.bench.decode.setting import TEXT, Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import WARM_UPS, Step, Times, capture, stream_step, time_graphs, time_on_host
 from dycoke.kv_cache.request import TAIL, DecodeRequest
-from dycoke.methods.dynamic_pruning import DynamicPruning
 
 ANSWERED = 8  # decoded tokens in every layer's tail
 DENSE, SDPA, EVERY, CARRIED, STREAM = "dense", "torch_sdpa", "dp_every_step", "dp_carried_on", "stream"

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.bench.decode.model import STOCK, Loop, Prompt, make_prompt, running
 from dycoke.bench.decode.setting import Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import Times
-from dycoke.methods.dynamic_pruning import DynamicPruning
 
 UNTOUCHED, MERGED, DEVICE, HOST = "stock_untouched", "stock_merged", "dp_device", "dp_host"
 ANSWER = 16  # tokens of the answers compared

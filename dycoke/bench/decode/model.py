@@ -14,10 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config, Qwen2Fo
 from transformers.cache_utils import Cache, DynamicCache
 
 import dycoke
+from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.bench.decode.setting import TEXT, Setting
 from dycoke.families.language_model import LanguageModelAdapter
 from dycoke.kv_cache.request import DecodeRequest
-from dycoke.methods.dynamic_pruning import DynamicPruning
 from dycoke.model_shape import Shape
 from dycoke.report import Recorder
 from dycoke.stages.decode import DecodeStage

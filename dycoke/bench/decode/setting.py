@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from dycoke import budget
-from dycoke.methods.dycoke import DyCoke
-from dycoke.methods.dynamic_pruning import DynamicPruning
+from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
 
 PARTS = ("step", "attention", "memory")
@@ -34,9 +33,9 @@ class Setting:
     tokens: int
     dtype: str
     warm_up: float
-    k: float = DyCoke.k
-    l: int = DyCoke.l  # noqa: E741
-    p: float = DyCoke.p
+    k: float = budget.PAPER_K
+    l: int = budget.PAPER_L  # noqa: E741
+    p: float = budget.PAPER_P
     rounds: int = 5
     repeat: int = 20
     parts: tuple[str, ...] = PARTS

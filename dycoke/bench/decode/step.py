@@ -9,12 +9,12 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, StaticCache
 
+from dycoke.bases.dynamic_pruning import DynamicPruning
 from dycoke.bench.decode.check import check_agree, check_loop
 from dycoke.bench.decode.model import FULL, STOCK, Loop, Prompt, make_prompt, running
 from dycoke.bench.decode.setting import Setting
 from dycoke.bench.rounds import ratio, row
 from dycoke.bench.timing import WARM_UPS, Captured, Times, capture, stream_step, time_graphs, time_on_host
-from dycoke.methods.dynamic_pruning import DynamicPruning
 
 FIRST_STEPS = 3  # eager ones ahead of a capture
 DP, EVERY = "dp", "dp_every_step"

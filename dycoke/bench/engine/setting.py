@@ -8,7 +8,6 @@ import torch
 
 from dycoke import budget
 from dycoke.bench.decode.setting import DTYPES, SHAPES, TEXT
-from dycoke.methods.dycoke import DyCoke
 from dycoke.model_shape import LLAVA_ONEVISION, Shape
 from dycoke.registry import available, build
 from dycoke.types import Plan
@@ -88,9 +87,9 @@ class Setting:
     warm_up: float
     versions: tuple[str, ...] = VERSIONS
     parts: tuple[str, ...] = PARTS
-    k: float = DyCoke.k
-    l: int = DyCoke.l  # noqa: E741
-    p: float = DyCoke.p
+    k: float = budget.PAPER_K
+    l: int = budget.PAPER_L  # noqa: E741
+    p: float = budget.PAPER_P
     device_map: str = "none"
 
     def __post_init__(self) -> None:

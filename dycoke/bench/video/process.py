@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dycoke.bench.video.clips import CLIPS, number_of
-from dycoke.peak_memory import reset_resident_peak, resident_peak
+from dycoke.report.peak_memory import reset_resident_peak, resident_peak
 from dycoke.video.frames import read_frames
 from dycoke.video.reading import check_reader
 

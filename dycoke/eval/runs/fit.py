@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from dycoke.eval.runs.specs import RunSpec
 from dycoke.families.configs import config_of
-from dycoke.families.sizes import Sizes, sizes_in
+from dycoke.families.sizes import Sizes, kept_tokens, sizes_in
 from dycoke.fitting import decode_faults, frame_faults, inside_faults, newline_faults, order_faults
 from dycoke.types import Plan
 
@@ -51,13 +51,11 @@ def row_faults(run: RunSpec, sizes: Sizes) -> Iterator[str]:
 
 def context_faults(plan: Plan, frames: int, sizes: Sizes) -> Iterator[str]:
     """A video that leaves no room for a question, where it is known beforehand how many tokens are kept of it."""
-    kept = frames * sizes.per_frame
-    if plan.before is not None:
-        try:
-            kept = plan.before.count(frames, sizes.per_frame)
-        except ValueError as error:
-            yield str(error)
-            return
+    try:
+        kept = kept_tokens(plan, frames, sizes.per_frame)
+    except ValueError as error:
+        yield str(error)
+        return
     if kept is not None and sizes.context is not None and kept >= sizes.context:
         yield (f"{frames} frames are {kept} tokens, and with a question more than the {sizes.context} this model reads")
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from dycoke.bases import Before
 from dycoke.families.llava.adapter import tokens_per_frame
 from dycoke.families.requests import Length, Request, kept, padded, prompt_ids
-from dycoke.types import Compressor
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.context import readable
 from llava.model.visual import image_entries, newline_layout
@@ -30,14 +30,14 @@ class LlavaRequests:
         self.newline = newline_layout(model)
         self._device = model.device
 
-    def video(self, frames: int, before: Compressor) -> Length:
+    def video(self, frames: int, before: Before) -> Length:
         length = kept(before, frames, self.per_frame)
         if self.newline in ("grid", "frame"):  # one of each row or frame of which a token is left
             ends = frames * (math.isqrt(self.per_frame) if self.newline == "grid" else 1)
             return Length(length.least, length.most + min(ends, length.most))
         return length + (self.newline == "one_token")
 
-    def length(self, request: Request, before: Compressor) -> Length:
+    def length(self, request: Request, before: Before) -> Length:
         """Pictures count as all their tiles' tokens, with a newline for each of their rows."""
         ids, entries = prompt_ids(request, "inputs", "input_ids"), self._entries(request)
         places = int((ids == IMAGE_TOKEN_INDEX).sum())

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dycoke.bases import KeepAll
 from dycoke.families.base import FamilyAdapter, drops_tokens
 from dycoke.families.llava_onevision.prompt import Finder, Prompt, Video
 from dycoke.families.llava_onevision.shortened import Shortened
-from dycoke.methods.full import KeepAll
 from dycoke.stages.arguments import ANOTHER_REQUEST, Uncompiled, from_table, refuse_full_length
 from dycoke.stages.masks import packed_samples, refuse_own_mask, refuse_packed, seen_slots
 from dycoke.stages.tower import video_rows

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from dycoke.bases import Before
 from dycoke.families.requests import Length, Request, kept, padded, prompt_ids
-from dycoke.types import Compressor
 from llava.context import readable
 
 _ROW = frozenset({"input_ids", "attention_mask", "pixel_values_videos"})
@@ -27,10 +27,10 @@ class OnevisionRequests:
         self.per_frame, self.newline = frame_tokens(model.config), None
         self._video_id, self._device = model.config.video_token_id, model.device
 
-    def video(self, frames: int, before: Compressor) -> Length:
+    def video(self, frames: int, before: Before) -> Length:
         return kept(before, frames, self.per_frame) + 1
 
-    def length(self, request: Request, before: Compressor) -> Length:
+    def length(self, request: Request, before: Before) -> Length:
         ids, pixels = prompt_ids(request, "input_ids"), request.get("pixel_values_videos")
         videos, frames = (0, 0) if pixels is None else pixels.shape[:2]
         visual = int((ids == self._video_id).sum())

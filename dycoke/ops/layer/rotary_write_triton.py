@@ -68,5 +68,6 @@ def rotary_write_triton(
             *(qkv, cos, sin, tail_keys, tail_values, position, out, *strides),
             **{"query_heads": query_heads, "heads": heads, "half": half, "block": triton.next_power_of_2(half)},
             num_warps=1,
+            enable_fp_fusion=False,  # a fused product would not be rounded to the dtype, as the reference is
         )
     return out

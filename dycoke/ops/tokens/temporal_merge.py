@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dycoke.budget import official_windows
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -70,49 +68,6 @@ def window_slots(within: Tensor, frames: int, per_frame: int) -> Tensor:
         last = windows * WINDOW * per_frame
         parts += [row + last, (within[compared:] + offset[: tail - 1] + last).flatten()]
     return torch.cat(parts)
-
-
-def released_merge(embeds: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """What the released code keeps of frames [T, N, D]: tokens [M, D] and slots [M], in its order.
-
-    Every odd frame is pruned against the even one before it, frame i + 2 against frame i for i = 0, 4, ... < T - 4;
-    survivors come in order of ascending similarity, and an odd last frame is lost. Similarity has the input's dtype.
-    Raises ValueError for T <= 4, where that code crashes. Source: KD-TAO/DyCoke@dd74634, llava/model/llava_arch.py.
-    """
-    check_merge(embeds, keep)
-    frames, per_frame, _ = embeds.shape
-    if frames <= WINDOW:
-        raise ValueError(
-            f"variant='official' needs at least 5 frames, got {frames}: the released code crashes on 1 to 4; "
-            "accepted: more frames, or variant='paper'"
-        )
-    pairs, windows = frames // 2, official_windows(frames)
-    left, right = embeds[0 : 2 * pairs : 2], embeds[1 : 2 * pairs : 2]
-    # The released code normalises before the cosine in this pass only; bit-exactness asks for the same.
-    odd = torch.nn.functional.cosine_similarity(
-        torch.nn.functional.normalize(left, dim=-1), torch.nn.functional.normalize(right, dim=-1), dim=-1
-    )  # [pairs, N]
-    third = torch.nn.functional.cosine_similarity(
-        embeds[0 : 4 * windows : 4], embeds[2 : 4 * windows : 4], dim=-1
-    )  # [windows, N]
-    odd, third = (s.topk(keep, dim=1, largest=False).indices for s in (odd, third))
-
-    row = torch.arange(per_frame, device=embeds.device)
-    frame = torch.arange(2 * pairs, device=embeds.device)[:, None] * per_frame  # [2 * pairs, 1]
-    pair = odd + frame[1::2]
-    split = 2 * windows
-    body = torch.cat(
-        [
-            row + frame[0 : 2 * split : 4],
-            pair[0:split:2],
-            third + frame[2 : 2 * split : 4],
-            pair[1:split:2],
-        ],
-        dim=1,
-    )
-    tail = torch.cat([row + frame[2 * split :: 2], pair[split:]], dim=1)
-    index = torch.cat([body.flatten(), tail.flatten()])
-    return embeds.flatten(0, 1).index_select(0, index), index
 
 
 def cosine(tokens: Tensor, reference: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dycoke.bases import KeepAll
 from dycoke.bench.compress import methods as compress_methods
 from dycoke.bench.compress.check import check_merge_output
 from dycoke.bench.compress.methods import check_output, inputs, measure, square_grid
@@ -87,7 +88,7 @@ def test_a_grid_is_as_square_as_it_can_be(tokens, grid):
 
 def test_only_what_is_needed_is_made_up():
     embeds = torch.randn(3, 12, 16, dtype=torch.bfloat16)
-    video = inputs(SimpleNamespace(needs=frozenset()), embeds)
+    video = inputs(KeepAll(), embeds)
     assert video.embeds is embeds and (video.saliency, video.keys, video.query, video.scenes) == (None,) * 4
     asking = SimpleNamespace(needs=frozenset({"saliency", "keys", "query"}), vision_head="a path")
     video = inputs(asking, embeds)

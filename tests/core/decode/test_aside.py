@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 
-from dycoke.kv_cache.side_stream import Aside
+from dycoke.kv_cache.side_stream import SideStream
 from tests.support.decode_stores import DEVICE, needs_gpu
 
 LONG = 20_000_000  # cycles, about 10 ms
@@ -14,7 +14,7 @@ LONG = 20_000_000  # cycles, about 10 ms
 @pytest.mark.parametrize("device", [None, torch.device("cpu")])
 def test_in_turn(device):
     """And nothing is kept: there is nothing to wait for."""
-    aside, order = Aside(device), []
+    aside, order = SideStream(device), []
     given = torch.zeros(1)
     seen = weakref.ref(given)
     with aside.work(given):
@@ -27,7 +27,7 @@ def test_in_turn(device):
 @needs_gpu
 def test_a_graph_waits_where_it_joins():
     """Replays read what was written aside behind a join, and go on ahead of it."""
-    aside, value = Aside(torch.device(DEVICE)), torch.zeros(1, device=DEVICE)
+    aside, value = SideStream(torch.device(DEVICE)), torch.zeros(1, device=DEVICE)
     before, behind = torch.zeros(1, device=DEVICE), torch.zeros(1, device=DEVICE)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -47,7 +47,7 @@ def test_a_graph_waits_where_it_joins():
 
 @needs_gpu
 def test_what_is_read_aside_is_not_given_to_others():
-    aside, size = Aside(torch.device(DEVICE)), 2**20
+    aside, size = SideStream(torch.device(DEVICE)), 2**20
     given, kept = torch.full((size,), 3.0, device=DEVICE), torch.zeros(size, device=DEVICE)
     with aside.work(given):
         torch.cuda._sleep(LONG)

@@ -175,7 +175,7 @@ def snapshot(request: DecodeRequest) -> list[tuple[torch.Tensor, torch.Tensor]]:
     use, slots = request.use, request.slots
     changed = [use.steps, use.read_below, use.read_from, use.fetched]
     changed += [part for columns in request.shared.values() for part in (columns.filled, columns.position)]
-    changed += [t for t in vars(request.state).values() if isinstance(t, torch.Tensor)]
+    changed += [t for t in request.choice.state.tensors().values()]
     changed += [slots.held] if slots is not None else []
     return [(tensor, tensor.clone()) for tensor in changed]
 

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dycoke.kv_cache.device_store import nbytes, own, reorder_state
+from dycoke.bases.state import adopted_state
+from dycoke.kv_cache.device_store import nbytes, own
 from dycoke.kv_cache.request import DecodeRequest
 
 CPU = torch.device("cpu")
@@ -90,7 +91,7 @@ def test_two_names_of_one_tensor_stay_one():
 
     state = State()
     before = state.keep
-    reorder_state(state, torch.tensor([2, 0, 0]))
+    adopted_state(state, 3).select(torch.tensor([2, 0, 0]))
     assert state.keep is state.same and state.keep is not before
     assert state.keep.tolist() == [[5, 6], [1, 2], [1, 2]] and state.other.tolist() == [9, 7, 7]
     assert before.tolist() == [[1, 2], [3, 4], [5, 6]]

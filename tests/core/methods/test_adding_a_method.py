@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import dycoke
 from dycoke import cli, registry
 from dycoke.ask.methods import chosen_methods
 from dycoke.bench.compress.methods import chosen_names
+from dycoke.types import VisualTokens
 from tests.core.methods import test_contract as contract
+from tests.support.stage_one import check_contract, check_identity, clip
 
 ROOT = Path(__file__).resolve().parents[3]
 NAME, MODULE = "first_tokens", "first_tokens_of_a_stranger"
@@ -66,12 +69,41 @@ class FirstTokens:
         return frames * budget.from_keep(self.keep, per_frame)
 '''
 
+SCORING = "loudest_of_a_stranger"
+LOUDEST = '''"""Loudest: the tokens of a video with the largest norm."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dycoke import budget
+from dycoke.bases import TopScores
+from dycoke.registry import register
+from dycoke.types import VisualTokens
+
+
+@register("loudest", source="a test", retention="keep", official="none: nothing was published")
+@dataclass(frozen=True)
+class Loudest(TopScores):
+    """Keep the tokens with the largest norm."""
+
+    keep: float = field(default=0.25, metadata={"help": "share of the visual tokens kept, in (0, 1]"})
+
+    def score(self, video: VisualTokens) -> Tensor:
+        return video.embeds.float().norm(dim=2)
+
+    def count(self, frames: int, per_frame: int) -> int:
+        return budget.from_keep(self.keep, frames * per_frame)
+'''
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     assert len(SOURCE.splitlines()) < 60
     path = tmp_path_factory.mktemp("stranger")
     (path / f"{MODULE}.py").write_text(SOURCE)
+    assert len(LOUDEST.splitlines()) < 30
+    (path / f"{SCORING}.py").write_text(LOUDEST)
     return path
 
 
@@ -82,6 +114,46 @@ def added(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     yield importlib.import_module(MODULE).FirstTokens
     del sys.modules[MODULE]
+
+
+@pytest.fixture
+def scoring(folder, monkeypatch):
+    """A method that only scores is registered for the length of a test."""
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+    monkeypatch.syspath_prepend(folder)
+    yield importlib.import_module(SCORING).Loudest
+    del sys.modules[SCORING]
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_a_method_that_scores_is_a_score_and_a_count(scoring, count):
+    embeds = torch.ones(3, 4, 2)
+    embeds[2, 1], embeds[0, 3], embeds[1, 0] = 9.0, 8.0, -7.0
+    method = dycoke.build("loudest", keep=count / 12)
+    assert method == scoring(count / 12) and method.plan() == dycoke.Plan(before=method)
+    kept = method.compress(VisualTokens(embeds, (2, 2)))
+    assert kept.index.tolist() == {1: [9], 5: [0, 1, 3, 4, 9], 12: list(range(12))}[count]  # ties: the lower slot
+    assert torch.equal(kept.embeds, embeds.flatten(0, 1)[kept.index])
+
+
+def test_a_method_that_scores_is_one_like_all_others(scoring):
+    assert "loudest" in contract.stage_one() and "loudest" in chosen_names(None)
+    row = registry.entry("loudest")
+    assert (row.stages, row.needs, row.positions) == (("before",), (), "packed")
+    for frames in contract.FRAMES:
+        check_contract(scoring(), clip(frames))
+        check_identity(scoring(1.0), clip(frames))
+    with pytest.raises(ValueError, match="keep=0: expected a number in"):
+        dycoke.build("loudest", keep=0)
+
+
+def test_a_score_of_another_shape_is_refused(scoring):
+    class Flat(scoring):
+        def score(self, video):
+            return super().score(video).flatten()
+
+    with pytest.raises(ValueError, match=r"Flat.score of shape \[60\]: expected \[3, 20\]"):
+        Flat().compress(clip(3))
 
 
 def test_it_is_not_there_before():

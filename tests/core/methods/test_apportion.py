@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dycoke.ops.tokens.apportion import apportion
+from dycoke.methods.vidcom2 import apportion
 from dycoke.ops.tokens.rank import mask_slots
 from tests.cases import folded
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dycoke
 from dycoke import budget
-from dycoke.ops.tokens.adaptive_merge import adaptive_merge, novelty
+from dycoke.methods.dycoke_adaptive import adaptive_merge, novelty
 from dycoke.types import VisualTokens
 from tests.cases import folded
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dycoke
-from dycoke import budget
+from dycoke.methods.fastvid import anchor_counts, llava_video_counts
 from dycoke.types import VisualTokens
 from tests.cases import folded
 from tests.support.slow_merging import cosine, cut, dpc
@@ -166,7 +166,7 @@ def test_salient_tokens_are_bit_for_bit():
     ],
 )
 def test_anchor_counts(lengths, context, room, every, counts):
-    assert budget.anchor_counts(lengths, context, room, every) == counts
+    assert anchor_counts(lengths, context, room, every) == counts
 
 
 def test_anchor_counts_are_exact_and_fit():
@@ -174,19 +174,19 @@ def test_anchor_counts_are_exact_and_fit():
         for context in (1, 3, 7):
             for room in range(context, 25):
                 for every in (1, 2, 4, 30):
-                    counts = budget.anchor_counts([length], context, room, every)
+                    counts = anchor_counts([length], context, room, every)
                     assert counts == slow_counts(length, context, room, every)
                     assert sum(counts) == context * length and max(counts) <= room
 
 
 def test_the_release_for_llava_video_budgets_by_the_segment():
     """169 tokens a frame, of which a tenth are 16: int(16 * 5 * .4) = 32 anchors and 48 salient tokens in 5 frames."""
-    salient, anchors = budget.llava_video_counts([5, 1], 16, 0.4, 169, 4)
+    salient, anchors = llava_video_counts([5, 1], 16, 0.4, 169, 4)
     assert salient == [10, 10, 10, 9, 9, 10] and anchors == [16, 0, 0, 0, 16, 6]
     for length in range(1, 12):
         for kept in range(1, 9):
             for context in (0.0, 0.1, 0.4, 1.0):
-                salient, anchors = budget.llava_video_counts([length], kept, context, 9, 4)
+                salient, anchors = llava_video_counts([length], kept, context, 9, 4)
                 assert sum(anchors) == int(kept * length * context) and sum(salient + anchors) == kept * length
                 assert max(s + a for s, a in zip(salient, anchors, strict=True)) <= 9
                 assert salient == sorted(salient, reverse=True) and salient[0] - salient[-1] <= 1

@@ -9,10 +9,15 @@ import torch
 from torch.nn.functional import normalize
 
 import dycoke
-from dycoke import budget
-from dycoke.methods import FlashVidOuter
+from dycoke.methods.flashvid import (
+    FlashVidOuter,
+    kept_per_frame,
+    links,
+    share_out,
+    tree_means,
+    tree_sums_by_children,
+)
 from dycoke.ops.tokens.diverse import cosine_distances, diverse_tokens
-from dycoke.ops.tokens.temporal_trees import links, tree_means, tree_sums_by_children
 from dycoke.types import VisualTokens
 from tests.cases import folded
 from tests.support.slow_merging import cosine, cut, dpc
@@ -79,7 +84,7 @@ def slow(
             for root, members in members_of.items()
         }
         left = [[root for root in value if root[0] == t] for t in segment]
-        counts = budget.share_out([len(roots) for roots in left], (kept - diverse) * len(segment))
+        counts = share_out([len(roots) for roots in left], (kept - diverse) * len(segment))
         for roots, count in zip(left, counts, strict=True):
             if count:
                 points = np.array([value[root] for root in sorted(roots)])
@@ -143,7 +148,7 @@ def test_contract(frames, grid):
 
 
 def test_budget_of_a_frame_is_rounded_up_in_double_and_clamped():
-    counts = [budget.flashvid_per_frame(keep, 1.25, 196) for keep in (0.1, 0.15, 0.25, 0.8, 1.0)]
+    counts = [kept_per_frame(keep, 1.25, 196) for keep in (0.1, 0.15, 0.25, 0.8, 1.0)]
     assert counts == [25, 37, 62, 196, 196]
     assert FlashVidOuter().count(32, 196) == 32 * 62 and FlashVidOuter(0.01).count(3, 4) == 3
 
@@ -247,3 +252,30 @@ def test_every_option_reaches_the_stage():
     )
     with pytest.raises(TypeError, match=r"expansion='2': expected a number"):
         dycoke.build("flashvid", expansion="2")
+
+
+@pytest.mark.parametrize(
+    "counts,total,shares",
+    [
+        ([5, 3, 2], 10, [5, 3, 2]),
+        ([5, 3, 2], 99, [5, 3, 2]),
+        ([10, 10, 10], 10, [4, 3, 3]),  # equal remainders: the first
+        ([100, 1, 0], 50, [49, 1, 0]),  # one each before the remainders
+        ([6, 3, 1], 5, [3, 1, 1]),
+        ([3, 3], 0, [0, 0]),
+        ([], 0, []),
+    ],
+)
+def test_share_out(counts, total, shares):
+    assert share_out(counts, total) == shares
+
+
+def test_share_out_is_exact_and_nobody_gets_more_than_he_has():
+    random = np.random.RandomState(0)
+    for _ in range(200):
+        counts = random.randint(0, 20, size=random.randint(1, 9)).tolist()
+        total = random.randint(0, sum(counts) + 1)
+        shares = share_out(counts, total)
+        assert sum(shares) == total and all(0 <= s <= c for s, c in zip(shares, counts, strict=True))
+        if 0 < total < sum(counts):
+            assert all(abs(s - c * total / sum(counts)) < 1 for s, c in zip(shares, counts, strict=True))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dycoke.ops.tokens.fold import fold
+from dycoke.methods.holitom import fold
 from dycoke.ops.tokens.survivors import strongest
 from tests.support.naive import cosine
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dycoke
-from dycoke.budget import framefusion_ratio
+from dycoke.methods.framefusion import drop_ratio
 from dycoke.types import Prompt
 from tests.support.decode_small import VISUAL, embeds, qwen
 from tests.support.inside_oracle import Rule, answer
@@ -156,12 +156,12 @@ def test_the_whole_cost_is_the_untouched_model():
 
 
 def test_share_to_drop_makes_up_for_what_was_spent():
-    assert framefusion_ratio([], 0.3, 28) == pytest.approx(0.7)
+    assert drop_ratio([], 0.3, 28) == pytest.approx(0.7)
     # One layer at 80 %: 28 * .3 - .8 is left for 27 layers of .8 each.
-    assert framefusion_ratio([0.2], 0.3, 28) == pytest.approx(1 - 7.6 / (27 * 0.8))
-    assert framefusion_ratio([0.9], 0.9, 28) == 0.0
-    assert framefusion_ratio([0.0, 0.0, 0.0], 0.05, 28) == 1.0
-    assert framefusion_ratio([0.5] * 4, 0.5, 4) == 0.0
+    assert drop_ratio([0.2], 0.3, 28) == pytest.approx(1 - 7.6 / (27 * 0.8))
+    assert drop_ratio([0.9], 0.9, 28) == 0.0
+    assert drop_ratio([0.0, 0.0, 0.0], 0.05, 28) == 1.0
+    assert drop_ratio([0.5] * 4, 0.5, 4) == 0.0
 
 
 def test_a_bare_language_model_knows_no_frames():

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import dycoke
-from dycoke import budget
-from dycoke.methods import HoliTomOuter
+from dycoke.methods.holitom import HoliTomOuter, kept_of_left
 from dycoke.ops.tokens.segments import still_counts, still_steps, stillest_segments
 from dycoke.types import VisualTokens
 from tests.cases import folded
@@ -137,9 +136,9 @@ def test_saliency_of_zero_still_goes_before_still_tokens():
 
 
 def test_ratio_is_what_is_left_after_merging_in_double():
-    assert budget.holitom_ratio(0.25, 0, 100) == 0.25
-    assert budget.holitom_ratio(0.25, 60, 100) == 0.25 / ((100 - 60) / 100)
-    assert budget.holitom_ratio(0.5, 60, 100) == 1.0
+    assert kept_of_left(0.25, 0, 100) == 0.25
+    assert kept_of_left(0.25, 60, 100) == 0.25 / ((100 - 60) / 100)
+    assert kept_of_left(0.5, 60, 100) == 1.0
 
 
 @pytest.mark.parametrize(

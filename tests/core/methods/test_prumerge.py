@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 import dycoke
-from dycoke import budget
-from dycoke.methods.prumerge import outliers
+from dycoke.methods.prumerge import outlier_tokens, outliers, spacing_step
 from dycoke.types import VisualTokens
 from tests.cases import folded
 
@@ -133,8 +132,8 @@ def test_published_spacing_keeps_what_the_tables_of_others_call_55_percent():
     kept = method.compress(tokens)
     assert (kept.index // 576).bincount().tolist() == [288 + 1, 71 + 288 + 1]
     assert method.count(2, 576) is None and method.bound(2, 576) == 2 * 576
-    assert budget.spacing_step(80, 1, 576) == 2 and budget.spacing_step(64, 1, 576) == 3
-    assert [budget.spacing_step(none, 3, 9) for none in (0, 3)] == [3, 3] and budget.spacing_step(27, 3, 9) == 1
+    assert spacing_step(80, 1, 576) == 2 and spacing_step(64, 1, 576) == 3
+    assert [spacing_step(none, 3, 9) for none in (0, 3)] == [3, 3] and spacing_step(27, 3, 9) == 1
 
 
 def test_a_frame_of_which_nothing_is_lost_is_not_merged():
@@ -247,3 +246,11 @@ def test_option_out_of_range(name, options):
 def test_keep_of_another_type(keep):
     with pytest.raises(TypeError, match="keep"):
         dycoke.build("prumerge", keep=keep)
+
+
+@pytest.mark.parametrize(
+    "outliers,frames,per_frame,kept",
+    [(0, 4, 9, 1), (40, 2, 100, 20), (39, 2, 100, 19), (200, 2, 100, 25), (3, 1, 3, 1), (928, 32, 169, 28)],
+)
+def test_outlier_tokens(outliers, frames, per_frame, kept):
+    assert outlier_tokens(outliers, frames, per_frame) == kept

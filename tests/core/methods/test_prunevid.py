@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import dycoke
-from dycoke import budget
-from dycoke.methods import PruneVidOuter
+from dycoke.methods.prunevid import PruneVidOuter, clusters_of, most_tokens
 from dycoke.ops.tokens.segments import contiguous
 from dycoke.types import VisualTokens
 from tests.cases import folded
@@ -78,7 +77,7 @@ def test_groups_of_fourteen_stay_and_of_fifteen_are_halved():
         tokens = clip(1, (1, per_frame), dtype=torch.bfloat16)
         kept = PruneVidOuter().compress(tokens)
         assert len(kept.index) == left
-    assert [budget.prunevid_clusters(0.5, n) for n in (0, 14, 15, 196)] == [0, 14, 7, 98]
+    assert [clusters_of(0.5, n) for n in (0, 14, 15, 196)] == [0, 14, 7, 98]
 
 
 def test_a_group_that_stays_is_bit_for_bit():
@@ -102,10 +101,8 @@ def test_static_tokens_come_before_the_others_of_their_first_frame():
 @pytest.mark.parametrize("keep,bound", [(0.5, 2 * (91 + 7)), (0.9, 2 * 176), (0.01, 2 * (14 + 1) - 1)])
 def test_bound_is_the_worst_split_of_a_frame(keep, bound):
     """Half a frame's static clusters count, for a segment with static tokens has two frames at least."""
-    assert budget.prunevid_bound(keep, 2, 196) == max(
-        2 * budget.prunevid_clusters(keep, 196 - n) + budget.prunevid_clusters(keep, n) for n in range(197)
-    )
-    assert budget.prunevid_bound(keep, 2, 196) == bound
+    assert most_tokens(keep, 2, 196) == max(2 * clusters_of(keep, 196 - n) + clusters_of(keep, n) for n in range(197))
+    assert most_tokens(keep, 2, 196) == bound
 
 
 @pytest.mark.parametrize(

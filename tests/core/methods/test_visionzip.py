@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import dycoke
+from dycoke.methods.visionzip import dominant_tokens
 from dycoke.types import VisualTokens
 from tests.cases import folded
 
@@ -98,3 +99,8 @@ def test_zero_keys_and_saliency():
 def test_option_out_of_range(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         dycoke.build("visionzip", **options)
+
+
+@pytest.mark.parametrize("kept,dominant", [(1, 0), (2, 1), (20, 16), (30, 25), (40, 33), (50, 42), (64, 54)])
+def test_dominant_tokens_of_the_video_port(kept, dominant):
+    assert dominant_tokens(kept) == dominant

@@ -1,8 +1,6 @@
-"""Temporal merging: the reference against a loop in float64, the kernel against the reference, the released order."""
+"""Temporal merging: the reference against a loop in float64, the kernel against the reference."""
 
-import json
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +8,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dycoke import budget
-from dycoke.ops.tokens.temporal_merge import released_merge, temporal_merge, temporal_merge_torch, window_similarity
+from dycoke.ops.tokens.temporal_merge import temporal_merge, temporal_merge_torch, window_similarity
 from dycoke.ops.tokens.temporal_merge_triton import temporal_merge_triton
 from tests.cases import every_pair, folded
 from tests.support import naive
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-GOLDEN = json.loads((Path(__file__).parents[2] / "goldens" / "ttm_official.json").read_text())
 
 
 def frames(t, n, d, seed=0, dtype=torch.float32):
@@ -104,24 +101,8 @@ def test_kernel_takes_strided_frames():
     assert torch.equal(temporal_merge_triton(x, 4)[1], temporal_merge_torch(x, 4)[1])
 
 
-@folded("case", GOLDEN["cases"])
-def test_released_order_is_bit_exact(case):
-    """Slots recorded by running the released function on the same numbers."""
-    x = frames(case["frames"], case["per_frame"], case["dim"], case["seed"])
-    embeds, index = released_merge(x, budget.kept_per_frame(case["k"], case["per_frame"]))
-    assert index.tolist() == case["index"]
-    assert torch.equal(embeds, x.flatten(0, 1)[index])
-    assert len(index) == budget.official_count(case["frames"], case["per_frame"], case["k"])
-
-
-@pytest.mark.parametrize("t", [1, 2, 3, 4])
-def test_released_merge_refuses_what_the_released_code_crashes_on(t):
-    with pytest.raises(ValueError, match=f"at least 5 frames, got {t}"):
-        released_merge(frames(t, 9, 8), 3)
-
-
 @pytest.mark.parametrize("keep", [-1, 10])
-@pytest.mark.parametrize("merge", [temporal_merge, temporal_merge_torch, temporal_merge_triton, released_merge])
+@pytest.mark.parametrize("merge", [temporal_merge, temporal_merge_torch, temporal_merge_triton])
 def test_keep_out_of_range(merge, keep):
     with pytest.raises(ValueError, match=f"keep={keep}: expected 0 to 9"):
         merge(frames(8, 9, 4), keep)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import dycoke
-from dycoke.ask.video import read_frames
+from dycoke.video.frames import read_frames
 from llava.conversation import conv_templates
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model

@@ -13,9 +13,9 @@ from itertools import pairwise
 from torch import Tensor
 from torch.nn.functional import pad
 
-from dycoke.engine.refill import widen
 from dycoke.kv_cache.columns import Section
 from dycoke.kv_cache.request import DecodeRequest
+from dycoke.kv_cache.side_stream import SideStream
 from dycoke.types import DecodePolicy
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # above: multiples of the last
@@ -59,33 +59,39 @@ class Part:
 
 
 def padded_request(
-    policy: DecodePolicy | None, numbers: Sequence[int], parts: Sequence[Part], rows: int, tail: int
+    policy: DecodePolicy | None,
+    numbers: Sequence[int],
+    parts: Sequence[Part],
+    rows: int,
+    tail: int,
+    *,
+    side: SideStream | None = None,
+    counted: bool = True,
 ) -> DecodeRequest:
     """A request of `rows` rows whose parts take the columns of their buckets; nothing is filled in yet.
 
-    numbers: the part of each layer. tail: columns for the answer. Reads the device.
+    numbers: the part of each layer. tail: columns for the answer. side, counted: as in `DecodeRequest`. Reads the
+    device.
     """
-    first = parts[0]
-    capacity = column_bucket(first.real.shape[1])
-    real, visual = (_right(mask, first, rows, capacity) for mask in (first.real, first.visual))
-    request = DecodeRequest(policy, len(numbers), (rows, capacity), real.device, real, visual, tail=tail)
-    for before, part in pairwise(parts):
-        request.sections.append(_narrowed(request.sections[-1], before, part, rows))
-        request.columns(real.device, len(request.sections) - 1)
-    request.assign(numbers)
-    if request.policy is not None and len(parts) > 1:
-        observed = numbers[policy.first_layer - 1]
-        part = parts[observed]
-        request.begin(_right(part.visual, part, rows, column_bucket(part.real.shape[1])), observed)
-    if request.policy is not None:
-        widen(request, LISTED)
+    real, visual = (_right(mask, parts[0], rows) for mask in (parts[0].real, parts[0].visual))
+    request = DecodeRequest(
+        policy, len(numbers), tuple(real.shape), real.device, real, visual, tail=tail, side=side, counted=counted
+    )
+    if len(parts) > 1:
+        sections = request.sections[:1]
+        for before, part in pairwise(parts):
+            sections.append(_narrowed(sections[-1], before, part, rows))
+        observed = parts[numbers[request.first - 1]]
+        request.divide(sections[1:], numbers, _right(observed.visual, observed, rows))
+    if request.choice is not None:
+        request.choice.widen(LISTED)
     return request
 
 
-def _right(mask: Tensor, part: Part, rows: int, capacity: int) -> Tensor:
+def _right(mask: Tensor, part: Part, rows: int) -> Tensor:
     """mask [B, S] of a part's columns in the bucket's: [rows, capacity] bool."""
     moved = (mask & part.real).gather(1, part.order)
-    return pad(moved, (capacity - mask.shape[1], 0, 0, rows - mask.shape[0]))
+    return pad(moved, (column_bucket(mask.shape[1]) - mask.shape[1], 0, 0, rows - mask.shape[0]))
 
 
 def _narrowed(section: Section, before: Part, part: Part, rows: int) -> Section:
@@ -95,4 +101,4 @@ def _narrowed(section: Section, before: Part, part: Part, rows: int) -> Section:
     index = place.gather(1, part.index).gather(1, part.order)
     index = pad(index, (capacity - index.shape[1], 0, 0, rows - len(index)))
     shift = None if part.shift is None else pad(part.shift, (0, 0, 0, rows - len(part.shift)))
-    return section.narrowed(index, _right(part.real, part, rows, capacity), shift)
+    return section.narrowed(index, _right(part.real, part, rows), shift)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dycoke.peak_memory import reset_resident_peak, resident_peak
+from dycoke.report.peak_memory import reset_resident_peak, resident_peak
+from dycoke.report.usage import CacheReport, CacheUse, Entered, InsideReport
 from dycoke.turns import OfThread
-from dycoke.usage import CacheReport, CacheUse, Entered, InsideReport
 
 STAGES = ("vision", "compress", "prefill", "decode")
 
