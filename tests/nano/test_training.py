@@ -220,7 +220,7 @@ def test_forced_scoring_counts_every_question(step, tokenizer):
 @pytest.mark.slow
 def test_processes_stop_together_and_share_the_work(tmp_path):
     forty = [*FAST[:-1], "--steps", "40", "--k", "--minutes", "0"]
-    done = launch(2, "dycoke.nano.train", "--output", str(tmp_path), *forty)
+    done = launch(2, "dycoke.nano.train", "--output", str(tmp_path), *forty, cold=True)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert records[0]["processes"] == 2
