@@ -1,4 +1,4 @@
-"""One question, one method: generate with it attached, hand the text out as it comes, and report."""
+"""Answer to one question with one method attached: its text as it is generated, and its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INCOMPLETE = "\ufffd"  # what a tokenizer decodes part of a character to
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said, and what it cost. cut: whether it had more to say when max_new_tokens were generated."""
+    """Text of an answer, and what it cost. cut: whether it was not over when max_new_tokens were generated."""
 
     text: str
     report: Report
@@ -74,7 +74,7 @@ def answer(
 
 
 def warm_up(chat: Chat, method: Method, request: dict[str, Any]) -> None:
-    """Run a short answer whose times count for nothing: first calls compile kernels and allocate memory."""
+    """Generate a short answer that is not measured, because first calls compile kernels and allocate memory."""
     answer(chat, method, request, WARM_UP_TOKENS)
 
 
@@ -102,14 +102,14 @@ def check_frames(name: str, method: Method | Plan, frames: int) -> None:
 def fewest_tokens(method: Method | Plan, frames: int, per_frame: int) -> int:
     """Visual tokens that `frames` frames of `per_frame` have at least when they reach the language model.
 
-    Where that depends on what they show, one of each frame is reckoned with.
+    Where that depends on what they show, one per frame is assumed.
     """
     kept = kept_tokens(method if isinstance(method, Plan) else method.plan(), frames, per_frame)
     return frames if kept is None else kept
 
 
 class _Pieces(BaseStreamer):
-    """Decodes every token as it comes, in the thread of `generate`, so that what fails there fails in the caller."""
+    """Streamer that decodes tokens as they come, in the thread of `generate`, so that its errors reach the caller."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class _Pieces(BaseStreamer):
         self._show(self._decode())
 
     def is_cut(self, max_new_tokens: int, ends: int | list[int] | None) -> bool:
-        """Whether so many tokens came and the last of them is none of those that end an answer."""
+        """Whether so many tokens came and the last of them does not end an answer."""
         ends = ends if isinstance(ends, list) else [ends]
         return len(self._ids or ()) >= max_new_tokens and self._ids[-1] not in ends
 

@@ -1,4 +1,4 @@
-"""What a batch generated, row by row: where each answer ends."""
+"""Generated ids of a batch, row by row, and where each answer ends."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Generated:
     pad: int
 
     def lengths(self) -> list[int]:
-        """How many ids of each row were generated, its end among them."""
+        """Number of ids generated in each row, the end among them."""
         return [self._length(row) for row in self.new.tolist()]
 
     def rows(self) -> list[Tensor]:
-        """The ids [n] int64 of each row on the CPU, up to its end, which is the last of them."""
+        """Ids [n] int64 of each row on the CPU, up to its end, which is the last of them."""
         return [row[:length] for row, length in zip(self.new.cpu(), self.lengths(), strict=True)]
 
     def _length(self, row: list[int]) -> int:

@@ -34,7 +34,7 @@ class KVBudget:
         """The budget of a model; where none is given a share of what its weights leave of its GPUs, 4 GiB on a CPU.
 
         The share is of all memory, not of what happens to be free, so that the same model on the same GPUs always has
-        the same. Raises ValueError for a total that is no positive integer.
+        the same. Raises ValueError for a total that is not a positive integer.
         """
         if total is not None and (isinstance(total, bool) or not isinstance(total, int) or total < 1):
             raise ValueError(f"kv_budget={total!r}: expected bytes, an integer of at least 1")
@@ -42,11 +42,11 @@ class KVBudget:
         return cls(total or _left_by(model), shape.column_bytes(model.dtype) * shape.layers)
 
     def bytes_of(self, columns: int) -> int:
-        """Keys and values of so many tokens."""
+        """Bytes of the keys and values of so many tokens."""
         return self.column * columns
 
     def rows(self, columns: int) -> int:
-        """How many rows of so many tokens fit; 0 if none does."""
+        """Number of rows of so many tokens that fit; 0 if none does."""
         return self.total // self.bytes_of(columns)
 
 
@@ -75,7 +75,7 @@ class Halving:
         self._failed: float = math.inf
 
     def __call__(self, batch: Sequence[T], run: Callable[[Sequence[T]], R]) -> Iterator[tuple[Sequence[T], R]]:
-        """Each part of the batch, in order, with what `run` made of it. Raises OutOfMemoryError for one row alone."""
+        """Parts of the batch, in order, each with its result of `run`. Raises OutOfMemoryError for one row alone."""
         parts = [batch]
         while parts:
             part = parts.pop(0)

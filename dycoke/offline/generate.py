@@ -26,7 +26,7 @@ _NOT_HERE = ("max_length", "num_return_sequences", "return_dict_in_generate", "s
 
 @dataclass(frozen=True)
 class _Row:
-    """A request by its number: what it can stand together with, and the columns it needs at most."""
+    """Row of a batch: the number of its request, what it can share a batch with, and the columns it needs at most."""
 
     number: int
     kind: Hashable
@@ -61,7 +61,8 @@ def generate_many(
     _check(max_batch, generate_kwargs)
     family, budget = requests_of(model), KVBudget.of(model, kv_budget)
     if family.names & set(generate_kwargs):
-        raise ValueError(f"{', '.join(sorted(family.names & set(generate_kwargs)))}: belongs into the requests")
+        own = ", ".join(sorted(family.names & set(generate_kwargs)))
+        raise ValueError(f"{own}: expected in the requests, each of which has its own; not an argument of all")
     before = compressor_of(plan_of(model))
     rows = []
     for number, request in enumerate(requests):
@@ -88,11 +89,13 @@ def _check(max_batch: int, settings: dict[str, Any]) -> None:
         raise ValueError(f"max_batch={max_batch!r}: expected an integer of at least 1")
     wrong = [name for name in _NOT_HERE if settings.get(name) is not None]
     if wrong:
-        raise ValueError(f"{', '.join(wrong)}: not for many requests; give max_new_tokens and settings of sampling")
+        raise ValueError(
+            f"{', '.join(wrong)}: not available for many requests; accepted: max_new_tokens and settings of sampling"
+        )
 
 
 def _settings(family: Requests, request: Request) -> dict[str, Any]:
-    """What a request says that is not its row's: arguments of `generate` for the batch it stands in."""
+    """Settings in a request that are not of its row: arguments of `generate` for its batch."""
     return {name: value for name, value in request.items() if name not in family.names}
 
 
@@ -111,7 +114,7 @@ def _row(
         raise ValueError(f"max_new_tokens={new!r}: expected an integer of at least 1")
     length = family.length(request, before)
     if length.least >= family.context:
-        raise ValueError(f"a prompt of {length.least} tokens fills the {family.context} the model reads")
+        raise ValueError(f"a prompt of {length.least} tokens fills the {family.context} tokens the model reads")
     columns = (length.most + new) * (settings.get("num_beams") or 1)
     if not budget.rows(columns):
         raise ValueError(

@@ -121,7 +121,7 @@ def test_its_requests_are_packed(toy):
     model.__class__ = toy.ToyForVideo
     assert type(requests_of(model)) is toy.ToyRequests
     long = {"inputs": torch.full((1, 500), 7), "images": None}
-    with pytest.raises(ValueError, match=r"requests\[0\]: a prompt of 500 tokens fills the 500 the model reads"):
+    with pytest.raises(ValueError, match=r"requests\[0\]: a prompt of 500 tokens fills the 500 tokens the model reads"):
         generate_many(model, [long], max_new_tokens=2)
 
 

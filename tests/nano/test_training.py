@@ -1,9 +1,6 @@
 """Training on a CPU with tiny sizes: resumable, refusing what does not fit, and reading positions as it should."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from dycoke.nano.targets import targets
 from dycoke.nano.train import main
 from dycoke.nano.views import View
 from dycoke.registry import build
+from tests.eval.launch.launch import launch
 
 TINY = ["--shape", "tiny", "--batch", "2", "--steps", "3", "--precision", "no", "--workers", "0", "--log-every", "1"]
 FAST = [*TINY, "--videos", "1", "--evaluate-every", "100", "--k"]
@@ -221,14 +219,12 @@ def test_forced_scoring_counts_every_question(step, tokenizer):
 
 @pytest.mark.slow
 def test_processes_stop_together_and_share_the_work(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "dycoke.nano.train", "--output", str(tmp_path), *FAST, "--minutes", "0"]
-    command[command.index("--steps") + 1] = "40"
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    forty = [*FAST[:-1], "--steps", "40", "--k", "--minutes", "0"]
+    done = launch(2, "dycoke.nano.train", "--output", str(tmp_path), *forty, cold=True)
+    assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert records[0]["processes"] == 2
     assert max(losses(tmp_path)) == 10  # they agree every ten steps
     # the first process begins with the batch that a single one begins with
-    main(["--output", str(tmp_path / "single"), *FAST[:-1], "--steps", "40", "--k", "--minutes", "0"])
+    main(["--output", str(tmp_path / "single"), *forty])
     assert losses(tmp_path)[1] == losses(tmp_path / "single")[1]

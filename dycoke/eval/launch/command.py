@@ -31,7 +31,9 @@ def check_launcher(launcher: Launcher, node: Node) -> None:
             "many, or cpu: true"
         )
     if launcher.machines > 1 and (node.address is None or launcher.port is None):
-        raise ValueError(f"launcher: machines={launcher.machines} needs the address and port of the first machine")
+        raise ValueError(
+            f"launcher: machines={launcher.machines} needs --main-address and --main-port, those of the first machine"
+        )
     if not 0 <= node.rank < launcher.machines:
         raise ValueError(f"machine rank {node.rank}: expected 0 to {launcher.machines - 1}")
     if launcher.deepspeed is not None and not Path(launcher.deepspeed).is_file():

@@ -27,7 +27,7 @@ def end_with_parent(sign: int = signal.SIGKILL) -> None:
     The parent is the process that DYCOKE_PARENT names, which is taken out of the environment, or else the one there is
     now. A process whose parent is the one it was told of has a parent that lives: an orphan's new parent lived beside
     the old one, and so has another id. The kernel tells on Linux; elsewhere a thread looks.
-    Raises ValueError if DYCOKE_PARENT is no number.
+    Raises ValueError if DYCOKE_PARENT is not a number.
     """
     named = os.environ.pop(PARENT, None)
     if named is not None and not named.isdecimal():

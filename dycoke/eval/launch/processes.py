@@ -1,4 +1,4 @@
-"""The processes of a sweep, from their start to their end, and the folder that only one sweep works in at a time."""
+"""Processes of a sweep, from start to end, and the lock on the folder that one sweep works in at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a sweep is: runs that are complete, and the samples of the one under way."""
+"""Progress of a sweep: runs that are complete, and the samples of the one under way."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Progress:
         return len(self._folders) - len(self._left)
 
     def show(self, announced: tuple[str, int] | None) -> None:
-        """Show how far the run under way is; None while the model is loaded."""
+        """Show the progress of the run under way; None while the model is loaded."""
         for run in [run for run in self._left if self._folders[run].complete]:
             self._left.remove(run)
             self._line(f"{run}: complete, {self._done} of {len(self._folders)} runs are")

@@ -32,12 +32,12 @@ _ROOM = 2**16  # bytes, more than a process writes before it fails
 
 
 class SweepFailed(ValueError):
-    """A run that could not be finished, in one line."""
+    """Error for a run that could not be finished, in one line."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What the command line says instead of the file's launcher; None: as the file has it."""
+    """Launcher settings of the command line, which replace the file's; None: as the file has it."""
 
     processes: int | None = None
     machines: int | None = None
@@ -66,7 +66,7 @@ def sweep(path: str | Path, results: Path, scale: Scale, console: Console) -> Ex
     pending = [run for run in runs if not _checked(results, run).complete]
     for each in pending:
         if (folder := RunFolder.of(results, each)).damaged:
-            _say(console, f"{folder.metrics}: not whole, so that the run is made again")
+            _say(console, f"{folder.metrics}: incomplete or damaged; the run is made again")
         check_launcher(each.launcher, scale.node)
         if each.score:
             check_judge(each.task, os.environ)
@@ -91,7 +91,7 @@ def _say(console: Console, line: str) -> None:
 
 
 def _left(results: Path, runs: Sequence[RunSpec]) -> str:
-    """How far the runs are, by what is on the disk, and how to go on."""
+    """Progress of the runs, by what is on the disk, and how to go on."""
     done = sum(RunFolder.of(results, run).complete for run in runs)
     return f"{done} of {len(runs)} runs complete; the same command goes on"
 
@@ -110,7 +110,7 @@ def _keep_copy(path: str | Path, home: Path) -> None:
 
 @contextmanager
 def _job_folder(home: Path, node: Node) -> Iterator[Path]:
-    """An empty folder for the word of a machine's processes, as long as they work.
+    """Empty folder in which a machine's processes report, as long as they work.
 
     That of a sweep that was killed makes way for it.
     """
@@ -125,7 +125,7 @@ def _job_folder(home: Path, node: Node) -> Iterator[Path]:
 
 
 def _machine(node: Node) -> str:
-    """What tells a machine's files from those of the first one."""
+    """Suffix of a machine's files; "" for the first machine."""
     return f".{node.rank}" if node.rank else ""
 
 
@@ -165,7 +165,7 @@ def _work(work: _Work, progress: Progress) -> None:
 
 
 def _reason(job: Job, code: int, log: Path) -> str:
-    """What a process said, or how it ended without a word, and whether the disk is full, which may be behind it."""
+    """Error that a process reported, or how it ended without one, and whether the disk is full, a possible cause."""
     ended = f"signal {-code}" if code < 0 else f"exit code {code}"
     said = next(job.failures(), f"a process ended without a word ({ended})")
     full = _full(log)
@@ -173,7 +173,7 @@ def _reason(job: Job, code: int, log: Path) -> str:
 
 
 def _full(log: Path) -> str | None:
-    """Why nothing more can be written beside a log, None if it can."""
+    """Reason why nothing more can be written beside a log; None if it can."""
     try:
         write_text(log.with_name(f"{log.name}.room"), " " * _ROOM)
     except OSError as error:
@@ -183,7 +183,7 @@ def _full(log: Path) -> str | None:
 
 
 def _made(run: RunSpec) -> dict[str, Any]:
-    """Commit, versions, command, and the device of a run's model."""
+    """Provenance of a run: commit, versions, command, and the device of its model."""
     made = circumstances(cpu=run.launcher.cpu)
     made["versions"] |= {name: installed(name) for name in ("transformers", "accelerate", "lmms-eval")}
     return made

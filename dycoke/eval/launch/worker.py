@@ -1,4 +1,4 @@
-"""A process of a sweep: one loaded model, its runs one after the other.
+"""Worker process of a sweep: one loaded model, its runs one after the other.
 
     python dycoke/eval/launch/parent_death.py dycoke.eval.launch.worker JOB.json
 
@@ -19,7 +19,7 @@ from dycoke.lab.ranks import disband
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Work through a job. Returns 1, after leaving word why, if a run could not be finished."""
+    """Work through a job. Returns 1, with the reason in the job's folder, if a run could not be finished."""
     (path,) = sys.argv[1:] if arguments is None else arguments
     default_home()
     job = Job.read(path)
@@ -50,7 +50,7 @@ def work(job: Job) -> None:
     check_rows(specs, sizes_of(model.model))  # the sweep may have known nothing of the model
     started = model.accelerator.num_processes
     if started != job.processes:
-        raise ValueError(f"launcher: {job.processes} processes asked for, but {started} have started")
+        raise ValueError(f"launcher: {job.processes} processes requested, but {started} have started")
     for spec in specs:
         try:
             evaluate(model, spec, tasks[spec.task], manager, job)

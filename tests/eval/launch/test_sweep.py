@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("warm")]  # one process 
 pytest.importorskip("lmms_eval")
 
 
-SMALL = {"video": {"frames": 8}, "limit": 8, "methods": ["full", {"name": "dycoke", "k": 0.7, "l": 5, "p": 0.7}]}
-ASKED = 28  # samples of two tasks, one of which has six, and two methods
+SMALL = {"video": {"frames": 8}, "limit": 4, "methods": ["full", {"name": "dycoke", "k": 0.7, "l": 5, "p": 0.7}]}
+ASKED = 16  # samples of two tasks and two methods
 
 
 @pytest.fixture(scope="module")

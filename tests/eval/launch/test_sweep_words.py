@@ -121,7 +121,7 @@ def test_metrics_that_are_not_whole_are_made_again_with_a_word(swept, tmp_path, 
     file.write_text(text)
     code, said = swept()
     assert code == 0
-    assert said[0] == f"results/small/{FULL}/metrics.json: not whole, so that the run is made again"
+    assert said[0] == f"results/small/{FULL}/metrics.json: incomplete or damaged; the run is made again"
     assert said[-2] == "small: 1 of 2 runs made, all 2 runs are complete in results/small"
     assert json.loads(file.read_text())["run"] == FULL
 

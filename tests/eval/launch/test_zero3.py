@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dycoke.eval.models.zero3 import partitioned, read_config
-from tests.eval.launch import launch
+from tests.eval.launch.launch import launch
 from tests.eval.launch.zero3_process import ASKED, CONFIG, METHODS, answers, load
 from tests.llava import tiny
 from tests.support.subjects import SUBJECTS
