@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import subprocess
-from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import typer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
-from dycoke.cli import app, main
+from dycoke.cli import app
 from dycoke.engine import weights as joined
 from dycoke.eval.runs.experiment import _KEYS, parse_experiment
 from dycoke.families import lmms_eval_models
@@ -26,7 +25,7 @@ from dycoke.model_shape import LLAVA_ONEVISION
 from dycoke.nano import MODEL_PATH, SAMPLES_PATH
 from dycoke.offline.answer import answer
 from dycoke.ops.layer.skinny_linear import FEW_ROWS
-from dycoke.options import parse_yaml, write_value
+from dycoke.options import parse_yaml
 from dycoke.registry import available, build, entry
 from dycoke.report import STAGES
 from dycoke.video.frames import read_frames
@@ -104,26 +103,6 @@ def test_parse_can_fail():
 def test_scripts_are_the_first_screen():
     lines = command_lines()[:2]
     assert lines == ["bash scripts/quickstart.sh", "bash scripts/test.sh"]
-
-
-def method_table() -> list[str]:
-    section = README.partition("\n## Methods\n")[2].partition("\n## ")[0]
-    return [line for line in section.splitlines() if line.startswith("|")]
-
-
-def test_method_table_is_the_registry():
-    rows = {row[1].strip("` "): row for row in (re.split(r" \| |^\| | \|$", line) for line in method_table()[2:])}
-    assert list(rows) == available()
-    for name, row in rows.items():
-        said = dict(re.findall(r"`(\w+)` \(([^)]*)\)", row[8]))
-        assert said == {option: write_value(default) for option, (default, _) in entry(name).options.items()}
-        assert (row[3].split(", "), row[5]) == (list(entry(name).stages), entry(name).positions)
-
-
-def test_method_table_is_what_the_command_prints(capsys):
-    assert main(["methods", "--markdown"]) == 0
-    for said, printed in zip_longest(method_table(), capsys.readouterr().out.splitlines()):
-        assert said == printed
 
 
 def test_python_blocks_compile_and_name_what_exists():
