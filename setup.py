@@ -34,6 +34,10 @@ EVALUATION = [
     DECORD,  # lmms-eval's llava_onevision and llava_vid import it
     "matplotlib",  # plots of reports
 ]
+DOCS = [  # docs/ as a site
+    "mkdocs<2",  # 2.0 has no plugins, which the theme and searching are
+    "mkdocs-material>=9.7,<10",  # a theme that reads well on a phone and searches without a server of its own
+]
 EXTRAS = {
     "decord": [DECORD],
     "torchcodec": ["torchcodec>=0.8"],  # needs FFmpeg's libraries on the machine, and a release of torch that it names
@@ -41,9 +45,10 @@ EXTRAS = {
     # One 72B model sharded over all GPUs by ZeRO-3, where device_map="auto" would let them compute one after the other.
     "deepspeed": ["deepspeed>=0.19.8"],
     "eval": EVALUATION,
+    "docs": DOCS,
     # import-linter: that no room imports one above it, by the contracts in pyproject.toml.
     # mypy: what a method or a family of one's own is type-checked against has to hold here first.
-    "dev": [*EVALUATION, "pytest", "pytest-xdist", "ruff", "import-linter>=2.1", "mypy>=2"],
+    "dev": [*EVALUATION, *DOCS, "pytest", "pytest-xdist", "ruff", "import-linter>=2.1", "mypy>=2"],
 }
 
 setup(

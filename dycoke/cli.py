@@ -119,7 +119,7 @@ def ask(
         list[str] | None,
         typer.Option(help="Methods to run side by side, as in full,dycoke or dycoke,k=.3 or plan.yaml; repeatable."),
     ] = None,
-    plan: Annotated[str | None, typer.Option(help="YAML file with a method for each stage; see the README.")] = None,
+    plan: Annotated[str | None, typer.Option(help="YAML file of a method per stage; see docs/guide/plans.md.")] = None,
     k: Annotated[float | None, typer.Option("--k", help="Short for --option k=VALUE.")] = None,
     l: Annotated[int | None, typer.Option("--l", help="Short for --option l=VALUE.")] = None,  # noqa: E741
     p: Annotated[float | None, typer.Option("--p", help="Short for --option p=VALUE.")] = None,
@@ -183,17 +183,24 @@ def ask(
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="A method, to read of it alone.")] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print its page, or the index, in Markdown.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="With --markdown: write the index and every page into this folder.")
+    ] = None,
 ) -> None:
     """List the methods: where each works, what it needs and keeps, its options and how it deviates from its paper."""
     from dycoke.lab.late_torch import put_off_torch
 
     put_off_torch()
-    from dycoke.ask.method_tables import markdown_table, method_page, methods_list
-    from dycoke.registry import available
+    from dycoke.ask.method_pages import index_page, method_markdown, write_pages
+    from dycoke.ask.method_tables import method_page, methods_list
 
-    if markdown:
-        print(markdown_table(available() if name is None else [name]))
+    if out is not None:
+        if name is not None or not markdown:
+            raise ValueError("--out writes the pages of all methods: give it with --markdown and without a method")
+        print(visible_line(f"written to {out}: {len(write_pages(out))} pages"), file=sys.stderr)
+    elif markdown:
+        print(index_page() if name is None else method_markdown(name), end="")
     else:
         Console().print(methods_list() if name is None else method_page(name))
 

@@ -18,9 +18,10 @@ STAGES: tuple[str, ...] = tuple(stage.name for stage in dataclasses.fields(Plan)
 class Entry:
     """A row of the method table.
 
-    cls: the class; source, paper: where the method is described; retention: the share of the visual tokens that is
-    left, as a formula; official: the defaults of the authors' scripts; deviations: where this one differs from the
-    published code, each with its reason. What its stages are and ask for is read off its plan at the defaults.
+    cls: the class; source, paper: where the method is described; code: where its authors' own code is; retention: the
+    share of the visual tokens that is left, as a formula; official: the defaults of the authors' scripts; deviations:
+    where this one differs from the published code, each with its reason. What its stages are and ask for is read off
+    its plan at the defaults.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Entry:
     retention: str
     official: str
     deviations: tuple[str, ...] = ()
+    code: str = ""
 
     @property
     def summary(self) -> str:
@@ -78,6 +80,7 @@ def register(
     retention: str = "",
     official: str = "",
     deviations: tuple[str, ...] = (),
+    code: str = "",
 ) -> Callable[[C], C]:
     """Class decorator: make a frozen dataclass with a `plan()` known under `name`; the rest as in `Entry`.
 
@@ -102,7 +105,7 @@ def register(
             raise TypeError(f"method {name!r}: @register needs {', '.join(unsaid)}, for the table of methods")
         if isinstance(deviations, str):
             raise TypeError(f"method {name!r}: deviations={deviations!r}: expected a tuple of sentences")
-        _methods[name] = Entry(name, cls, source, paper, retention, official, deviations)
+        _methods[name] = Entry(name, cls, source, paper, retention, official, deviations, code)
         return cls
 
     return add

@@ -1,9 +1,8 @@
-"""The registered methods as text: a table for a terminal, one method in full, and the README's table."""
+"""The registered methods as text for a terminal: a table of all, and one method in full."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,18 +15,6 @@ from dycoke.registry import Entry, available, entry
 
 _NONE = "-"
 _SHORT = ("stage", "needs", "positions", "retention")
-COLUMNS = (
-    "name",
-    "what it does",
-    "stage",
-    "needs",
-    "positions",
-    "retention",
-    "official defaults",
-    "options",
-    "known deviations",
-    "paper link",
-)
 
 
 def methods_list() -> Group:
@@ -37,8 +24,8 @@ def methods_list() -> Group:
     for column in ("name", *_SHORT):
         table.add_column(column, no_wrap=column in ("name", "positions"), overflow="fold")
     for row in rows:
-        facts = _facts(row)
-        table.add_row(*map(Text, (row.name, *(facts[column] for column in _SHORT))))
+        told = facts(row)
+        table.add_row(*map(Text, (row.name, *(told[column] for column in _SHORT))))
     return Group(table, *(part for row in rows for part in _block(row, row.summary)))
 
 
@@ -46,16 +33,11 @@ def method_page(name: str) -> Group:
     """One method in full. Raises ValueError for an unknown name."""
     row = entry(name)
     paragraphs = (" ".join(paragraph.split()) for paragraph in inspect.getdoc(row.cls).split("\n\n"))
-    return Group(*_block(row, "\n".join(paragraphs), *((column, _facts(row)[column]) for column in _SHORT)))
+    return Group(*_block(row, "\n".join(paragraphs), *((column, facts(row)[column]) for column in _SHORT)))
 
 
-def markdown_table(names: Sequence[str]) -> str:
-    """A table in Markdown with one row a method, as the README has it. Raises ValueError for an unknown name."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *(_markdown_row(entry(name)) for name in names)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _facts(row: Entry) -> dict[str, str]:
+def facts(row: Entry) -> dict[str, str]:
+    """What the columns of the table say of a method."""
     return {
         "stage": ", ".join(row.stages),
         "needs": ", ".join(row.needs) or _NONE,
@@ -65,10 +47,10 @@ def _facts(row: Entry) -> dict[str, str]:
     }
 
 
-def _block(row: Entry, told: str, *facts: tuple[str, str]) -> list[RenderableType]:
+def _block(row: Entry, told: str, *more: tuple[str, str]) -> list[RenderableType]:
     """A name, and under it what is told of its method, these facts, and what is in no column of the short table."""
-    facts = (*facts, ("official defaults", row.official), ("source", row.source), ("paper", row.paper))
-    lines = [(label, text) for label, text in facts if text]
+    more = (*more, ("official defaults", row.official), ("source", row.source), ("paper", row.paper))
+    lines = [(label, text) for label, text in (*more, ("released code", row.code)) if text]
     lines += [(f"{option} = {write_value(default)}", meaning) for option, (default, meaning) in row.options.items()]
     lines += [("deviation", deviation) for deviation in row.deviations]
     grid = Table.grid(padding=(0, 2))
@@ -76,17 +58,3 @@ def _block(row: Entry, told: str, *facts: tuple[str, str]) -> list[RenderableTyp
     for label, text in lines:
         grid.add_row(Text(label), Text(text))
     return [Text(row.name, style="bold"), *(Padding(part, (0, 0, 0, 2)) for part in (Text(told), grid))]
-
-
-def _markdown_row(row: Entry) -> list[str]:
-    facts = _facts(row)
-    options = ", ".join(f"`{option}` ({write_value(default)})" for option, (default, _) in row.options.items())
-    cells = {
-        "name": f"`{row.name}`",
-        "what it does": row.summary,
-        **facts,
-        "options": options or "none",
-        "known deviations": "<br>".join(row.deviations) or "none",
-        "paper link": f"[paper]({row.paper})" if row.paper else _NONE,
-    }
-    return [" ".join(cells[column].split()).replace("|", "\\|") for column in COLUMNS]

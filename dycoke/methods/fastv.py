@@ -14,6 +14,7 @@ from dycoke.types import check_layer
     "fastv",
     source="An Image is Worth 1/2 Tokens After Layer 2, ECCV 2024",
     paper="https://arxiv.org/abs/2403.06764",
+    code="https://github.com/pkunlp-icler/FastV/tree/d165972",
     retention="1 in layers below k, 1 - r from k on",
     official="k=2, r=0.5 (paper); the LLaVA demo k=3, r=0.75; DyCoke compares with k=5, r=0.65",
     deviations=(

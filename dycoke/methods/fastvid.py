@@ -28,6 +28,7 @@ RELEASES: tuple[str, ...] = ("onevision", "llava_video")
     "fastvid",
     source="FastVID: Dynamic Density Pruning for Fast Video Large Language Models, NeurIPS 2025",
     paper="https://arxiv.org/abs/2503.11187",
+    code="https://github.com/LunarShen/FastVID/tree/ea8b57e",
     retention="int(N * keep) / N",
     official="retention_ratio = 0.10, DySeg_c = 8, DySeg_tau = 0.9, STPrune_d = 0.4, DTM_p = 4, DTM_beta = 0.6",
     deviations=(

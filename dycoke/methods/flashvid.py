@@ -136,6 +136,7 @@ class FlashVidInner(KeepMost):
     source="FlashVID: Efficient Video Large Language Models via Training-free Tree-based Spatiotemporal Token Merging, "
     "ICLR 2026",
     paper="https://arxiv.org/abs/2602.08024",
+    code="https://github.com/Fanziyang-v/FlashVID/tree/3efef7e",
     retention="ceil(N * keep * expansion) / N enter the language model, times inner_keep from `layer` on",
     official="retention_ratio = 0.10 to 0.25, expansion = 1.25, alpha = 0.7, segment_threshold = 0.9, "
     "min_segment_num = 8, temporal_threshold = 0.8; layer 20 keeps 0.3",

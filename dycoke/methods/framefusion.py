@@ -28,6 +28,7 @@ MERGING, PRUNING, DONE = "merging", "pruning", "done"
     source="FrameFusion: Combining Similarity and Importance for Video Token Reduction on Large Vision Language "
     "Models, ICCV 2025",
     paper="https://arxiv.org/abs/2501.01986",
+    code="https://github.com/thu-nics/FrameFusion/tree/fbec1d2",
     retention="cost, as a mean over the layers",
     official="cost 0.3, similarity 0.6, least share merged 0.1",
     deviations=(

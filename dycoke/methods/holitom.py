@@ -163,6 +163,7 @@ class HoliTomInner(Inside):
     "holitom",
     source="HoliTom: Holistic Token Merging for Fast Video Large Language Models, NeurIPS 2025",
     paper="https://arxiv.org/abs/2505.21334",
+    code="https://github.com/cokeshao/HoliTom/tree/b1d1412",
     retention="at most keep, plus what rounding up adds (1.25 tokens a frame at most), and less where little moves; "
     "times 1 - r from `layer` on",
     official="RETAIN_RATIO = 0.25, T = 0.8 (0.65 at 10 %), BETA = 0.6, K = 7, D = 0; HOLITOM_k = 18, HOLITOM_r = 0.5",

@@ -50,6 +50,7 @@ class Stage(KeepMost):
     source="PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual Redundancy Reduction, "
     "CVPR 2025",
     paper="https://arxiv.org/abs/2410.17247",
+    code="https://github.com/Cooperx521/PyramidDrop/tree/3f89f94",
     retention="int(n * keep^i) / n of n from the i-th of the layers on; mean over layers .52 at the defaults and 28 "
     "layers",
     official="layers 8, 16, 24; half of the tokens at each",

@@ -22,6 +22,7 @@ SPACINGS: tuple[str, ...] = ("even", "published")
 NEIGHBOURS = 32
 SOURCE = "LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models, ICCV 2025"
 PAPER = "https://arxiv.org/abs/2403.15388"
+CODE = "https://github.com/42Shawn/LLaVA-PruMerge/tree/1ca8b2b"
 DEVIATIONS = (
     "Works on the projected, pooled tokens of every frame; the released code on one image inside the CLIP tower, "
     "before a video model would pool it.",
@@ -44,6 +45,7 @@ DEVIATIONS = (
     "prumerge",
     source=SOURCE,
     paper=PAPER,
+    code=CODE,
     retention="share of saliency outliers + 1 / N (adaptive), or keep",
     official="adaptive: saliency above Q3 + 1.5 IQR; 32 neighbours",
     deviations=DEVIATIONS,
@@ -104,6 +106,7 @@ class PruMerge(Ordered):
     "prumerge_plus",
     source=SOURCE,
     paper=PAPER,
+    code=CODE,
     retention="4 * share of saliency outliers + 1 / N (adaptive), or keep; with spacing=published more, as "
     "the spacing is rounded down",
     official="adaptive: saliency above Q3 + 1.5 IQR, and 3 evenly spaced tokens for each; 32 neighbours",

@@ -120,6 +120,7 @@ class PruneVidInner(KeepMost):
     "prunevid",
     source="PruneVid: Visual Token Pruning for Efficient Video Large Language Models, Findings of ACL 2025",
     paper="https://arxiv.org/abs/2412.16117",
+    code="https://github.com/Visual-AI/PruneVid/tree/8e90af0",
     retention="keep * (1 - s * (1 - 1/L)), where a share s of the tokens is static in segments of L frames; groups of "
     "14 tokens or fewer stay whole; times alpha behind `layer`",
     official="cluster_ratio = 0.5, tau = 0.8, temporal_segment_ratio = 0.25, k = 7, 16 frames; layer 10, alpha = 0.4",

@@ -52,6 +52,7 @@ class Stage(KeepMost):
     source="SparseVLM: Visual Token Sparsification for Efficient Vision-Language Model Inference, ICML 2025; "
     "second release (SparseVLM+)",
     paper="https://arxiv.org/abs/2410.04417",
+    code="https://github.com/Gumpest/SparseVLMs",
     retention="keep^.59, keep^.96, keep^1.44 behind the three layers; at keep = 1/3 300, 200 and 118 of 576; with a "
     "budget its published list",
     official="behind layers 2, 6, 15; of 576 tokens 300, 200, 118 (budget 192), 238, 108, 60 (128), 246, 54, 28 (96) "

@@ -25,6 +25,7 @@ TEMPERATURE = 0.01  # of the softmax that turns frame scores into shares of the 
     source="Video Compression Commander: Plug-and-Play Inference Acceleration for Video Large Language Models, "
     "EMNLP 2025",
     paper="https://arxiv.org/abs/2505.14454",
+    code="https://github.com/xuyang-liu16/VidCom2/tree/944a17d",
     retention="keep",
     official="R_RATIO = 0.25",
     deviations=(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     source="VisionZip: Longer is Better but Not Necessary in Vision Language Models, CVPR 2025; "
     "its video port in HoliTom's repository",
     paper="https://arxiv.org/abs/2412.04467",
+    code="https://github.com/dvlab-research/VisionZip/tree/3151f6d",
     retention="keep",
     official="SPATIAL_TOKENS = 20, 30, 40 or 50 of 196 tokens a frame; 54 of 64 dominant",
     deviations=(

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from dycoke import registry
-from dycoke.ask.method_tables import markdown_table
+from dycoke.ask.method_pages import method_markdown
 from dycoke.options import parse_method, parse_options, parse_value, parse_yaml, write_value
 from dycoke.registry import available, entry
 from dycoke.version import __version__
@@ -47,6 +47,7 @@ def test_under_the_table_is_the_rest_of_every_method(dycoke):
         for sentence in (*said, *(f"deviation {each}" for each in row.deviations)):
             assert " ".join(sentence.split()) in words
         assert (f"paper {row.paper}" in words) == bool(row.paper)
+        assert (f"released code {row.code}" in words) == bool(row.code)
 
 
 def test_a_link_is_whole_in_a_narrow_terminal(dycoke, monkeypatch):
@@ -72,28 +73,32 @@ def test_an_unknown_method(dycoke):
         assert "unknown method 'dycok'; available: " in dycoke(*arguments).complaint
 
 
-def test_markdown_is_one_row_a_method(dycoke):
-    lines = dycoke("methods", "--markdown").out.splitlines()
-    assert lines[0] == (
-        "| name | what it does | stage | needs | positions | retention | official defaults | options "
-        "| known deviations | paper link |"
-    )
-    rows = [re.split(r"(?<!\\) *\| *", line)[1:-1] for line in lines[2:]]
-    assert [row[0] for row in rows] == [f"`{name}`" for name in available()]
-    assert all(len(row) == 10 and all(row) for row in rows)
-    (row,) = (row for row in rows if row[0] == "`dycoke`")
-    assert row[2:5] == ["before, decode", "-", "packed"] and row[7].startswith("`k` (0.7), `l` (3), ")
-    assert row[8].split("<br>") == list(entry("dycoke").deviations)
-    assert row[9] == "[paper](https://arxiv.org/abs/2411.15024)"
-    assert dycoke("methods", "full", "--markdown").out.splitlines()[2:] == [
-        line for line in lines if "| `full` |" in line
-    ]
+def test_markdown_is_the_index_or_a_page(dycoke):
+    rows = [line for line in dycoke("methods", "--markdown").out.splitlines() if line.startswith("| [`")]
+    assert [re.match(r"\| \[`(\w+)`\]\(\1\.md\) \|", row)[1] for row in rows] == available()
+    assert all(len(re.split(r"(?<!\\) \| ", row)) == 6 for row in rows)
+    page, row = dycoke("methods", "dycoke", "--markdown").out, entry("dycoke")
+    assert page.startswith(f"# `dycoke`\n\n**{row.summary}**\n")
+    for said in ("| stage | before, decode |", "| needs | - |", "| positions | packed |", "| `k` | `0.7` | K, share "):
+        assert f"\n{said}" in page
+    assert f"[{row.source}](https://arxiv.org/abs/2411.15024)" in page and f"]({row.code}) |" in page
+    assert [line[2:] for line in page.splitlines() if line.startswith("- ")] == list(row.deviations)
+    assert "\n- " not in dycoke("methods", "full", "--markdown").out
+
+
+def test_pages_are_written_for_all_methods_at_once(dycoke, tmp_path):
+    done = dycoke("methods", "--markdown", "--out", str(tmp_path / "pages"))
+    assert (done.code, done.out) == (0, "")
+    assert sorted(file.stem for file in (tmp_path / "pages").iterdir()) == sorted([*available(), "index"])
+    assert (tmp_path / "pages" / "fastv.md").read_text() == dycoke("methods", "fastv", "--markdown").out
+    for arguments in (("--out", "x"), ("full", "--markdown", "--out", "x")):
+        assert "--out writes the pages of all methods" in dycoke("methods", *arguments).complaint
 
 
 def test_a_bar_in_a_cell_does_not_end_it(monkeypatch):
     row = dataclasses.replace(entry("full"), retention="a | b\nc")
     monkeypatch.setitem(registry._methods, "full", row)
-    assert r"| a \| b c |" in markdown_table(["full"])
+    assert "\n| retention | a \\| b c |\n" in method_markdown("full")
 
 
 def test_version(dycoke):

@@ -81,7 +81,7 @@ def test_every_right_answer_can_be_given_in_full(leaves):
 
 
 def test_other_videos_by_a_task_of_ones_own(manager, tmp_path):
-    """As the README says: a file that includes ours and names its own table of settings."""
+    """As docs/evaluation/nanovideobench.md says: a file that includes ours and names its own table of settings."""
     ours = Path(manager.task_index["nanovideo_digits"]["yaml_path"])
     settings = {"dataset_kwargs": {"data_files": {"test": "mine.json"}}}
     (tmp_path / "mine.json").write_text('[{"split": "validation", "videos": 3, "level": "hard", "start": 9}]')

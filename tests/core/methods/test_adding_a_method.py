@@ -167,7 +167,7 @@ def test_the_registry_has_it(added):
     assert (row.summary, row.stages, row.positions) == ("Keep the first tokens of every frame.", ("before",), "packed")
 
 
-@pytest.mark.parametrize("arguments", [(), (NAME,), ("--markdown",)])
+@pytest.mark.parametrize("arguments", [(), (NAME,), (NAME, "--markdown")])
 def test_the_command_lists_it(added, capsys, monkeypatch, arguments):
     monkeypatch.setenv("COLUMNS", "200")
     assert cli.main(["methods", *arguments]) == 0
@@ -175,7 +175,10 @@ def test_the_command_lists_it(added, capsys, monkeypatch, arguments):
     for text in (NAME, "Keep the first tokens of every frame.", "keep, of every frame", "keep=.5", "None that a test"):
         assert text in said
     assert "https://example.org/first" in said
-    assert ("`keep` (0.5)" if "--markdown" in arguments else "keep = 0.5 share of a frame that is kept") in said
+    option = "| `keep` | `0.5` |" if "--markdown" in arguments else "keep = 0.5"
+    assert f"{option} share of a frame that is kept" in said
+    assert cli.main(["methods", "--markdown"]) == 0
+    assert f"[`{NAME}`]({NAME}.md) | Keep the first tokens of every frame. | before |" in capsys.readouterr().out
 
 
 def test_the_command_takes_it(added):
