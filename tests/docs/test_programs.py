@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -47,6 +48,7 @@ def test_the_program_of_the_readme_answers(capsys):
     assert "dycoke: 32 frames" in said and "KV cache" in said
 
 
+@pytest.mark.slow
 def test_the_program_of_the_guide_compares_as_the_quick_start_claims(capsys):
     script = (ROOT / "scripts" / "quickstart.sh").read_text()
     name, question, l = re.search(r'samples/(\w+\.mp4)" "(.*)".*\n.*--compare full,dycoke --l (\d)', script).groups()  # noqa: E741
@@ -70,6 +72,7 @@ def test_the_program_of_the_guide_compares_as_the_quick_start_claims(capsys):
     assert (words[pruned], words[layers]) == (cache.layers - cache.first_layer, cache.layers)
 
 
+@pytest.mark.slow
 def test_the_program_of_many_videos_answers(capsys):
     (program,) = complete("docs/guide/many-videos.md")
     told = dict(re.findall(r'"(\w+\.mp4)": "([^"]+)"', program))
