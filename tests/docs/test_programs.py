@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
 from dycoke.nano import SAMPLES_PATH
+from tests.cli.files import write_hf_checkpoint
 from tests.docs.pages import ROOT, all_blocks, blocks, prose
 
 SMALL = {
@@ -79,6 +80,27 @@ def test_the_program_of_many_videos_answers(capsys):
     expected = [f"{name} {right_answer(name, question)}" for name, question in told.items()]
     said, _ = run(program, capsys)
     assert said.splitlines() == expected
+
+
+@pytest.mark.slow
+def test_the_program_for_transformers_format_runs_on_a_tiny_checkpoint(tmp_path, capsys):
+    """With a checkpoint, a video and a device that are here; the rest is as the page has it."""
+    (program,) = (block for block in blocks("python", PYTHON) if "llava-hf/" in block)
+    here = {
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf": str(write_hf_checkpoint(tmp_path / "hf")),
+        "video.mp4": str(SAMPLES_PATH / "digits.mp4"),
+        '"cuda"': '"cpu"',
+        "bfloat16": "float32",
+        'build("dycoke")': 'build("dycoke", l=1)',  # its language model has few layers
+        "max_new_tokens=128": "max_new_tokens=4",
+    }
+    for told, used in here.items():
+        assert told in program
+        program = program.replace(told, used)
+    said, known = run(program, capsys)
+    assert said.endswith("\n") and known["out"].shape[1] == known["inputs"]["input_ids"].shape[1] + 4
+    report = known["run"].report
+    assert report.frames == 32 and 0 < report.visual_kept < 1 and report.stages["decode"].tokens == 3
 
 
 def test_no_complete_program_is_left_out():
