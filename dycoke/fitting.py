@@ -28,8 +28,8 @@ def inside_faults(pruners: Sequence[Inside], layers: int) -> Iterator[str]:
         if not lowest <= pruner.layer < layers:
             behind = pruner.behind
             yield (
-                f"{pruner.option}={pruner.layer - behind}: expected {lowest - behind} to {layers - 1 - behind}, for "
-                f"this model has {layers} layers"
+                f"{pruner.option}={pruner.layer - behind}: expected {lowest - behind} to {layers - 1 - behind}, "
+                f"because this model has {layers} layers"
             )
         packed = packed or pruner.positions != "original"
         if packed and pruner.evicts:
@@ -42,7 +42,7 @@ def decode_faults(policy: Decode | None, pruners: Sequence[Inside], layers: int)
         return
     if not 1 <= policy.first_layer < layers:
         yield (
-            f"l={policy.first_layer}: expected 1 to {layers - 1}, for this model has {layers} layers "
+            f"l={policy.first_layer}: expected 1 to {layers - 1}, because this model has {layers} layers "
             "and layer l - 1 is the observer"
         )
     deeper = [pruner.layer for pruner in pruners if pruner.layer >= policy.first_layer]

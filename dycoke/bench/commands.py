@@ -23,7 +23,7 @@ bench = typer.Typer(
 @bench.command()
 def compress(
     frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 8 without a GPU]")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens a frame N. [default: 196; 49 without a GPU]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens per frame N. [default: 196; 49 without a GPU]")] = None,
     dim: Annotated[int | None, typer.Option(help="Width D. [default: 3584; 256 without a GPU]")] = None,
     k: Annotated[
         float | None,
@@ -52,7 +52,7 @@ def decode(
     shape: Annotated[str | None, typer.Option(help="7b, 0.5b or tiny. [default: 7b; tiny without a GPU]")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows of the attention part. [default: 64; 2 without]")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames T. [default: 32; 4 without a GPU]")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Tokens a frame N. [default: 196; 16 without a GPU]")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens per frame N. [default: 196; 16 without a GPU]")] = None,
     k: Annotated[
         float | None,
         typer.Option("--k", help="Share removed from every compared frame, in [0, 1]. [default: dycoke's]"),
@@ -68,7 +68,7 @@ def decode(
         str | None, typer.Option(help="bfloat16, float16 or float32. [default: bfloat16; float32 without a GPU]")
     ] = None,
     rounds: Annotated[int, typer.Option(help="Rounds, for the spread of a ratio.")] = 5,
-    repeat: Annotated[int, typer.Option(help="Timed runs of each version in a round.")] = 20,
+    repeat: Annotated[int, typer.Option(help="Timed runs of each version per round.")] = 20,
     warm_up: Annotated[float | None, typer.Option(help="Seconds of work ahead. [default: 40; 0 without a GPU]")] = None,
     part: Annotated[
         list[str] | None, typer.Option(help="step, attention or memory; repeatable. [default: all]")
@@ -183,7 +183,7 @@ def plot(
     records: Annotated[list[Path], typer.Argument(help="Records of `dycoke bench engine`.")],
     out: Annotated[Path, typer.Option(help="Folder for the plots.")] = Path("plots"),
 ) -> None:
-    """Draw records of the engine: milliseconds by stage, tokens a second against rows, memory against frames."""
+    """Draw records of the engine: milliseconds by stage, tokens per second against rows, memory against frames."""
     from dycoke.bench.engine.plots import draw
 
     for path in draw(records, out):

@@ -1,4 +1,4 @@
-"""Groups of commands whose help tells all of what each of them does, as wide as the terminal is."""
+"""Groups of commands whose help shows whole summaries, as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class CommandGroup(TyperGroup):
-    """A group that cuts no summary of a command off, as click does where the line ends."""
+    """Group of commands whose summaries are not cut off where the line ends, as click does."""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)

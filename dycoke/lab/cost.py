@@ -1,4 +1,4 @@
-"""What a method costs by arithmetic: multiply-adds, floating-point operations, bytes of the KV cache, tokens retained.
+"""Cost of a method by arithmetic: multiply-adds, floating-point operations, bytes of the KV cache, tokens retained.
 
 Papers on token compression print multiply-adds under the name FLOPs; a multiply-add is two floating-point operations.
 They count by one of two formulas, `formula_a` and `formula_b`. Both take the language model's layers alone, without
@@ -27,7 +27,7 @@ class Tokens:
 
     prefill: those that enter each layer. cached: those its KV cache holds behind prefill. decode: those of them that it
     reads in a decode step; under a policy, in one that prunes. Not given, cached is prefill. Raises ValueError unless
-    there is one of each a layer.
+    there is one of each per layer.
     """
 
     prefill: tuple[float, ...]
@@ -43,7 +43,7 @@ class Tokens:
 
 
 def planned(plan: Plan, frames: int, per_frame: int, layers: int) -> Tokens:
-    """What the layers of a model read of one video under a plan: T frames of N tokens.
+    """Tokens that the layers of a model read of one video under a plan: T frames of N tokens.
 
     Raises ValueError for a video too short for the plan, layers the model does not have, and where the count depends
     on the content of the video.
@@ -58,7 +58,7 @@ def planned(plan: Plan, frames: int, per_frame: int, layers: int) -> Tokens:
 
 
 def measured(usage: Mapping[str, Any], layers: int, plan: Plan | None = None) -> Tokens:
-    """What the layers of a model read on average in a run, from the `usage` of its metrics.
+    """Tokens that the layers of a model read on average in a run, from the `usage` of its metrics.
 
     usage: visual_kept, tokens that entered the first layer; inside, a list of [layer, tokens that went on there];
     decode, first_layer and visual_read, tokens that layers from it on read where they hold so many; None where steps
@@ -93,7 +93,7 @@ def formula_a(shape: Shape, tokens: Tokens, answer: int = ANSWER) -> float:
 def formula_b(shape: Shape, tokens: Tokens, text: int = 0) -> float:
     """Multiply-adds of a prefill as FastVID and FlashVID count them, `text` tokens more in every layer.
 
-    2nd^2 (1 + g/h) + 2n^2 d + 3ndm a layer, of h query heads and g of keys and values: grouped heads and the three
+    2nd^2 (1 + g/h) + 2n^2 d + 3ndm per layer, of h query heads and g of keys and values: grouped heads and the three
     matrices of a gated MLP, as Qwen2 and Llama have them.
     """
     _check_layers(shape, tokens)
@@ -183,7 +183,7 @@ def _decoded(policy: DecodePolicy | None, cached: Sequence[float]) -> tuple[floa
 
 def _checked(layer: int, layers: int, lowest: int = 0) -> int:
     if not lowest <= layer < layers:
-        raise ValueError(f"layer {layer}: expected {lowest} to {layers - 1}, for the model has {layers} layers")
+        raise ValueError(f"layer {layer}: expected {lowest} to {layers - 1}, because the model has {layers} layers")
     return layer
 
 

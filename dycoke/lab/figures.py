@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANEL = 4.5, 3.4  # inches
-MARKERS = "osD^vP*X<>hd"  # one for each line, for those who do not tell the colours apart
+MARKERS = "osD^vP*X<>hd"  # one for each line, for readers who do not tell the colours apart
 _UNDATED = {  # Matplotlib writes the date into a PDF and its own version into both
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -36,7 +36,7 @@ def new_figure(rows: int, columns: int, height: float) -> Figure:
 
 
 def plain(text: str) -> str:
-    """A text in which Matplotlib finds no formula, and nothing that it cannot draw."""
+    """Text without formulas of Matplotlib, or characters that it cannot draw."""
     return visible_line(text).replace("$", r"\$")
 
 

@@ -21,12 +21,12 @@ from typing import NoReturn
 GRACE = 2.0  # seconds in which a command may end by itself
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _INSISTS = 0.5  # seconds; a second signal that comes sooner is a copy of the first, as `timeout` sends it
-_STOP = 0  # is no signal's number
+_STOP = 0  # not the number of a signal
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM has come. Not a KeyboardInterrupt, which others on its way would take for their own."""
+    """Error raised by SIGINT or SIGTERM. Not a KeyboardInterrupt, which others on its way would handle as their own."""
 
     def __init__(self, sign: int) -> None:
         super().__init__(sign)
@@ -43,7 +43,7 @@ _watch: _Watch | None = None
 
 
 def tell(words: Callable[[], str]) -> None:
-    """What the command says from here on if it is interrupted: what is done, and how to go on."""
+    """Set what the command says if it is interrupted from here on: what is done, and how to go on."""
     global _words
     _words = words
 
@@ -89,7 +89,7 @@ def _leave(code: int) -> NoReturn:
 
 
 class _Watch:
-    """Handlers of the signals, and the thread that sees to it that they are heeded. Made by the main thread."""
+    """Handlers of the signals, and the thread that enforces them. Made by the main thread."""
 
     def __init__(self) -> None:
         self.sign: int | None = None

@@ -1,4 +1,4 @@
-"""Files of JSON lines that are written as things come, and may have been cut off at any point."""
+"""Files of JSON lines that grow line by line, and may have been cut off at any point."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Ranks:
         return items[self.rank :: self.world]
 
     def gather(self, results: Sequence[Item]) -> list[Item]:
-        """What all processes found for their shares, on each of them, in the order of the items before they were dealt.
+        """Results of all processes for their shares, on each of them, in the order of the items before they were dealt.
 
         results: one for each item of `mine`. Every process has to call it. Raises ValueError if the numbers of results
         are none that dealing gives.

@@ -1,4 +1,4 @@
-"""What a figure needs beside it: the command, the commit, the versions and the machine."""
+"""Provenance of a figure: the command, the commit, the versions and the machine."""
 
 from __future__ import annotations
 

@@ -17,5 +17,5 @@ SAMPLES_PATH = HOME / "samples"
 
 
 def checkpoint_of(name: str) -> str:
-    """What a checkpoint of this name is loaded from."""
+    """Folder or repository that a checkpoint of this name is loaded from."""
     return str(MODEL_PATH) if name == EMBEDDED else name

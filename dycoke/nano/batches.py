@@ -78,7 +78,7 @@ class Chat:
         self.prefix = self.encode(_PREFIX)
 
     def turn(self, question: Question, first: bool) -> tuple[list[int], list[int]]:
-        """(what is given, what is to be said) of one turn; what is said ends with the end mark."""
+        """Text given and text to be said, of one turn; what is said ends with the end mark."""
         opening = self.encode("\n" if first else _NEXT)
         given = [*opening, *self.encode(question.text), *self.encode(_ASK)]
         return given, [*self.encode(question.answer), *self.encode(_END)]

@@ -66,12 +66,12 @@ def documents(
 
 
 def file_name(number: int) -> str:
-    """What the video of a number is called in its folder."""
+    """File name of the video of a number in its folder."""
     return f"{number:04}.mp4"
 
 
 def cached_video(split: str, level: str, number: int) -> Path:
-    """The file of a video, made if it is not there yet, in the folder that `cache_folder` names."""
+    """File of a video, made if it does not exist yet, in the folder that `cache_folder` names."""
     path = cache_folder() / f"{split}-{level}" / file_name(number)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def cached_video(split: str, level: str, number: int) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where videos are kept: below DYCOKE_CACHE if that is set, else dycoke in the user's folder of caches.
+    """Folder where videos are kept: below DYCOKE_CACHE if that is set, else dycoke in the user's cache folder.
 
     Its name tells versions of the generator and of the encoder apart, so that no file of another one is taken.
     """
@@ -91,7 +91,7 @@ def cache_folder() -> Path:
 
 @cache
 def version() -> str:
-    """A digest of what the bytes of a video follow from: the sources that draw and write it, and the encoder."""
+    """Digest of what the bytes of a video follow from: the sources that draw and write it, and the encoder."""
     import av
 
     digest = hashlib.sha256(repr((av.__version__, sorted(av.library_versions.items()))).encode())
@@ -146,14 +146,14 @@ def _asked(split: str, level: str, start: int) -> Iterator[tuple[int, int, dict[
 
 
 def _chosen(seed: int, questions: list[Question], family: Family) -> Question | None:
-    """The one out of a video's questions that a family asks; None if none is of this family."""
+    """Question of a family about a video; None if it has none."""
     fitting = [question for question in questions if question.task in family.tasks]
     draw = int.from_bytes(hashlib.sha256(f"{seed} {family.name}".encode()).digest()[:8], "big")
     return fitting[draw % len(fitting)] if fitting else None
 
 
 def _rate(frames: int) -> Fraction:
-    """Frames a second, with which a video lasts as long as any other. Raises ValueError as `ticks_of` does."""
+    """Frames per second, with which a video lasts as long as any other. Raises ValueError as `ticks_of` does."""
     return Fraction(RATE * len(ticks_of(frames)), TICKS)
 
 

@@ -59,7 +59,7 @@ CLIPS: dict[str, Callable[[], Tensor]] = {
 
 
 def at_keep(name: str, keep: float) -> Compressor | None:
-    """The method's compressor that leaves a share `keep`, None where it cannot.
+    """Compressor of the method that leaves a share `keep`, None where it cannot.
 
     Raises ValueError for a method that has no such stage, sets no share, or needs more than tokens.
     """
@@ -90,7 +90,7 @@ def videos(step: NanoStep, clip: str, count: int, start: int) -> Iterator[tuple[
 
 @torch.inference_mode()
 def right_answers(step: NanoStep, chat: Chat, visual: Tensor, questions: list[Question]) -> list[bool]:
-    """Which questions about the tokens [M, D] are answered right; they share one pass, but do not see each other."""
+    """Mask of the questions about the tokens [M, D] answered right; they share a pass, unseen by each other."""
     model = step.model.get_model()
     length = max(sum(map(len, chat.turn(question, True))) for question in questions)
     rows = make_rows([[question] for question in questions], chat, length)

@@ -1,4 +1,4 @@
-"""Whether a video looks like those that the embedded model was trained on, which are drawn; see `generator`."""
+"""Check whether a video looks like those that the embedded model was trained on, which are drawn; see `generator`."""
 
 from __future__ import annotations
 

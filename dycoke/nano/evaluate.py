@@ -71,7 +71,7 @@ def clips(numbers: Iterable[int], film: bool) -> Iterator[tuple[np.ndarray, Stor
 
 
 def answers(chat: Chat, method: Method, frames: np.ndarray, story: Story) -> list[Answered]:
-    """Every question about one video, answered."""
+    """Answers to every question about one video."""
     asked = []
     for question in clip_questions(story):
         said = answer(chat, method, chat.request(frames, question.text), _MAX_NEW_TOKENS).text

@@ -37,7 +37,7 @@ class DenseHeads(nn.Module):
         self.tally = _linear(width, TALLY)
 
     def forward(self, features: Tensor, tokens: Tensor, grid: int, wanted: Targets) -> Tensor:
-        """Their losses, a scalar.
+        """Losses of all heads, summed to a scalar.
 
         features [B * F, P * P, C] of the tower; tokens [B, F, grid^2, D], what the last layer makes of visual tokens.
         """

@@ -1,4 +1,4 @@
-"""The settings of a training run, each at what the shipped model's first run had."""
+"""Settings of a training run; the defaults are those of the shipped model's first run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dycoke.nano.architecture import SHAPES
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What decides the weights, beside those a run starts from and the number of its processes.
+    """Settings that decide the weights, beside those a run starts from and the number of its processes.
 
     batch: videos a step and process; rate: of learning, risen to over warm_up steps, ending at floor x rate;
     dense: weight of the auxiliary loss at the start, falling to 0 at dense_until (a share) of the run.

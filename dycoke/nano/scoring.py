@@ -1,4 +1,4 @@
-"""Exact match by one forward pass a video: a greedy answer is right if, fed with the right answer, every argmax is.
+"""Exact match by one forward pass per video: a greedy answer is right if, fed with the right answer, every argmax is.
 
 Used while training, where generating every answer would take longer than the training itself. `evaluate` generates.
 """
@@ -36,7 +36,7 @@ def refuse_needs(compressor: Compressor) -> None:
     if compressor.needs:
         needed = ", ".join(sorted(compressor.needs))
         raise ValueError(
-            f"{type(compressor).__name__} needs {needed}, and tokens alone are scored here; attach it and use generate"
+            f"{type(compressor).__name__} needs {needed}, but here there are only tokens; attach it and use generate"
         )
 
 

@@ -64,7 +64,7 @@ class NanoStep(nn.Module):
         return tokens.unflatten(0, pixels.shape[:2]), features
 
     def last_layer(self, visual: Tensor, rows: Rows, positions: Tensor | None) -> Tensor:
-        """What the last layer makes of prefix, visual tokens [B, V, D], newline and rows, [B, S, D]."""
+        """Hidden states behind the last layer for prefix, visual tokens [B, V, D], newline and rows, [B, S, D]."""
         model = self.model.get_model()
         batch = visual.shape[0]
         embed = model.embed_tokens

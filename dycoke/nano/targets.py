@@ -1,4 +1,4 @@
-"""What the auxiliary heads are to read: facts of patches, of objects as they were seen so far, and of frames.
+"""Targets of the auxiliary heads: facts of patches, of objects as they were seen so far, and of frames.
 
 They are there in training only, and only to make it short: the tower learns what a patch shows, the language model
 what has happened to it until then, from every token of a video instead of a few answers.

@@ -204,13 +204,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--until", type=int, default=sys.maxsize, help="step to stop at, short of the recipe's last")
-    parser.add_argument("--minutes", type=float, default=math.inf)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes, and save")
     parser.add_argument("--start-from", type=Path, help="folder of a model whose weights a new run begins with")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--log-every", type=int, default=100)
     parser.add_argument("--evaluate-every", type=int, default=2000)
     parser.add_argument("--videos", type=int, default=64, help="evaluation videos")
-    parser.add_argument("--k", type=float, nargs="*", default=[0.3, 0.5, 0.7], help="temporal merging, at the end")
+    parser.add_argument(
+        "--k",
+        type=float,
+        nargs="*",
+        default=[0.3, 0.5, 0.7],
+        help="values of K for temporal merging, evaluated at the end",
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--compile", action="store_true", help="fuse the layers (half a minute, then faster)")
     parser.add_argument("--precision", choices=("no", "bf16"), default="bf16")

@@ -11,13 +11,13 @@ from torch import Tensor
 from dycoke.nano.generator import TICKS, Scene, render
 
 RATE = 8
-"""Frames a second of a video with a frame for each tick."""
+"""Frames per second of a video with a frame for each tick."""
 SHORTEST = 8
 _AT_ONCE = 16
 
 
 def ticks_of(frames: int) -> Tensor:
-    """The tick that each frame of a video shows, int64 [frames]. Raises ValueError unless SHORTEST to TICKS frames."""
+    """Tick that each frame of a video shows, int64 [frames]. Raises ValueError unless SHORTEST to TICKS frames."""
     if not SHORTEST <= frames <= TICKS:
         raise ValueError(f"frames={frames}: expected {SHORTEST} to {TICKS}")
     return torch.arange(frames) * TICKS // frames

@@ -1,4 +1,4 @@
-"""Which ticks of a scene a training row shows, and how many tokens a frame: the mix that makes a model robust.
+"""Views of a scene in a training row: which ticks, and how many tokens per frame; the mix makes a model robust.
 
 Single images, a few images, clips of 12 to 64 frames, even and uneven frame rates, repeated frames, several token
 grids.
@@ -33,7 +33,7 @@ _MAX_TOKENS = 1200
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """ticks int64 [B, F] in [0, TICKS); grid: rows of tokens a frame; places [F] int64 or None: the frame number each
+    """ticks int64 [B, F] in [0, TICKS); grid: rows of tokens per frame; places [F] int64 or None: the frame number each
     frame's position ids count from, where they keep the gaps of frames left out."""
 
     kind: str
@@ -113,7 +113,7 @@ def draw_view(rows: int, generator: torch.Generator, progress: float = 1.0) -> V
 
 
 def native_view(rows: int) -> View:
-    """The view evaluation uses: NATIVE frames, the token grid of the shipped configuration."""
+    """View that evaluation uses: NATIVE frames, the token grid of the shipped configuration."""
     return View("native", even_ticks(NATIVE).expand(rows, NATIVE).contiguous(), CLIP_GRID)
 
 

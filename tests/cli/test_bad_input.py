@@ -161,7 +161,7 @@ def test_l_without_an_observer(refused):
 def test_l_beyond_the_models_layers(refused, checkpoint, hf_checkpoint, which):
     """The tiny models have four layers."""
     model = {"llava": checkpoint, "hf": hf_checkpoint}[which]
-    assert "l=4: expected 1 to 3, for this model has 4 layers" in refused("--l", 4, model=model)
+    assert "l=4: expected 1 to 3, because this model has 4 layers" in refused("--l", 4, model=model)
 
 
 def test_l_is_no_integer(refused):

@@ -174,7 +174,7 @@ def test_a_plan_the_adapter_cannot_serve(name):
         (dycoke.Plan(), "empty plan"),
         (dycoke.Plan(before=needy), "needs motion; its adapter provides: keys, query, saliency"),
         (dycoke.Plan(before=reordering), "needs tokens in raster order"),
-        (dycoke.Plan(inside=pruner), "layer=9: expected 1 to 3, for this model has 4 layers"),
+        (dycoke.Plan(inside=pruner), "layer=9: expected 1 to 3, because this model has 4 layers"),
     ]:
         with pytest.raises(ValueError, match=error):
             dycoke.apply(subject.model, plan)

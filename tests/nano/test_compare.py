@@ -91,7 +91,7 @@ def test_unknown_clip(capsys):
 @pytest.mark.parametrize(
     "name,said",
     [
-        ("visionzip", "VisionZip needs keys, saliency, and tokens alone are scored here"),
+        ("visionzip", "VisionZip needs keys, saliency, but here there are only tokens"),
         ("fastv", "fastv: expected a method before the language model that has an option keep or k"),
         ("full", "full: expected a method before"),
         ("nonesuch", "unknown method 'nonesuch'"),

@@ -40,7 +40,7 @@ def chosen_names(text: str | None) -> list[str]:
         if "before" not in entry(name).stages:
             raise ValueError(f"--methods {text}: {name} has no stage before the model; accepted: {', '.join(having)}")
     if len(set(names)) < len(names):
-        raise ValueError(f"--methods {text}: a method is named twice")
+        raise ValueError(f"--methods {text}: expected every method once")
     return names
 
 

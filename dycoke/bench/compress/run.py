@@ -30,7 +30,7 @@ CHECKS = 3  # fresh inputs each version is judged on before it is timed
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: frames [T, N, D] of a dtype, K, and how many timed runs.
+    """Setting of the benchmark: frames [T, N, D] of a dtype, K, and how many timed runs.
 
     warm_up: seconds of work ahead of the methods, whose launches a fresh machine takes several times as long for.
     Raises ValueError if out of range.

@@ -22,7 +22,7 @@ def apart(out: Tensor, expected: Tensor) -> float:
 
 
 def check_agree(stock: Tensor, ours: Tensor, dtype: torch.dtype) -> float:
-    """How far apart two models' logits are. Raises RuntimeError if that is more than rounding explains."""
+    """Distance of two models' logits. Raises RuntimeError if that is more than rounding explains."""
     error = apart(ours, stock)
     if not error <= LOGITS_APART[dtype]:  # also for NaN
         raise RuntimeError(f"logits are {error:.1e} from the stock model's; expected at most {LOGITS_APART[dtype]}")

@@ -76,7 +76,7 @@ def _entries(cache: Cache) -> int:
 def _decode(
     model: nn.Module, prompt: Prompt, setting: Setting, places: tuple[str, ...], refresh: float
 ) -> dict[str, Any]:
-    """Stock `generate` with entries in each place, in turn: ms a step, bytes fetched, and whether the ids agree."""
+    """Stock `generate` with entries in each place, in turn: ms per step, bytes fetched, and whether the ids agree."""
     ids: dict[str, list[int]] = {}
     samples: dict[str, tuple[float, ...]] = dict.fromkeys(places, ())
     counts: dict[str, dict[str, int]] = {}

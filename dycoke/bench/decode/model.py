@@ -90,7 +90,7 @@ def set_weight(model: nn.Module, name: str, weight: Tensor) -> None:
 
 
 def finish(model: nn.Module, place: Callable[[str], torch.device]) -> None:
-    """Tie what the config ties, and move the buffers, which are no weights, to where `place(name)` puts each."""
+    """Tie what the config ties, and move the buffers, which are not weights, to where `place(name)` puts each."""
     model.tie_weights()
     for name, buffer in list(model.named_buffers()):
         path, _, last = name.rpartition(".")
@@ -167,11 +167,11 @@ class Loop:
 
     @property
     def request(self) -> DecodeRequest | None:
-        """Of our cache; None for a stock one."""
+        """Request of our cache; None for a stock one."""
         return getattr(self.cache.layers[0], "request", None)
 
     def step(self) -> Tensor:
-        """One token a row: ids -> logits [B, vocabulary] -> ids."""
+        """One token per row: ids -> logits [B, vocabulary] -> ids."""
         self.position.add_(1)
         out = self._model(input_ids=self.ids, position_ids=self.position, past_key_values=self.cache, use_cache=True)
         logits = out.logits[:, -1]

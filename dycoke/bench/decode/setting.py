@@ -1,4 +1,4 @@
-"""What `dycoke bench decode` measures: shapes of language models, the prompt's length and how often to run."""
+"""Setting of `dycoke bench decode`: shapes of language models, the prompt's length and how often to run."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ class Setting:
             if part not in PARTS:
                 raise ValueError(f"part {part!r}: expected one of {', '.join(PARTS)}")
         if not 1 <= self.l < self.model.layers:
-            raise ValueError(f"l={self.l}: expected 1 to {self.model.layers - 1}, for the model's layers")
+            raise ValueError(
+                f"l={self.l}: expected 1 to {self.model.layers - 1}; the model has {self.model.layers} layers"
+            )
         self.pruning()
 
     @classmethod
     def chosen(cls, **given: object) -> Setting:
-        """The values given, and for those that are None ones for a GPU where there is one, or small ones."""
+        """Setting of the values given; the others are those for a GPU where there is one, else small ones."""
         default = ON_GPU if torch.cuda.is_available() else ON_CPU
         return cls(**default | {name: value for name, value in given.items() if value is not None})
 

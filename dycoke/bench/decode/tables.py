@@ -1,4 +1,4 @@
-"""What `dycoke bench decode` prints."""
+"""Tables that `dycoke bench decode` prints."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _print_memory(measured: dict[str, Any], out: Console) -> None:
         table.add_row(row["version"], str(row["tokens"]), *sizes, _mib(row["host_bytes"]))
     out.print(table)
     for decoded in measured["decoding"]:
-        _print_times(f"generate, refresh = {decoded['refresh']}, ms a step", decoded, out)
+        _print_times(f"generate, refresh = {decoded['refresh']}, ms per step", decoded, out)
         for row in decoded["results"]:
             said = f"{row['version']}: chose {row['selections']} times, fetched {_mib(row['fetched_bytes'])} MiB"
             out.print(said, highlight=False)

@@ -1,4 +1,4 @@
-"""The parts from a video to an answer: its first token, and all of it, stage by stage."""
+"""The answer parts: from a video to the first token and to the whole answer, stage by stage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Stages = dict[str, float]
 def measure_answer(
     subjects: Subjects, setting: Setting, request: Request, tokens: int, ceilings: dict[str, Any]
 ) -> dict[str, Any]:
-    """From pixels on the device to `tokens` tokens on the host: totals with ratios, stages with their shares and rates.
+    """Times from pixels on the device to `tokens` tokens on the host: totals with ratios, stages with shares and rates.
 
     A stock version's total is taken with nothing on it; its stages are those of another answer, that was watched.
     """
@@ -75,7 +75,7 @@ def _stages(watched: list[tuple[float, Stages]]) -> dict[str, Any]:
 
 
 def _rates(setting: Setting, version: str, stages: Stages, kept: int, ceilings: dict[str, Any]) -> dict[str, Any]:
-    """Bytes and operations a second of the stages that have them, against the ceilings."""
+    """Bytes and operations per second of the stages that have them, against the ceilings."""
     tokens = tokens_of_plan(setting, version, setting.frames)
     vision = vision_flops(setting.vision, setting.language, setting.frames)
     prefill = None if tokens is None else prefill_flops(setting, tokens)

@@ -1,4 +1,4 @@
-"""The batch part: tokens a second of many prompts at once, against the bytes a step of so many must read."""
+"""The batch part: tokens per second of many prompts at once, against the bytes a step of so many must read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dycoke.bench.timing import Times, ratio, row
 
 
 def measure_batch(model: nn.Module, setting: Setting, ceilings: dict[str, Any]) -> dict[str, Any]:
-    """For each number of rows: milliseconds a step, tokens a second, floors and ratios.
+    """For each number of rows: milliseconds per step, tokens per second, floors and ratios.
 
-    One version is at work at a time, for the caches of two would not fit; a version that does not fit by itself is told
+    One version is at work at a time, because the caches of two would not fit; one that does not fit by itself is told
     as such. Videos are random features, the same for every row.
     """
     skipped = unserved(setting)
@@ -51,7 +51,7 @@ def _of_rows(
 
 
 def _version(model: nn.Module, setting: Setting, name: str, rows: int) -> tuple[list[float], str | None]:
-    """A sample a round: milliseconds a step of so many rows."""
+    """One sample per round: milliseconds per step of so many rows."""
     with Subjects(model, setting) as subjects, ExitStack() as undo:
         subject = subjects[name]
         take = _static(subject, setting, rows) if name == STATIC_GRAPH else _ours(subject, setting, rows, undo)

@@ -1,4 +1,4 @@
-"""What the machine can do, measured in the same run: bytes a second of a stream, operations a second of a matmul."""
+"""Ceilings of the machine, measured in the same run: bytes per second of a stream, operations of a matmul."""
 
 from __future__ import annotations
 

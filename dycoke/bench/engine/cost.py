@@ -1,4 +1,4 @@
-"""What each stage must move and compute, by arithmetic: the floors that measured times are held against."""
+"""Bytes and operations that each stage needs, by arithmetic: the floors that measured times are compared with."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def compress_bytes(setting: Setting, frames: int, kept: int) -> int:
 
 
 def against_floor(median_ms: float, nbytes: float | None, ceilings: dict[str, Any]) -> dict[str, float | None]:
-    """The time that bytes take at the stream's speed, how many times as long it took, and the GB/s it reached."""
+    """Time that bytes take at the stream's speed, how many times as long it took, and the GB/s it reached."""
     if nbytes is None:
         return {"bytes": None, "floor_ms": None, "of_floor": None, "gb_per_s": None}
     floor = nbytes / ceilings["gb_per_s"] / 1e6
@@ -84,7 +84,7 @@ def against_matmul(median_ms: float, flops: float | None, ceilings: dict[str, An
 
 
 def shares(stages: dict[str, float], total: float) -> dict[str, float]:
-    """Of each stage's milliseconds, the share of the total; what the stages leave of it is "rest"."""
+    """Share of each stage in the total milliseconds; what the stages leave of it is "rest"."""
     parts = stages | {"rest": total - sum(stages.values())}
     return {name: ms / total for name, ms in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The decode part: time a token at batch 1 in the steady state of `generate`, against the bytes a step must read."""
+"""The decode part: time per token at batch 1 in the steady state of `generate`, against the bytes a step must read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measure_decode(subjects: Subjects, setting: Setting, request: Request, ceili
 
 
 def _measure(subject: Subject, setting: Setting, request: Request) -> Callable[[], float]:
-    """What takes one sample of a version: milliseconds a token."""
+    """Sampler of one version: milliseconds per token."""
     if subject.name == STATIC_GRAPH:
         room = setting.rounds * setting.answer
         steps = StaticSteps(subject.model, setting, request.length, 1, room)
@@ -50,7 +50,7 @@ def _measure(subject: Subject, setting: Setting, request: Request) -> Callable[[
 
 
 def per_token(short: Callable[[], float], long: Callable[[], float], tokens: int) -> float:
-    """Milliseconds a token of an answer that is `tokens` longer than another; what both pay once cancels out.
+    """Milliseconds per token of an answer that is `tokens` longer than another; what both pay once cancels out.
 
     short, long: take the milliseconds of the answers. Both are taken anew where the longer one took less, which on a
     busy machine a small model's may. Raises RuntimeError where that happens TRIES times in a row.
@@ -71,7 +71,7 @@ def floor_bytes(setting: Setting, version: str) -> float | None:
 
 
 def pairs(versions: list[str]) -> list[tuple[str, str]]:
-    """Which times are divided: each stock version's by each of ours, and that of our own engine with full."""
+    """Pairs of versions whose times are divided: each stock version's by each of ours, and our engine's with full."""
     ours = [name for name in versions if name.startswith(OURS)]
     stock = [(other, name) for other in versions if other in STOCK for name in ours]
     return stock + [(FULL, name) for name in ours if FULL in ours and name != FULL]

@@ -1,4 +1,4 @@
-"""What comes ahead of the first stage: decoded frames to pixels on the model's device."""
+"""Frames to pixels on the model's device, which comes before the first stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plots of records of `dycoke bench engine`: milliseconds by stage, tokens a second against rows, memory."""
+"""Plots of records of `dycoke bench engine`: milliseconds by stage, tokens per second against rows, memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STAGES = ("vision", "compress", "prefill", "decode", "rest")  # each keeps its 
 def draw(paths: Sequence[Path], folder: Path) -> list[Path]:
     """Write the plots that the records have something for; the files written, the same bytes for the same records.
 
-    Raises ValueError for a file that is no record of this benchmark, where none has anything to draw, and where
+    Raises ValueError for a file that is not a record of this benchmark, where none has anything to draw, and where
     matplotlib is missing; nothing is written then.
     """
     check_matplotlib()
@@ -43,14 +43,14 @@ def _read(path: Path) -> Record:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: no JSON: {error}") from error
+        raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(record, dict) or record.get("benchmark") != _BENCHMARK:
         raise ValueError(f"{path}: expected a record that `dycoke bench engine --json` wrote")
     return record
 
 
 def _figure(records: Sequence[Record], panels: dict[str, Panel]) -> Figure | None:
-    """A panel for each part that a record has and that did not fail, side by side; None where there is none."""
+    """Figure with a panel for each part of a record that did not fail, side by side; None where there is none."""
     found = [(record, part) for record in records for part in panels if "failed" not in record.get(part, {"failed": 1})]
     if not found:
         return None

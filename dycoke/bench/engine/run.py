@@ -59,7 +59,7 @@ def run(setting: Setting, json: Path | None, out: Console) -> None:
 
 
 def _measure(parts: _Parts, record: dict[str, Any], write: Callable[[], None], out: Console) -> list[str]:
-    """Let every part write into the record; what failed, a line for each."""
+    """Let every part write into the record; returns what failed, one line each."""
     failures = []
     for part, measure in parts.measures().items():
         begin = time.perf_counter()
@@ -75,7 +75,7 @@ def _measure(parts: _Parts, record: dict[str, Any], write: Callable[[], None], o
 
 
 class _Parts:
-    """What measures each part, and the model and the versions at work that parts share."""
+    """Measures of each part, and the model and the versions that parts share."""
 
     def __init__(self, setting: Setting, device: str, ceilings: dict[str, Any]) -> None:
         self._setting, self._device, self._ceilings = setting, device, ceilings

@@ -1,4 +1,4 @@
-"""What `dycoke bench engine` measures: shapes of LLaVA-OneVision, versions, parts, and how often to run."""
+"""Setting of `dycoke bench engine`: shapes of LLaVA-OneVision, versions, parts, and how often to run."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Vision:
 
     @property
     def patches(self) -> int:
-        """Patches of a frame."""
+        """Patches per frame."""
         return (self.side // self.patch) ** 2
 
     @property
     def tokens(self) -> int:
-        """Visual tokens of a frame N, which LLaVA-OneVision pools out of two by two patches."""
+        """Visual tokens per frame N, which LLaVA-OneVision pools out of two by two patches."""
         return (-(-(self.side // self.patch) // 2)) ** 2
 
 
@@ -100,7 +100,7 @@ class Setting:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         if self.answer < 2:
-            raise ValueError(f"answer={self.answer}: expected at least 2 tokens, the first comes from prefill")
+            raise ValueError(f"answer={self.answer}: expected at least 2 tokens, because the first comes from prefill")
         for name in ("batches", "clips"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected numbers from 1")
@@ -124,11 +124,13 @@ class Setting:
         if len(set(self.versions)) < len(self.versions) or not self.versions:
             raise ValueError(f"versions {', '.join(self.versions)}: expected each once, and at least one")
         if not 1 <= self.l < self.language.layers:
-            raise ValueError(f"l={self.l}: expected 1 to {self.language.layers - 1}, for the model's layers")
+            raise ValueError(
+                f"l={self.l}: expected 1 to {self.language.layers - 1}; the model has {self.language.layers} layers"
+            )
 
     @classmethod
     def chosen(cls, methods: str | None = None, **given: object) -> Setting:
-        """The values given, and for those that are None ones for a GPU where there is one, or small ones.
+        """Setting of the values given; the others are those for a GPU where there is one, else small ones.
 
         methods: more of ours to measure, as "fastv,visionzip".
         """
@@ -164,7 +166,7 @@ class Setting:
 
     @property
     def text(self) -> int:
-        """Tokens of the prompt that are no visual ones, the newline of the video among them."""
+        """Tokens of the prompt that are not visual, the newline of the video among them."""
         return TEXT + 1
 
     def method(self, version: str, dp_cache: str = "device") -> object | None:

@@ -34,7 +34,7 @@ class StaticSteps:
             self._ran = WARM_UPS
 
     def time(self, steps: int) -> float:
-        """Milliseconds a step, of so many in a row. Raises RuntimeError unless each advanced and the last one wrote."""
+        """Milliseconds per step, of so many in a row. Raises RuntimeError unless each advanced and the last wrote."""
         if self._captured is None:
             logits: list[Tensor] = []
             elapsed = time_run(lambda: logits.append(self._loop.step()), steps, self._device)

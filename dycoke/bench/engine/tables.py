@@ -1,4 +1,4 @@
-"""What `dycoke bench engine` prints."""
+"""Tables that `dycoke bench engine` prints."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def print_part(part: str, measured: dict[str, Any], out: Console) -> None:
 
 def _print_decode(measured: dict[str, Any], out: Console) -> None:
     tokens = measured["tokens"]
-    title = f"decode, tokens {tokens['first']} to {tokens['last']} behind {tokens['prompt']}, batch 1, ms a token"
+    title = f"decode, tokens {tokens['first']} to {tokens['last']} behind {tokens['prompt']}, batch 1, ms per token"
     _print_steps(title, measured, out)
     _print_skipped(measured, out)
 
 
 def _print_batch(measured: dict[str, Any], out: Console) -> None:
     for each in measured["batches"]:
-        _print_steps(f"decode of {each['rows']} rows, ms a step", each, out)
+        _print_steps(f"decode of {each['rows']} rows, ms per step", each, out)
         for name, reason in each["failed"].items():
             out.print(f"{name}: {reason}", highlight=False)
     _print_skipped(measured, out)

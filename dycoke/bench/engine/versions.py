@@ -75,7 +75,7 @@ class Subject:
 
     @property
     def report(self) -> Report:
-        """Of the latest answer; a stock version has one of answers given while it was watched."""
+        """Report of the latest answer; a stock version has one of answers given while it was watched."""
         return (self._run if self._watch is None else self._watch.recorder).report
 
     def _answer(self, request: Request, tokens: int, **more: Any) -> Tensor:
@@ -94,11 +94,11 @@ class Subject:
 def check_loop_kind(name: str, loop: str, setting: Setting) -> None:
     """Raise RuntimeError for a version of ours that the stock loop decoded, unless the engine does not serve it."""
     if loop != ENGINE and name != HOST and setting.device_map == "none":
-        raise RuntimeError(f"{name}: decoded by {loop!r}, and so is no measure of the engine")
+        raise RuntimeError(f"{name}: decoded by {loop!r}, so its time is not that of the engine")
 
 
 def unserved(setting: Setting) -> dict[str, str]:
-    """Versions that cannot be had where the model lies, with the reason."""
+    """Versions that are not available where the model lies, with the reason."""
     if setting.device_map == "none":
         return {}
     return {STATIC_GRAPH: "a CUDA graph of one GPU's work, and the model lies on several"}
@@ -107,7 +107,7 @@ def unserved(setting: Setting) -> dict[str, str]:
 class Subjects:
     """Versions of one model, opened when first asked for and kept, so that what they captured stays, until `close`.
 
-    skipped: versions that cannot be had or did not fit, with the reason.
+    skipped: versions that are not available or did not fit, with the reason.
     """
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:

@@ -1,4 +1,4 @@
-"""What `dycoke bench kernels` measures: the linear layers of which language model, for how many rows, how often."""
+"""Setting of `dycoke bench kernels`: the linear layers of which language model, for how many rows, how often."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Setting:
             if value < 1:
                 raise ValueError(f"{name}={value}: expected at least 1")
         if self.tune and not torch.cuda.is_available():
-            raise ValueError("--tune: there is no GPU")
+            raise ValueError("--tune: this machine has no GPU; leave it out")
 
     @classmethod
     def chosen(cls, **given: object) -> Setting:
-        """The values given, and for those that are None ones for a GPU where there is one, or small ones."""
+        """Setting of the values given; the others are those for a GPU where there is one, else small ones."""
         default = ON_GPU if torch.cuda.is_available() else ON_CPU
         return cls(**default | {name: value for name, value in given.items() if value is not None})
 

@@ -1,4 +1,4 @@
-"""What `dycoke bench kernels` prints: plain lines, which no narrow terminal breaks."""
+"""Tables that `dycoke bench kernels` prints: plain lines, which no narrow terminal breaks."""
 
 from __future__ import annotations
 

@@ -40,13 +40,13 @@ class Setting:
     def chosen(
         cls, clips: Sequence[str], frames: Sequence[int], readers: Sequence[str], times: int, rounds: int
     ) -> Setting:
-        """A setting; no readers: all that are installed. Raises ValueError for what there is none of."""
+        """A setting; no readers: all that are installed. Raises ValueError for unknown ones."""
         unknown = [name for name in clips if name not in CLIPS]
         if unknown:
             raise ValueError(f"clips {', '.join(unknown)}: expected some of {', '.join(CLIPS)}")
         for reader in readers:
             if reader == COMMAND and shutil.which(COMMAND) is None:
-                raise ValueError(f"readers: there is no command {COMMAND} here")
+                raise ValueError(f"readers: this machine has no command {COMMAND}; leave it out, or install it")
             if reader != COMMAND:
                 check_reader(reader)
         if min((*frames, times, rounds), default=0) < 1:
@@ -67,7 +67,7 @@ def _there() -> Iterator[str]:
 
 
 def run(setting: Setting, json_file: Path | None, out: Console) -> None:
-    """Make the clips, have each read by everyone in turn, print a table a clip and, where asked, write the record."""
+    """Make the clips, have each read by everyone in turn, print a table per clip and, where asked, write the record."""
     if json_file is not None and not json_file.parent.is_dir():
         raise ValueError(f"--json {json_file}: no folder {json_file.parent}")
     record: dict[str, Any] = {"benchmark": "video", **circumstances(cpu=True), "setting": asdict(setting)}

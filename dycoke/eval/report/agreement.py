@@ -1,4 +1,4 @@
-"""Whether an experiment that was made again scores as another one that has its rows.
+"""Agreement of an experiment that was made again with another one that has its rows.
 
     python -m dycoke.eval.report.agreement remade/nano_main results/nano_table1
 
@@ -61,7 +61,7 @@ class Compared:
 def compare(again: Results, before: Results) -> list[Compared]:
     """Every row of `again` in every column that counts in a mean, beside the same of `before`.
 
-    Raises ValueError, naming the run, for a row or column that `before` has not, for a run that is not complete or
+    Raises ValueError, naming the run, for a row or column that `before` lacks, for a run that is not complete or
     does not say what each sample scored, for runs that ask about videos in another order, and for runs of equally many
     samples that asked something else. Of a part it is not known whether the whole asked the same: the share of samples
     scored alike tells.
@@ -95,7 +95,7 @@ def compare(again: Results, before: Results) -> list[Compared]:
 
 
 def table(compared: list[Compared], title: str) -> Table:
-    """What was compared, a section for each model and number of frames."""
+    """Table of what was compared, a section for each model and number of frames."""
     headings = dict.fromkeys(each.heading for each in compared)
     return Table(
         title=title,
@@ -144,7 +144,7 @@ def _score(row: Row, column: TaskColumn, results: Results) -> Score:
 
 
 def _alike(again: Run, before: Run, column: TaskColumn) -> tuple[int, int]:
-    """How many samples have the same score in both runs, and how many both have."""
+    """Number of samples with the same score in both runs, and of those in both."""
     alike, samples = 0, 0
     same_size = again.metrics["samples"] == before.metrics["samples"]
     if same_size and again.metrics["fingerprint"] != before.metrics["fingerprint"]:

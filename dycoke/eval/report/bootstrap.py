@@ -85,7 +85,7 @@ def _strata(counts: np.ndarray) -> Sequence[np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _weights(size: int, number: int) -> np.ndarray:
-    """How often each of `size` clusters was drawn in each resample, uint16 [RESAMPLES, size].
+    """Counts of how often each of `size` clusters was drawn in each resample, uint16 [RESAMPLES, size].
 
     The raw stream of the generator is the same in all releases of numpy, what else it draws is not.
     """

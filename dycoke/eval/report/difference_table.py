@@ -16,7 +16,7 @@ _TOLD = (
 
 
 def difference_table(results: Results, one: str, other: str) -> Table:
-    """How much more the method labelled `one` scores than that labelled `other`, by model and number of frames.
+    """Difference of the scores of the methods labelled `one` and `other`, by model and number of frames.
 
     Raises ValueError if no model and number of frames has both, or they were scored on other samples.
     """

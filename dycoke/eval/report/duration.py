@@ -1,4 +1,4 @@
-"""How long it takes to make experiments again, by the times of those that are there.
+"""Time that making experiments again takes, estimated from those that are there.
 
     python -m dycoke.eval.report.duration --processes 2 --again remade results/nano_table1 results/nano_table5
 
@@ -36,7 +36,7 @@ class Left:
 
 
 def left(results: Results, again: Path) -> Left:
-    """What of an experiment is not complete in the folder of results `again`."""
+    """Rest of an experiment that is not complete in the folder of results `again`."""
     runs = [run for run in results.runs if not RunFolder.of(again, run.spec).complete]
     known = [run for run in runs if run.metrics is not None]
     return Left(

@@ -44,7 +44,7 @@ class Measure:
 def efficiency_table(results: Results, paper: Published) -> Table:
     """Seconds, memory and tokens of each method, by model, frames and task, published numbers beside them.
 
-    Those are shown where the experiment has one task, for a published time is that of one benchmark.
+    Those are shown where the experiment has one task, because a published time is that of one benchmark.
     """
     notes = Notes()
     blocks = [
@@ -139,7 +139,7 @@ def clock(seconds: float) -> str:
 
 
 def _speed_up(run: Run, full: Run | None) -> float | None:
-    """How many times as fast as the uncompressed model; None without it, or where it ran on another device."""
+    """Speed-up over the uncompressed model; None without it, or where it ran on another device."""
     if full is None or full.metrics["made"]["device"] != run.metrics["made"]["device"]:
         return None
     return seconds_per_example(full) / seconds_per_example(run)

@@ -1,4 +1,4 @@
-"""What stands under every table of a report: samples, what was run where, and what the numbers are not."""
+"""Footnotes of every table of a report: samples, provenance, and what the numbers do not show."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dycoke.options import write_value
 
 
 def circumstances(results: Results) -> tuple[str, ...]:
-    """The lines that say how the runs were made, in the order in which the runs stand, without times of day."""
+    """Lines that say how the runs were made, in the order in which the runs stand, without times of day."""
     runs = list(results.complete)
     lines = [_samples(results), _settings(results), *_labels(results)]
     if runs:
@@ -26,7 +26,7 @@ def circumstances(results: Results) -> tuple[str, ...]:
 
 
 def state(run: Run, results: Results) -> str:
-    """ "complete", or how far a run has come."""
+    """State of a run: "complete", or how far it has come."""
     if run.metrics is not None:
         return "complete"
     if not run.answered:
@@ -55,7 +55,7 @@ def _settings(results: Results) -> str:
 
 
 def _labels(results: Results) -> list[str]:
-    """What is no measurement on a published benchmark, or of a published model."""
+    """Labels of what is not a measurement on a published benchmark, or of a published model."""
     lines = []
     own = [task for task in results.tasks if task not in BENCHMARKS or not BENCHMARKS[task].published]
     if own:

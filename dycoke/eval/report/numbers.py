@@ -121,7 +121,7 @@ def tokens_of(run: Run) -> Tokens:
 
 
 def run_cost(run: Run, full: Run | None) -> Cost:
-    """What a complete run costs; full: the complete run of the uncompressed model on the same task, if there is one."""
+    """Cost of a complete run; full: the complete run of the uncompressed model on the same task, if there is one."""
     shape, usage, tokens = Shape.of(run.metrics["shape"]), run.metrics["usage"], tokens_of(run)
     flops = formula_a(shape, tokens)
     whole = None if full is None else formula_a(Shape.of(full.metrics["shape"]), tokens_of(full))

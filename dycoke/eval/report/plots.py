@@ -43,7 +43,7 @@ def bars(results: Results) -> Figure | None:
 
 
 def score_against_frames(results: Results) -> Figure | None:
-    """A curve for each method over the numbers of frames, a panel a model; as in the paper's figure 5.
+    """A curve for each method over the numbers of frames, a panel per model; as in the paper's figure 5.
 
     None where no method was scored at two numbers of frames.
     """
@@ -88,7 +88,7 @@ def score_against_retention(results: Results) -> Figure | None:
 
 
 def _family(method: MethodSpec) -> str:
-    """The method's name and those of its options that are a choice and no number, as decode=random; a plan's label."""
+    """Name of the method and of its options that are a choice, not a number, as decode=random; a plan's label."""
     if method.name is None:
         return method.label
     return " ".join(
@@ -147,7 +147,7 @@ def _peak(row: Row) -> float | None:
 
 
 def _latency(row: Row) -> float | None:
-    """Seconds an example over all tasks; None unless all are there, because tasks take different times."""
+    """Seconds per example over all tasks; None unless all are there, because tasks take different times."""
     if len(row.complete) < len(row.runs):
         return None
     return sum(run.metrics["usage"]["seconds"] for run in row.runs) / sum(run.samples for run in row.runs)

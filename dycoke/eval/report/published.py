@@ -13,7 +13,7 @@ TABLES = Path(__file__).resolve().parents[3] / "results" / "paper" / "tables.yam
 
 
 def published(table: str, model: str, row: str, column: str) -> float | None:
-    """The number a published table prints in a row and a column for a model, None where it prints none.
+    """Number that a published table prints in a row and a column for a model, None where it prints none.
 
     model: the name of a checkpoint, or a path or hub name that ends in it; its conversion for transformers, which is
     called the same with -hf behind it, counts as it. Rows and columns are those of results/paper/tables.yaml. Raises

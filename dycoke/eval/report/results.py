@@ -1,4 +1,4 @@
-"""What an experiment's folder holds, read and joined: a run for each row and task, complete or not."""
+"""Results read from an experiment's folder: a run for each row and task, complete or not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Run:
 
     @property
     def samples(self) -> int:
-        """How many samples a complete run answered, over its leaf tasks."""
+        """Number of samples a complete run answered, over its leaf tasks."""
         return sum(self.metrics["samples"].values())
 
 
@@ -113,7 +113,7 @@ class Results:
 
     @property
     def run_ids(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """What each row is, and the ids of its runs."""
+        """Labels of the rows, each with the ids of its runs."""
         return tuple(
             (f"{group.heading}, {row.method.label}", tuple(run.id for run in row.runs)) for group, row in self.rows
         )
@@ -164,7 +164,7 @@ def _read_run(results: Path, spec: RunSpec) -> Run:
     if metrics["run"] != spec.id:
         raise ValueError(f"{folder.metrics}: metrics of {metrics['run']}; expected those of {spec.id}")
     if not folder.config.is_file():
-        raise ValueError(f"{folder.config}: no such file, so that nothing says what was run there")
+        raise ValueError(f"{folder.config}: no such file; expected the config of the run")
     return Run(spec, metrics)
 
 

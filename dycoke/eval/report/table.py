@@ -1,4 +1,4 @@
-"""What a table of a report is made of, before it is written as Markdown, LaTeX or CSV."""
+"""Tables of a report, before they are written as Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 

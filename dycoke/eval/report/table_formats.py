@@ -32,7 +32,7 @@ _MARKDOWN_RANKS = ("{}", "**{}**", "<u>{}</u>")
 
 
 def markdown(table: Table) -> str:
-    """The table in Markdown, one a section, columns padded to be read as they are."""
+    """The table in Markdown, one per section, columns padded to be read as they are."""
     lines = [f"# {escape_markdown(table.title)}"]
     for section in table.sections:
         lines += ["", f"## {escape_markdown(section.heading)}", ""]
@@ -73,7 +73,7 @@ def latex(table: Table) -> str:
 def csv_text(records: Iterable[Mapping[str, Any]]) -> str:
     """Records as CSV with a header: numbers with all their digits, nothing for None.
 
-    A text that a spreadsheet would run, for it begins with =, +, - or @, has an apostrophe in front.
+    A text that a spreadsheet would run, because it begins with =, +, - or @, has an apostrophe in front.
     """
     records = [{key: _csv_cell(value) for key, value in record.items()} for record in records]
     out = io.StringIO()

@@ -1,4 +1,4 @@
-"""How difficult a scene is, as numbers that the drawing of scenes reads."""
+"""Levels of difficulty, as numbers that the drawing of scenes reads."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STANDARD = "standard"
 
 
 def level_numbers(level: str | Tensor, count: int) -> Tensor:
-    """int64 [count]: the place in LEVELS of a name, or of each scene. Raises ValueError for what is no level."""
+    """int64 [count]: the place in LEVELS of a name, or of each scene. Raises ValueError for an unknown level."""
     names = list(LEVELS)
     if isinstance(level, str):
         if level not in LEVELS:

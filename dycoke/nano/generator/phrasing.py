@@ -1,4 +1,4 @@
-"""How each question may be put. The first wording of a task is the one that evaluation uses."""
+"""Wordings of each question. Evaluation uses the first wording of a task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked about a scene, and the right answers."""
+"""Questions about a scene, and the right answers."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _things(looks: list[tuple[str, str]], seed: int) -> list[tuple[str, str]]:
     """(shape, its color or "none") of what to ask for: two that are among the looks (color, shape), or the
     only one, and one that is not.
 
-    The answer is no plain yes or no, which the embedded model did not learn to give. Empty if there are no looks.
+    The answer is not a plain yes or no, which the embedded model did not learn to give. Empty if there are no looks.
     """
     if not looks:
         return []
@@ -169,7 +169,7 @@ def _events(story: Story) -> list[tuple[int, str]]:
 
 
 def describe_events(story: Story) -> str:
-    """All that happens to objects as one sentence, in order of time."""
+    """Sentence of all that happens to objects, in order of time."""
     return _sentence(", then ".join(clause for _, clause in _events(story)))
 
 

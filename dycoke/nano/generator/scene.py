@@ -1,4 +1,4 @@
-"""What happens in a video: a batch of scenes, drawn from integer seeds, as tensors that drawing and questions read.
+"""Scenes: what happens in a batch of videos, drawn from integer seeds, as tensors that drawing and questions read.
 
 A scene lasts TICKS ticks, whatever the number of frames that show it. Up to five objects of different shapes appear one
 after another in three columns. Each may move, fast or slowly, may change colour once, may leave, and one may be
@@ -147,7 +147,7 @@ def _objects(seeds: Tensor, level: Tensor) -> dict[str, Tensor]:
 
 
 def _motion(seeds: Tensor, level: Tensor, column: Tensor, appear: Tensor, end: Tensor) -> dict[str, Tensor]:
-    """How objects move: over before their stay ends, and only if that is long enough to see it."""
+    """Motion of objects: over before their stay ends, and only if that is long enough to see it."""
     stay = end - appear
     low, high = constant((_FAST, _SLOW), stay.device)[..., None].unbind(1)
     fast_pace, slow_pace = integers(seeds, Field.PACE, low, high, 2, OBJECTS).unbind(1)

@@ -1,4 +1,4 @@
-"""When things happen in a scene: ticks of events that keep a distance, so that a dense video shows each by itself."""
+"""Ticks of the events of a scene, which keep a distance so that a dense video shows each by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ONE = 1 << 24
 
 
 class Field(IntEnum):
-    """The uses of a scene's seed: no two of them may share a number."""
+    """Uses of a scene's seed: no two of them may share a number."""
 
     COUNT = 1
     SHAPES = 2
@@ -70,7 +70,7 @@ class Field(IntEnum):
 
 
 def event_ticks(seeds: Tensor, wanted: Tensor, after: dict[int, int]) -> Tensor:
-    """When each wanted event happens, int64 [B, K, E]; TICKS where none is wanted.
+    """Ticks of each wanted event, int64 [B, K, E]; TICKS where none is wanted.
 
     wanted: bool [B, K, E], the E possible events of each of K objects in the order they must come in. after: object ->
     the one whose events must all be over before its own, where both are there. Events are EVENT_GAP apart or more.

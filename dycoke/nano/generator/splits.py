@@ -1,4 +1,4 @@
-"""Which seeds are for training, validation and test: the two top bits of a seed tell, so that they never meet."""
+"""Splits of seeds into training, validation and test by their two top bits, so that they never overlap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scenes in words: what an annotator would write down, with the ticks at which it can be seen."""
+"""Stories: scenes in words, as an annotator would write them, with the ticks at which it can be seen."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Actor:
 
     @property
     def stays(self) -> bool:
-        """Whether it can be seen at the end."""
+        """Whether the object can be seen at the end."""
         return self.leave == self.cover == TICKS
 
 

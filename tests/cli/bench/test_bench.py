@@ -159,7 +159,7 @@ def test_eager_times_see_the_host_and_leave_the_warm_up_out():
     ("option", "value", "complaint"),
     [
         ("--methods", "dycok", "unknown method 'dycok'"),
-        ("--methods", "full,full", "--methods full,full: a method is named twice"),
+        ("--methods", "full,full", "--methods full,full: expected every method once"),
         ("--methods", "dynamic_pruning", "dynamic_pruning has no stage before the model; accepted: "),
         ("--methods", "", "unknown method ''"),
         ("--frames", 0, "frames=0: expected at least 1"),

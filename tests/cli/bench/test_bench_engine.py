@@ -160,7 +160,7 @@ def test_refused(dycoke, option, value, complaint):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ('{"benchmark": "decode"}', "expected a record that `dycoke bench engine --json` wrote"),
         ('{"benchmark": "engine", "answer": {"failed": "no"}}', "nothing to draw"),
     ],

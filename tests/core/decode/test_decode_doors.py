@@ -34,7 +34,7 @@ def inputs() -> dict:
 @pytest.mark.parametrize("layer", [LAYERS, LAYERS + 1, 100])
 def test_first_layer_beyond_the_model(layer):
     model = qwen()
-    with pytest.raises(ValueError, match=rf"l={layer}: expected 1 to 3, for this model has 4 layers"):
+    with pytest.raises(ValueError, match=rf"l={layer}: expected 1 to 3, because this model has 4 layers"):
         dycoke.apply(model, dycoke.Plan(decode=DynamicPruning(layer, 0.5)), visual=VISUAL)
     assert model.config._attn_implementation == "sdpa"
     with dycoke.attach(model, dycoke.Plan(decode=DynamicPruning(LAYERS - 1, 0.5)), visual=VISUAL):

@@ -148,7 +148,7 @@ def test_a_model_is_given_back():
 @pytest.mark.parametrize(
     "method,said",
     [
-        (dycoke.build("fastv", k=4), "k=4: expected 1 to 3, for this model has 4 layers"),
+        (dycoke.build("fastv", k=4), "k=4: expected 1 to 3, because this model has 4 layers"),
         (dycoke.build("pdrop"), "layers=8: expected 0 to 3"),
         (dycoke.build("sparsevlm"), "layers=6: expected 0 to 2"),
         (Plan(inside=dycoke.build("holitom").plan().inside), "layer=18: expected 1 to 3"),

@@ -179,8 +179,8 @@ def test_every_method_at_its_defaults_has_a_cost_or_says_why_not(name):
 @pytest.mark.parametrize(
     "spec,message",
     [
-        ({"inside": "fastv,k=4"}, "layer 4: expected 0 to 3, for the model has 4 layers"),
-        ({"decode": "dynamic_pruning,layer=4"}, "layer 4: expected 1 to 3, for the model has 4 layers"),
+        ({"inside": "fastv,k=4"}, "layer 4: expected 0 to 3, because the model has 4 layers"),
+        ({"decode": "dynamic_pruning,layer=4"}, "layer 4: expected 1 to 3, because the model has 4 layers"),
     ],
 )
 def test_layers_the_model_does_not_have(spec, message):

@@ -43,17 +43,17 @@ def refusal(*given, **args) -> str:
 
 
 LAYERS = [
-    ({"name": "dycoke", "l": 8}, "l=8: expected 1 to 7, for this model has 8 layers and layer l - 1 is the observer"),
+    ({"name": "dycoke", "l": 8}, "l=8: expected 1 to 7, because this model has 8 layers and layer l - 1 is the"),
     ({"name": "dycoke", "l": 7}, None),
-    ({"name": "fastv", "k": 8}, "k=8: expected 1 to 7, for this model has 8 layers"),
+    ({"name": "fastv", "k": 8}, "k=8: expected 1 to 7, because this model has 8 layers"),
     ({"name": "fastv", "k": 7}, None),
-    ({"name": "pdrop", "layers": [2, 8]}, "layers=8: expected 0 to 7, for this model has 8 layers"),
+    ({"name": "pdrop", "layers": [2, 8]}, "layers=8: expected 0 to 7, because this model has 8 layers"),
     ({"name": "pdrop", "layers": [0, 7]}, None),
-    ({"name": "sparsevlm"}, "layers=15: expected 0 to 6, for this model has 8 layers"),
-    ({"name": "holitom"}, "layer=18: expected 1 to 7, for this model has 8 layers"),
+    ({"name": "sparsevlm"}, "layers=15: expected 0 to 6, because this model has 8 layers"),
+    ({"name": "holitom"}, "layer=18: expected 1 to 7, because this model has 8 layers"),
     ({"name": "holitom", "r": 0}, None),
-    ({"name": "prunevid", "layer": 7}, "layer=7: expected 0 to 6, for this model has 8 layers"),
-    ({"name": "flashvid"}, "layer=20: expected 1 to 7, for this model has 8 layers"),
+    ({"name": "prunevid", "layer": 7}, "layer=7: expected 0 to 6, because this model has 8 layers"),
+    ({"name": "flashvid"}, "layer=20: expected 1 to 7, because this model has 8 layers"),
     ({"name": "framefusion"}, None),
     ({"plan": {"before": "vidcom2", "decode": "dycoke,l=9"}, "label": "both"}, "l=9: expected 1 to 7"),
 ]
@@ -71,9 +71,9 @@ def test_layers_the_model_does_not_have(method, why):
 def test_every_row_is_named_once_with_all_that_is_wrong():
     said = refusal([{"name": "dycoke", "l": [9, 5]}, {"name": "fastv", "k": 9}, "full"], frames=[8, 16, 400])
     assert said.split("; ") == [
-        "'dycoke l=9' (nano, 8, 16, 400 frames): l=9: expected 1 to 7, for this model has 8 layers and layer l - 1 is "
-        "the observer",
-        "'fastv k=9' (nano, 8, 16, 400 frames): k=9: expected 1 to 7, for this model has 8 layers",
+        "'dycoke l=9' (nano, 8, 16, 400 frames): l=9: expected 1 to 7, because this model has 8 layers and layer l - 1 "
+        "is the observer",
+        "'fastv k=9' (nano, 8, 16, 400 frames): k=9: expected 1 to 7, because this model has 8 layers",
         "'fastv k=9' (nano, 400 frames): 400 frames are 6400 tokens, and with a question more than the 4096 this model "
         "reads",
         "'full' (nano, 400 frames): 400 frames are 6400 tokens, and with a question more than the 4096 this model "

@@ -12,7 +12,7 @@ from dycoke.nano.generator import LONG_TASKS
 
 
 def short_answers(videos: Dataset) -> Dataset:
-    """Questions that a word or two answers."""
+    """Questions answered by a word or two."""
     return _questions(videos, long=False)
 
 
@@ -35,7 +35,7 @@ def word_f1(doc: dict[str, Any], answers: list[str]) -> dict[str, float]:
 
 
 def _questions(videos: Dataset, long: bool) -> Dataset:
-    """One row a question, of a table with one row, and a column of questions for each video."""
+    """One row per question, of a table with one row, and a column of questions for each video."""
     rows = [
         {"video": video, **question}
         for video in videos.column_names

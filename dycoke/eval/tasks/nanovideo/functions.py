@@ -1,4 +1,4 @@
-"""NanoVideoBench as tasks of lmms-eval, one a family: short answers are right or wrong, long ones scored word by word.
+"""NanoVideoBench as tasks of lmms-eval, one per family: short answers are right or wrong, long ones scored by words.
 
 `score` is the metric of either kind, so that a mean over all families has a name.
 """
@@ -18,7 +18,7 @@ _SETTINGS = ("split", "videos", "level", "start")
 
 
 def _family(name: str) -> Callable[[Dataset], Dataset]:
-    """What makes a family's questions of a table with one row: split, videos (how many), level and start.
+    """Maker of a family's questions from a table with one row: split, videos (how many), level and start.
 
     It raises ValueError for another table, and as `documents` does.
     """
