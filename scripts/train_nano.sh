@@ -30,7 +30,7 @@ train() {
     local folder=$output/$1 last=$2 resume=()
     shift 2
     if reached "$folder" "$last"; then return; fi
-    if [[ -d $folder/state ]]; then resume=(--resume); fi
+    if [[ -d $folder/state || -d $folder/state.before ]]; then resume=(--resume); fi
     "$VENV/bin/accelerate" launch "${launch[@]}" -m dycoke.nano.train --output "$folder" --until "$last" \
         --batch 96 --compile --workers 8 --log-every 50 --videos 48 "${resume[@]}" "$@" "${more[@]}"
     if ! reached "$folder" "$last"; then fail "$folder: cut before step $last; call again to go on"; fi

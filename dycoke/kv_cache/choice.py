@@ -1,4 +1,4 @@
-"""What a decode policy has chosen to read of a request: its state, and which columns come of it."""
+"""Choice of a decode policy for one request: its state, and the columns that follow from it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Choice:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What two choices agree in that can share a CUDA graph: nothing that follows from values."""
+        """Signature in which two choices agree that can share a CUDA graph: nothing that follows from values."""
         shapes = tuple((name, tuple(each.shape), each.dtype) for name, each in self.state.tensors().items())
         return self.section, self.width, shapes, tuple(self.state.constants().items())
 
@@ -71,5 +71,5 @@ class Choice:
         self.state.fill(other.state)
 
     def recorded(self) -> dict[str, Any]:
-        """What a graph takes over of the state: where its tensors lie, and whatever else it holds, by name."""
+        """Parts of the state that a graph takes over: where its tensors lie, and whatever else it holds, by name."""
         return {name: each.data_ptr() for name, each in self.state.tensors().items()} | self.state.constants()

@@ -15,7 +15,7 @@ from dycoke.ops.attend.sparse_decode import Reads, Scratch
 class Section:
     """Layers that follow each other and hold the same C columns, of B rows.
 
-    real [B, C] bool: columns that are no padding; whole: all of those. index [B, C] int64: which column of the section
+    real [B, C] bool: columns that are not padding; whole: all of those. index [B, C] int64: which column of the section
     before each of them is; origin [B, C] int64: which of the prompt's; both None in the first section. shift [B, 1]:
     by how much the positions of decoded tokens move back in these layers, None where they do not.
     """
@@ -33,7 +33,7 @@ class Section:
 
     @classmethod
     def start(cls, real: Tensor) -> Section:
-        """The section of a prompt [B, S] nothing has been dropped from. Reads the device."""
+        """Section of a prompt [B, S] from which nothing has been dropped. Reads the device."""
         return cls(real, whole(real))
 
     def narrowed(self, index: Tensor, real: Tensor, shift: Tensor | None) -> Section:
@@ -62,7 +62,7 @@ class Section:
 
 @dataclass
 class Columns:
-    """What the layers of one section on one device read. rows, filled [B] int32, position [1] int64 as in `Store`."""
+    """Columns that a section's layers on one device read. rows, filled [B] int32, position [1] int64 as in `Store`."""
 
     rows: Tensor
     filled: Tensor
@@ -70,7 +70,7 @@ class Columns:
     whole: Reads
     pruned: Reads | None = None
     scratch: Scratch = field(default_factory=Scratch)  # of all layers in turn
-    wanted: Tensor | None = None  # what is being fetched: kept until the next choice, for another stream reads it
+    wanted: Tensor | None = None  # what is being fetched: kept until the next choice, because another stream reads it
 
     def restart(self, whole: Reads) -> None:
         """Begin with a new prompt, of which the layers read `whole`, in place."""
@@ -81,13 +81,13 @@ class Columns:
 
 
 def moved(reads: Reads, device: torch.device) -> Reads:
-    """What is read, on `device`."""
+    """The same columns, on `device`."""
     index = None if reads.index is None else reads.index.to(device, non_blocking=True)
     return Reads(reads.count.to(device, non_blocking=True), index)
 
 
 def reordered(reads: Reads, rows: Tensor) -> Reads:
-    """What is read, with row b taken from row rows[b]."""
+    """The same columns, with row b taken from row rows[b]."""
     rows = rows.to(reads.count.device)
     index = None if reads.index is None else reads.index.index_select(0, rows)
     return Reads(reads.count.index_select(0, rows), index)

@@ -1,4 +1,4 @@
-"""What a layer of the cache keeps of its prompt on the device."""
+"""Store of a layer's prompt on the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DeviceEntries:
 
 
 def nbytes(*tensors: Tensor) -> int:
-    """Bytes the elements of these tensors take."""
+    """Bytes of the elements of these tensors."""
     return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
 
 

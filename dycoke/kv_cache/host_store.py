@@ -21,12 +21,12 @@ _streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 def host_cache_works(model: nn.Module) -> bool:
-    """Whether the model is on a GPU to fetch into."""
+    """Check whether the model is on a GPU to fetch into."""
     return any(parameter.is_cuda for parameter in model.parameters())
 
 
 class Slots:
-    """Which column each slot of the smaller store holds. text [B, S] bool always has a slot; budget [B] more do.
+    """Table of the columns in the slots of the smaller store. text [B, S] bool always has a slot; budget [B] more do.
 
     Reads the device when it is made.
     """

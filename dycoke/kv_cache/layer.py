@@ -1,4 +1,4 @@
-"""The side of the KV cache that transformers sees: a CacheLayer that hands everything on to its request."""
+"""The KV cache as transformers sees it: a CacheLayer that hands everything on to its request."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class PrunedLayer(CacheLayerMixin):
         return key_states, value_states
 
     def get_seq_length(self) -> int:
-        """Columns before the step under way, whose own column was counted when it began."""
+        """Number of columns before the step under way, whose own column was counted when it began."""
         request = self.request
         return request.prompt + request.steps - int(request.stepping) if self.is_initialized else 0
 
@@ -109,4 +109,4 @@ _ROWS = (
 def _refuse_setting(entries: Tensor | None) -> None:
     """transformers' own initializer sets None; what anybody else sets would never be read."""
     if entries is not None:
-        raise ValueError("keys and values of a cache that a method prunes cannot be set, only looked at")
+        raise ValueError("keys and values of a cache that a method prunes cannot be set, only read")

@@ -1,4 +1,4 @@
-"""What one layer of a request's cache holds: its prompt's entries, and a tail with a column per decoded token."""
+"""Store of one layer of a request's cache: its prompt's entries, and a tail with a column per decoded token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LayerStore:
 
     @property
     def device(self) -> torch.device:
-        """Where steps read it."""
+        """Device on which steps read it."""
         return self.entries.keys.device
 
     @property
@@ -51,7 +51,7 @@ class LayerStore:
         self.entries, self._store = DeviceEntries(*kept), None
 
     def read_by(self, columns: Columns) -> Store:
-        """What a step reads by index; for entries in host memory, those on the device, once they have arrived."""
+        """Entries a step reads by index; for entries in host memory, those on the device, once they have arrived."""
         if isinstance(self.entries, HostEntries):
             self.entries.wait()
         if self._store is None:

@@ -30,7 +30,7 @@ _LOOK = "dp_cache='device' and engine='off'"
 
 
 class DecodeRequest:
-    """What the decode steps of one request share. Lives as long as the cache whose layers hold it.
+    """State that the decode steps of one request share. Lives as long as the cache whose layers hold it.
 
     policy: chooses the columns; None reads everything. layers: of the model. real [B, S] bool: columns that are no
     padding, None if all are. visual [B, S] bool: columns the policy may leave out, None if there are none.
@@ -125,13 +125,13 @@ class DecodeRequest:
             self._begin(visual, self._number[self.first - 1])
 
     def hand_over(self, layer: int) -> DeviceEntries | HostEntries:
-        """The prompt's entries of a layer, which has none from now on."""
+        """Entries of the prompt that a layer gives away; it has none from now on."""
         filled, self.layers[layer] = self.layers[layer], None
         return filled.entries
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Which section each layer belongs to."""
+        """Number of the section that each layer belongs to."""
         return tuple(self._number)
 
     def position(self, layer: int) -> Tensor:
@@ -139,7 +139,7 @@ class DecodeRequest:
         return self._columns_of(layer).position
 
     def _columns_of(self, layer: int) -> Columns:
-        """What a layer that is filled shares with those of its section on its device."""
+        """Columns that a filled layer shares with those of its section on its device."""
         return self.shared[self.layers[layer].device, self._number[layer]]
 
     def section(self, layer: int) -> Section:
@@ -147,7 +147,7 @@ class DecodeRequest:
         return self.sections[self._number[layer]]
 
     def columns(self, device: torch.device, section: int = 0) -> Columns:
-        """What the layers of a section share on `device`; made when the first of them is filled."""
+        """Columns that the layers of a section share on `device`; made when the first of them is filled."""
         if (device, section) not in self.shared:
             whole = self.sections[section].whole
             self.shared[device, section] = Columns(
@@ -265,7 +265,7 @@ class DecodeRequest:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What two requests agree in that can share a CUDA graph: nothing that follows from values."""
+        """Signature in which two requests agree that can share a CUDA graph: nothing that follows from values."""
         sections = tuple((each.columns, each.whole.index is None, each.shift is None) for each in self.sections)
         chosen = () if self.choice is None else self.choice.signature
         return self.batch, sections, self.numbers, self.capacity, chosen
@@ -285,7 +285,7 @@ class DecodeRequest:
             self.choice.refill(request.choice)
 
     def recorded(self) -> dict[str, Any]:
-        """What a CUDA graph takes over of the policy's state, by name."""
+        """Parts of the policy's state that a CUDA graph takes over, by name."""
         return {} if self.choice is None else self.choice.recorded()
 
     def reorder(self, rows: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Work of a decode step that need not be done before what comes next: in turn, or on a stream of its own."""
+"""Side stream: work of a decode step that the next layer does not wait for, in turn or on a stream of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the keys and values of a prefill go: a cache that grows while decoding, or the store of an engine."""
+"""Sinks of the keys and values of a prefill: a cache that grows while decoding, or the store of an engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dycoke.report.usage import CacheUse
 
 
 class Sink(Protocol):
-    """What the layers of one prefill fill, one after the other.
+    """Store that the layers of one prefill fill, one after the other.
 
     prompt: tokens of a row; steps: tokens decoded so far; stepping: whether a decode step is under way, in which the
     layers may append; use: what the report says of the cache.

@@ -118,7 +118,7 @@ def test_keys_and_values_that_cannot_be_looked_at(monkeypatch):
     assert cache.layers[0].keys.shape == (1, 1, 12, 16)
     with pytest.raises(ValueError, match=r"layer 2 are in host memory .* accepted: dp_cache='device'"):
         _ = cache.layers[2].keys
-    with pytest.raises(ValueError, match="cannot be set, only looked at"):
+    with pytest.raises(ValueError, match="cannot be set, only read"):
         cache.layers[0].values = torch.zeros(1)
 
 

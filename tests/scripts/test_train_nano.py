@@ -22,7 +22,7 @@ exit 0
 @pytest.fixture
 def tree(tmp_path) -> Tree:
     tree = Tree(tmp_path)
-    text = FAKE_PYTHON.replace("for program in pip ruff dycoke;", "for program in pip ruff dycoke accelerate;")
+    text = FAKE_PYTHON.replace(" dycoke; do cp", " dycoke accelerate; do cp")
     tree.set_python(text.removesuffix("exit 0\n") + TRAINS)
     return tree
 
@@ -52,6 +52,8 @@ def test_a_run_that_was_cut_goes_on(tree):
     (first,) = launches(tree)
     assert "--num_processes 1 -m " in first and first.endswith("--minutes 9")
     tree.forget()
+    state = tree.root / "out" / "first" / "state"
+    state.rename(state.with_name("state.before"))  # killed between two renames
     assert tree.run("scripts/train_nano.sh", "out", "1").returncode == 0
     again, second = launches(tree)
     assert "--resume" in again and "--resume" not in second

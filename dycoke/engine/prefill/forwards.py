@@ -1,4 +1,4 @@
-"""Put the fast forward passes on a model for a while: prefill of its language model, and its vision encoder.
+"""Fast forward passes of a model, installed for a while: prefill of the language model, and the vision encoder.
 
 Only what a module computes is replaced, its `forward`; hooks on the module itself run as before. Every call decides
 for itself whether it is one the fast forward computes, and is the stock one otherwise.
@@ -63,12 +63,12 @@ class FastForwards:
     def on(self) -> Iterator[None]:
         """Within the context, the parts use the fast forwards where they can; given back also by an exception.
 
-        Raises ValueError for a model that is sped up already.
+        Raises ValueError for a model that already has fast forward passes; take them off first.
         """
         with ExitStack() as undo:
             for _, module, name, fast in self._parts:
                 if hasattr(vars(module).get(name), _OWN):
-                    raise ValueError(f"{self._family} is sped up already")
+                    raise ValueError(f"{self._family} already has fast forward passes; take them off first")
                 if _taken(module, name):
                     continue
                 setattr(module, name, _forward(getattr(module, name), fast))
@@ -76,7 +76,7 @@ class FastForwards:
             yield
 
     def reasons(self) -> dict[str, str]:
-        """Why each part, "language model", "vision" and "pooling", would run as it is now; "" for a fast one.
+        """Reason why each part, "language model", "vision" and "pooling", would run as it is now; "" for a fast one.
 
         A part the model does not have is left out. Single calls may run as they are all the same: a decode step, one
         with gradients, or one that asks for attentions or hidden states.

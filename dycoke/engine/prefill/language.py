@@ -50,7 +50,7 @@ class LanguagePrefill:
         self._unserved = never(model)
 
     def unserved(self) -> str:
-        """Why the model runs its stock forward now, "" if prefill is sped up."""
+        """Reason why the model runs its stock forward now, "" if prefill is sped up."""
         return self._unserved or hooked(self._modules)
 
     def serves(self, kwargs: dict[str, Any]) -> bool:
@@ -80,7 +80,7 @@ class LanguagePrefill:
 
     @torch.no_grad()
     def run(self, kwargs: dict[str, Any]) -> BaseModelOutputWithPast:
-        """What the stock forward returns for arguments that `serves` accepts: hidden states [B, S, D] and the cache.
+        """Output of the stock forward for arguments that `serves` accepts: hidden states [B, S, D] and the cache.
 
         Padding, where the 2-D mask has any, has zeros as its hidden state and in the cache.
         """
@@ -142,7 +142,7 @@ def _is_fresh(cache: Any) -> bool:
 
 
 def never(model: nn.Module) -> str:
-    """Why a model can never be served, "" if it can."""
+    """Reason why a model can never be served, "" if it can."""
     config = model.config
     if model.training:
         return "it is in training mode"

@@ -1,6 +1,6 @@
 """The pooling of video frames in transformers' LLaVA-OneVision, in the layout its tokens have already.
 
-The model first copies its tokens to one plane a channel. Torch resizes planes with a thread for each place of a frame,
+The model first copies its tokens to a plane per channel. Torch resizes planes with a thread for each place of a frame,
 196 of them for everything, which is most of what stock `generate` takes beside its stages up to the first token. With
 channels last it has a thread for each number.
 """
@@ -29,7 +29,7 @@ class FramePooling:
             self._unserved = f"a {type(model).__name__} pools in a way of its own"
 
     def unserved(self) -> str:
-        """Why the model pools as it is, "" if it is sped up."""
+        """Reason why the model pools as it is, "" if it is sped up."""
         return self._unserved
 
     def serves(self, kwargs: dict[str, Any]) -> bool:
@@ -39,5 +39,5 @@ class FramePooling:
         return whole and not self._unserved
 
     def run(self, kwargs: dict[str, Any]) -> Tensor:
-        """What the stock method returns."""
+        """Output of the stock method."""
         return pool_frames(kwargs["image_features"], self._side, "bilinear")[0]

@@ -1,4 +1,4 @@
-"""How the rows of a prefill are laid out for the layers: every row's real tokens first, then up to a whole bucket.
+"""Layout of a prefill's rows for the layers: every row's real tokens first, then padding up to a whole bucket.
 
 Attention is causal, so a token never sees what stands behind it: tokens that fill up a bucket change no real one, and
 no mask has to be built. Rows without padding stay a batch; where some have padding, the real tokens of all rows stand

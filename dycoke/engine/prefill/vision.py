@@ -42,7 +42,7 @@ class EncoderLayers:
         self._unserved = _unserved(model, self._layers)
 
     def unserved(self) -> str:
-        """Why all layers run as they are now, "" if those that carry no hooks are sped up."""
+        """Reason why all layers run as they are now, "" if those that carry no hooks are sped up."""
         return self._unserved or ("every layer carries hooks" if all(map(hooked, self._modules)) else "")
 
     def serves(self, hidden: Tensor) -> bool:
@@ -87,7 +87,7 @@ class VisionForward:
         self._model, self._layers = model, EncoderLayers(model, backends=backends)
 
     def unserved(self) -> str:
-        """Why the model runs its stock forward now, "" if it is sped up."""
+        """Reason why the model runs its stock forward now, "" if it is sped up."""
         return self._layers.unserved()
 
     def serves(self, kwargs: dict[str, Any]) -> bool:
@@ -103,7 +103,7 @@ class VisionForward:
 
     @torch.no_grad()
     def run(self, kwargs: dict[str, Any]) -> BaseModelOutputWithPooling:
-        """What the stock forward returns for arguments that `serves` accepts, the hidden states that were asked for.
+        """Output of the stock forward for arguments that `serves` accepts, the hidden states that were asked for.
 
         output_hidden_states: True for all [F, S, C], or the number or numbers of those that are used, from either end.
         """
@@ -130,7 +130,7 @@ class VisionForward:
 
 
 def _numbers(wanted: bool | int | Sequence[int] | None, count: int) -> Collection[int]:
-    """Which of `count` hidden states are asked for; numbers that are out of range name none."""
+    """Numbers of the `count` hidden states that are asked for; those out of range name none."""
     if wanted is None or isinstance(wanted, bool):
         return range(count if wanted else 0)
     numbers = [wanted] if isinstance(wanted, int) else wanted
@@ -149,7 +149,7 @@ def _norm(norm: nn.LayerNorm, residual: Tensor, delta: Tensor | None) -> tuple[T
 
 
 def _attention(attention: nn.Module, normed: Tensor) -> Tensor:
-    """What a layer's attention adds, [F, S, C]: every patch attends to all patches of its frame."""
+    """Output of a layer's attention, [F, S, C]: every patch attends to all patches of its frame."""
     shape = (*normed.shape[:2], -1, attention.head_dim)
     query, key, value = (
         linear(normed, each.weight, each.bias).view(shape)
@@ -160,7 +160,7 @@ def _attention(attention: nn.Module, normed: Tensor) -> Tensor:
 
 
 def _mlp(mlp: nn.Module, normed: Tensor) -> Tensor:
-    """What a layer's MLP adds, [F, S, C]."""
+    """Output of a layer's MLP, [F, S, C]."""
     first, second = mlp.fc1, mlp.fc2
     if normed.is_cuda and type(mlp.activation_fn) is _TANH_GELU:
         # On CUDA this is tanh-GELU, before anything is rounded; on a CPU it would be another GELU.
@@ -172,7 +172,7 @@ def _mlp(mlp: nn.Module, normed: Tensor) -> Tensor:
 
 
 def _unserved(model: nn.Module, layers: Sequence[nn.Module]) -> str:
-    """Why a model can never be served, "" if it can."""
+    """Reason why a model can never be served, "" if it can."""
     if model.training:
         return "it is in training mode"
     if not layers:
