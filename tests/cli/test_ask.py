@@ -286,6 +286,9 @@ def test_dtype_reaches_the_model(checkpoint):
     assert {p.dtype for p in chat.model.parameters()} == {torch.bfloat16}
 
 
+SIZES = ["--repeat", "1", "--frames", "8", "--tokens", "16", "--dim", "64"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "missing,arguments",
@@ -298,7 +301,7 @@ def test_methods_needs_no_model_library_of_videos(missing, arguments):
         f"for name in {missing.split()}:\n"
         "    sys.modules[name] = None\n"
         "from dycoke.cli import main\n"
-        f"sys.exit(main(['bench', 'compress', '--repeat', '1', *{arguments}]))"
+        f"sys.exit(main(['bench', 'compress', *{SIZES}, *{arguments}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

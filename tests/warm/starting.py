@@ -98,13 +98,13 @@ def ignored() -> set[int]:
 
 
 def module_of(line: Sequence[str]) -> list[str] | None:
-    """MODULE ARGUMENTS of `python [-u] -m MODULE ARGUMENTS`, or of the file that ends with its parent; else None."""
+    """MODULE ARGUMENTS of `python [-u] -m MODULE ARGUMENTS`, -m or the file that ends with its parent; else None."""
     words = [os.fspath(word) for word in line]
     if len(words) < 3 or words[0] != sys.executable:
         return None
-    if words[1] == parent_death.__file__:
-        return [parent_death.__name__, *words[2:]]
-    rest = words[2:] if words[1] == "-u" else words[1:]
+    rest = words[2:] if words[1] == "-u" else words[1:]  # as accelerate starts its processes
+    if rest[0] == parent_death.__file__:
+        return [parent_death.__name__, *rest[1:]]
     return rest[1:] if rest[0] == "-m" and len(rest) > 1 else None
 
 

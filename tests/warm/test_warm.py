@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from dycoke.eval.launch import parent_death
 from tests import warm
 from tests.warm import starting
 
@@ -83,6 +84,26 @@ def gone(pid: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+FILE, MODULE = parent_death.__file__, parent_death.__name__
+
+
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        (["-m", "m", "a"], ["m", "a"]),
+        (["-u", "-m", "m"], ["m"]),
+        ([FILE, "m", "a"], [MODULE, "m", "a"]),
+        (["-u", FILE, "m", "a"], [MODULE, "m", "a"]),  # as accelerate starts the processes of a sweep
+        (["-u", "other.py", "m"], None),
+        (["-c", "pass"], None),
+        (["-u", "-m"], None),
+    ],
+)
+def test_what_can_be_warm(words, module):
+    assert starting.module_of([sys.executable, *words]) == module
+    assert starting.module_of(["bash", *words]) is None
 
 
 @pytest.mark.parametrize("session", [False, True])
