@@ -288,7 +288,7 @@ def test_what_does_not_fit_is_told_before_anything_is_generated(subject, monkeyp
     text = subject.model.config.get_text_config()
     monkeypatch.setattr(text, "max_position_embeddings", 80)
     assert "requests[3]: a prompt of" in complaint(subject, given[2:3] * 3 + given[3:])
-    assert "fills the 80 the model reads" in complaint(subject, given[3:])
+    assert "fills the 80 tokens the model reads" in complaint(subject, given[3:])
 
 
 def test_what_is_no_request(subject):
@@ -302,7 +302,7 @@ def test_what_is_no_request(subject):
     assert words in complaint(subject, [*good, lacking])
     if not subject.returns_prompt:
         assert "expected a list" in complaint(subject, [{**good[0], "images": torch.zeros(1, 3, 112, 112)}])
-    assert f"{name}: belongs into the requests" in complaint(subject, good, **{name: good[0][name]})
+    assert f"{name}: expected in the requests" in complaint(subject, good, **{name: good[0][name]})
 
 
 @pytest.mark.parametrize(
@@ -312,8 +312,8 @@ def test_what_is_no_request(subject):
         ({"kv_budget": 0}, "kv_budget=0: expected bytes"),
         ({"kv_budget": 1.5}, "kv_budget=1.5: expected bytes"),
         ({"max_new_tokens": 0}, "requests[0]: max_new_tokens=None: expected an integer of at least 1"),
-        ({"max_length": 5}, "max_length: not for many requests"),
-        ({"num_return_sequences": 2}, "num_return_sequences: not for many requests"),
+        ({"max_length": 5}, "max_length: not available for many requests"),
+        ({"num_return_sequences": 2}, "num_return_sequences: not available for many requests"),
     ],
 )
 def test_arguments_refused(given, words):

@@ -152,6 +152,9 @@ _QUIET = {"x265-params": "log-level=0"}
 _OPEN = {"g": "15", "x264-params": "open-gop=1:bframes=3"}
 _X265_OPEN = {"x265-params": "log-level=0:keyint=15:min-keyint=15:open-gop=1:bframes=3"}
 
+# Wheels of PyAV have one encoder or the other.
+_AV1 = {"libaom-av1": {"g": "20", "cpu-used": "8"}, "libsvtav1": {"g": "20", "preset": "12"}}
+AV1 = next((each for each in _AV1.items() if each[0] in av.codecs_available), ("libaom-av1", {}))
 KINDS = [
     Kind("x264_defaults.mp4", X264, frames=300),
     Kind("x264_g12.mp4", X264, {"g": "12"}),
@@ -193,9 +196,9 @@ KINDS = [
     Kind("vp9.mp4", "libvpx-vp9", {"g": "20", "cpu-used": "8"}),
     Kind("vp9.ivf", "libvpx-vp9", {"g": "20", "cpu-used": "8"}),
     Kind("vp8_live.webm", "libvpx", {"g": "20"}, {"live": "1"}),  # no duration and no index, as a recorder writes it
-    Kind("av1.mp4", "libaom-av1", {"g": "20", "cpu-used": "8"}),
-    Kind("av1.mkv", "libaom-av1", {"g": "20", "cpu-used": "8"}),
-    Kind("av1.obu", "libaom-av1", {"g": "20", "cpu-used": "8"}, frames=30),
+    Kind("av1.mp4", *AV1),
+    Kind("av1.mkv", *AV1),
+    Kind("av1.obu", *AV1, frames=30),
     Kind("mjpeg.avi", "mjpeg", pixels="yuvj420p"),
     Kind("mjpeg.mjpeg", "mjpeg", pixels="yuvj420p"),
     Kind("prores.mov", "prores_ks", pixels="yuv422p10le"),
