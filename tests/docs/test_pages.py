@@ -211,6 +211,16 @@ def test_the_reference_has_every_key_and_no_other():
         assert told[name] == str(defaults[name]).lower()
 
 
+def test_errors_are_told_in_the_words_of_the_code():
+    """What a page quotes of an error, between its gaps, stands in the code."""
+    code = "".join(file.read_text() for room in ("dycoke", "llava") for file in (ROOT / room).rglob("*.py"))
+    section = text_of("docs/guide/troubleshooting.md").partition("\n## An error")[2].partition("\n## ")[0]
+    errors = re.findall(r"^\| `([^`]*)` \|", section, re.MULTILINE)
+    assert len(errors) == 6
+    for text in errors:
+        assert max(map(str.strip, text.split("...")), key=len) in code, text
+
+
 def test_loader_keywords_are_the_loaders():
     named = {name for page in PAGES for name in re.findall(r"`(dycoke_\w+)`", text_of(page))}
     assert named - set(available()) - set(lmms_eval_models()) == {*_PASSED_ON, _TOKENS}

@@ -30,6 +30,7 @@ def kept(script):
     return script.run()
 
 
+@pytest.mark.slow
 def test_the_picture_is_of_this_run(script, kept):
     drawn, committed = (
         np.asarray(image.convert("RGB"), dtype=int) for image in (script.draw(kept), Image.open(PICTURE))
@@ -38,6 +39,7 @@ def test_the_picture_is_of_this_run(script, kept):
     assert (np.abs(drawn - committed).max(axis=2) > 8).mean() < 0.01, "python scripts/draw_kept.py docs/images/kept.png"
 
 
+@pytest.mark.slow
 def test_its_caption_has_the_runs_numbers(script, kept):
     caption = re.search(
         r"Of the (\d+) visual tokens of `(.*?)`, (\d+) reach .* from L = (\d+) on read (\d+) of", prose("README.md")

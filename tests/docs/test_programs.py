@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import dycoke
 from dycoke.nano import SAMPLES_PATH
+from tests.cli.files import write_hf_checkpoint
 from tests.docs.pages import ROOT, all_blocks, blocks, prose
 
 SMALL = {
@@ -47,6 +49,7 @@ def test_the_program_of_the_readme_answers(capsys):
     assert "dycoke: 32 frames" in said and "KV cache" in said
 
 
+@pytest.mark.slow
 def test_the_program_of_the_guide_compares_as_the_quick_start_claims(capsys):
     script = (ROOT / "scripts" / "quickstart.sh").read_text()
     name, question, l = re.search(r'samples/(\w+\.mp4)" "(.*)".*\n.*--compare full,dycoke --l (\d)', script).groups()  # noqa: E741
@@ -70,12 +73,34 @@ def test_the_program_of_the_guide_compares_as_the_quick_start_claims(capsys):
     assert (words[pruned], words[layers]) == (cache.layers - cache.first_layer, cache.layers)
 
 
+@pytest.mark.slow
 def test_the_program_of_many_videos_answers(capsys):
     (program,) = complete("docs/guide/many-videos.md")
     told = dict(re.findall(r'"(\w+\.mp4)": "([^"]+)"', program))
     expected = [f"{name} {right_answer(name, question)}" for name, question in told.items()]
     said, _ = run(program, capsys)
     assert said.splitlines() == expected
+
+
+@pytest.mark.slow
+def test_the_program_for_transformers_format_runs_on_a_tiny_checkpoint(tmp_path, capsys):
+    """With a checkpoint, a video and a device that are here; the rest is as the page has it."""
+    (program,) = (block for block in blocks("python", PYTHON) if "llava-hf/" in block)
+    here = {
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf": str(write_hf_checkpoint(tmp_path / "hf")),
+        "video.mp4": str(SAMPLES_PATH / "digits.mp4"),
+        '"cuda"': '"cpu"',
+        "bfloat16": "float32",
+        'build("dycoke")': 'build("dycoke", l=1)',  # its language model has few layers
+        "max_new_tokens=128": "max_new_tokens=4",
+    }
+    for told, used in here.items():
+        assert told in program
+        program = program.replace(told, used)
+    said, known = run(program, capsys)
+    assert said.endswith("\n") and known["out"].shape[1] == known["inputs"]["input_ids"].shape[1] + 4
+    report = known["run"].report
+    assert report.frames == 32 and 0 < report.visual_kept < 1 and report.stages["decode"].tokens == 3
 
 
 def test_no_complete_program_is_left_out():
