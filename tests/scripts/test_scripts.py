@@ -289,3 +289,11 @@ def test_a_real_python_is_found(tmp_path):
         text=True,
     )
     assert done.stdout.strip() == str(tmp_path / "python3.11"), done.stderr
+
+
+def test_scripts_let_python_keep_what_it_has_compiled():
+    text = f"source {ROOT}/scripts/common.sh; echo ${{PYTHONDONTWRITEBYTECODE-unset}}"
+    done = subprocess.run(
+        ["bash", "-c", text], capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    )
+    assert done.stdout == "unset\n"
