@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from dycoke.video.canvas import MOST_BYTES, Askew, Canvas
-from dycoke.video.packets import Packets, timeline_of
+from dycoke.video.packets import Packets, demuxed, timeline_of
 from dycoke.video.timeline import Choose
 
 MOST_PIXELS = 2**26  # 8192 x 8192: a damaged header may ask for more than any memory holds
@@ -186,7 +186,7 @@ def _from_key(container: av.container.InputContainer, stream: av.VideoStream, ke
     """Packets of the stream behind a seek, from the one of time `key` on. Raises _Unproved if it does not come."""
     container.seek(key, stream=stream)
     found = False
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         found = found or (packet.is_keyframe and packet.pts == key)
         if found:
             yield packet
@@ -223,7 +223,7 @@ def _all(container: av.container.InputContainer, stream: av.VideoStream) -> Iter
     Packets before it cannot be decoded, or, in HEVC, give grey frames, which newer releases of FFmpeg do not show.
     """
     begun, needs_key = False, stream.codec_context.name == "hevc"
-    for packet in container.demux(stream):
+    for packet in demuxed(container, stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import av
 
 from dycoke.video.timeline import Timeline
+
+
+def demuxed(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """Packets of a stream, and an empty one behind the last.
+
+    Raises InvalidDataError where damage lets a stream appear midway, at which PyAV's own `demux` raises IndexError.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except IndexError as error:
+            code = av.error.tag_to_code(b"INDA")
+            raise av.error.InvalidDataError(code, "another stream begins midway") from error
+        yield packet
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,7 @@ class Packets:
     def of(cls, container: av.container.InputContainer, stream: av.VideoStream) -> Packets:
         """Read all packets of the stream. What a player drops by the container's own word (edit lists) is not shown."""
         shown, keys = [], []
-        for packet in container.demux(stream):
+        for packet in demuxed(container, stream):
             if packet.size == 0:  # the end of the stream
                 continue
             if not packet.is_discard:

@@ -12,8 +12,10 @@ import av
 import numpy as np
 import pytest
 
+from dycoke.video import packets
 from dycoke.video.container import is_cut
 from dycoke.video.frames import read_frames
+from dycoke.video.packets import demuxed
 from tests.cli import files
 from tests.video.kinds import KINDS
 
@@ -90,6 +92,24 @@ def test_damaged_files_end_in_frames_or_one_line(name, tmp_path, request):
             wrong[number] = found
         path.unlink()
     assert not wrong
+
+
+def test_a_stream_that_begins_midway_is_damage(tmp_path, monkeypatch):
+    """PyAV looks for it among the streams there were at the beginning, and raises IndexError."""
+    path = files.write_video(tmp_path / "film.mp4")
+    demux = av.container.InputContainer.demux
+
+    class Container:
+        def __init__(self, container):
+            self.container = container
+
+        def demux(self, stream):
+            yield next(demux(self.container, stream))
+            raise IndexError("list index out of range")
+
+    monkeypatch.setattr(packets, "demuxed", lambda container, stream: demuxed(Container(container), stream))
+    with pytest.raises(ValueError, match=r"film\.mp4: cannot be decoded; .* \(another stream begins midway\)"):
+        read_frames(path, 8)
 
 
 @pytest.mark.parametrize(
