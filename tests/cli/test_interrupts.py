@@ -147,6 +147,6 @@ def test_behind_a_command_all_is_as_it_was():
 
 
 def test_dycoke_says_that_it_was_interrupted(monkeypatch, capsys):
-    monkeypatch.setattr("dycoke.registry.available", lambda: os.kill(os.getpid(), INT) or time.sleep(30))
+    monkeypatch.setattr("dycoke.ask.method_pages.available", lambda: os.kill(os.getpid(), INT) or time.sleep(30))
     assert cli.main(["methods", "--markdown"]) == 130
     assert capsys.readouterr().err.strip() == "dycoke: interrupted; the same command begins anew"
