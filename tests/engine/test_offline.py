@@ -13,6 +13,7 @@ from dycoke.families.requests import compressor_of, requests_of
 from dycoke.model_shape import Shape
 from dycoke.offline.batches import CPU_BYTES, Halving, KVBudget, form
 from dycoke.offline.generate import generate_many
+from tests.cases import mostly_thorough
 from tests.support.subjects import HF_IMAGE, HF_VIDEO, SUBJECTS, Clip
 
 NAMES = ["llava", "llava_grid", "llava_frame", "llava_llama", "hf"]
@@ -35,8 +36,13 @@ ROWS = [  # of different lengths and frames, two videos in one, pictures, text a
 GREEDY = {"max_new_tokens": 10, "do_sample": False}
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=mostly_thorough(NAMES, ["llava", "llava_grid", "hf"]))
 def subject(request):
+    return SUBJECTS[request.param]()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def every_subject(request):
     return SUBJECTS[request.param]()
 
 
@@ -134,15 +140,15 @@ def test_a_budget_makes_smaller_batches(subject, monkeypatch):
     assert length < 8 * family.per_frame
 
 
-def test_lengths_are_those_the_model_reads(subject):
+def test_lengths_are_those_the_model_reads(every_subject):
     """Exactly where the method counts beforehand, and at most where it does not."""
-    family = requests_of(subject.model)
+    family = requests_of(every_subject.model)
     for row in ROWS:
-        (given,) = requests(subject, [row])
+        (given,) = requests(every_subject, [row])
         for method, options in METHODS.items():
-            with dycoke.attach(subject.model, dycoke.build(method, **options)) as run:
+            with dycoke.attach(every_subject.model, dycoke.build(method, **options)) as run:
                 length = family.length(given, compressor_of(run.plan))
-                subject.model.generate(**given, **GREEDY)
+                every_subject.model.generate(**given, **GREEDY)
                 read = run.report.stages["prefill"].tokens
             assert length.least <= read <= length.most
             newlines = family.newline in ("grid", "frame")
@@ -291,18 +297,19 @@ def test_what_does_not_fit_is_told_before_anything_is_generated(subject, monkeyp
     assert "fills the 80 tokens the model reads" in complaint(subject, given[3:])
 
 
-def test_what_is_no_request(subject):
-    good = requests(subject, ROWS[:1])
+def test_what_is_no_request(every_subject):
+    good = requests(every_subject, ROWS[:1])
     two = {**good[0], "input_ids": torch.ones(2, 5, dtype=torch.long)}
-    assert "requests[1]: in" in complaint(subject, [*good, two]) and "[1, L] of one prompt" in complaint(subject, [two])
-    assert "of NoneType" in complaint(subject, [{}])
-    name = "pixel_values_videos" if subject.returns_prompt else "images"
+    assert "requests[1]: in" in complaint(every_subject, [*good, two])
+    assert "[1, L] of one prompt" in complaint(every_subject, [two])
+    assert "of NoneType" in complaint(every_subject, [{}])
+    name = "pixel_values_videos" if every_subject.returns_prompt else "images"
     lacking = {key: each for key, each in good[0].items() if key != name}
-    words = "<video> ids for 0 videos" if subject.returns_prompt else "1 placeholders for 0 images"
-    assert words in complaint(subject, [*good, lacking])
-    if not subject.returns_prompt:
-        assert "expected a list" in complaint(subject, [{**good[0], "images": torch.zeros(1, 3, 112, 112)}])
-    assert f"{name}: expected in the requests" in complaint(subject, good, **{name: good[0][name]})
+    words = "<video> ids for 0 videos" if every_subject.returns_prompt else "1 placeholders for 0 images"
+    assert words in complaint(every_subject, [*good, lacking])
+    if not every_subject.returns_prompt:
+        assert "expected a list" in complaint(every_subject, [{**good[0], "images": torch.zeros(1, 3, 112, 112)}])
+    assert f"{name}: expected in the requests" in complaint(every_subject, good, **{name: good[0][name]})
 
 
 @pytest.mark.parametrize(
