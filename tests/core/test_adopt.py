@@ -235,6 +235,23 @@ def test_a_state_follows_its_rows_and_widens():
     assert held is state.keep and state.keep.unique().tolist() == [7] and state.scores.tolist() == [0.0, 0.0]
 
 
+def test_slots_of_a_state_follow_its_rows():
+    class Kept(State):
+        __slots__ = ("keep", "unset")
+
+        def __init__(self):
+            self.keep, self.scores = torch.tensor([[1], [2]]), torch.tensor([0.5, 0.25])
+
+    class More(Kept):
+        __slots__ = "chosen"
+
+    state = More()
+    state.chosen = torch.tensor([4, 5])
+    assert set(state.tensors()) == {"keep", "scores", "chosen"} and state.constants() == {}
+    state.select(torch.tensor([1, 1]))
+    assert (state.keep.tolist(), state.scores.tolist(), state.chosen.tolist()) == ([[2], [2]], [0.25, 0.25], [5, 5])
+
+
 @dataclass(slots=True, frozen=True)
 class Slots:
     keep: torch.Tensor
