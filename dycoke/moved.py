@@ -90,7 +90,8 @@ BUDGET = {
     "dycoke.methods.pdrop": "decimal_power",
     "dycoke.methods.prumerge": "outlier_tokens spacing_step",
     "dycoke.methods.prunevid": "prunevid_clusters=clusters_of prunevid_bound=most_tokens",
-    "dycoke.methods.sparsevlm": "SPARSEVLM_LISTS=LISTS sparsevlm_shares=shares_of sparsevlm_published=published_shares",
+    "dycoke.methods.sparsevlm": "SPARSEVLM_LISTS=LISTS sparsevlm_shares=shares_of sparsevlm_published=published_shares "
+    "stage_of=left_of",
     "dycoke.methods.visionzip": "dominant_tokens",
 }
 

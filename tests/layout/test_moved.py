@@ -20,6 +20,13 @@ from dycoke import moved
 from dycoke.moved import MOVED
 
 ROOT = Path(dycoke.__file__).resolve().parents[1]
+# What dycoke.budget had before methods took along what they alone use.
+BUDGET = """
+    check_ratio kept_per_frame windows_count official_count official_windows kept_visual decimal_power
+    SPARSEVLM_LISTS sparsevlm_shares sparsevlm_published stage_of framefusion_ratio from_keep dominant_tokens
+    outlier_tokens spacing_step check_count share_floor share_round share_ceil share_out holitom_ratio
+    holitom_bound prunevid_clusters prunevid_bound anchor_counts llava_video_counts flashvid_per_frame
+"""
 # Those that import lmms-eval, which takes seconds.
 HEAVY = ["manifest", "answering", "llava_model", "onevision", "vid", "hf", "evaluate", "scoring", "samples"]
 PACKAGES = {
@@ -122,6 +129,13 @@ def test_a_package_hands_on_the_names_of_the_module_before_it(package, name):
         assert getattr(importlib.import_module(package), name) is getattr(today, name)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
         _ = importlib.import_module(package).nothing
+
+
+@pytest.mark.parametrize("name", BUDGET.split())
+def test_budget_has_what_it_had(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert hasattr(importlib.import_module("dycoke.budget"), name)
 
 
 def test_functions_of_budget_are_where_their_methods_are():
