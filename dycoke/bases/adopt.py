@@ -39,7 +39,7 @@ def adopted(place: str, stage: Any) -> Any:
             return stage
         stage = stage._stage
     if not isinstance(stage, protocol):
-        raise TypeError(f"Plan.{place}: {stage!r} is no {protocol.__name__}")
+        raise TypeError(f"Plan.{place}: {stage!r} is not a {protocol.__name__}")
     if type(stage) not in _passed[place]:
         _refuse_misspelt(place, stage, protocol, base)
     if isinstance(stage, base):

@@ -96,7 +96,7 @@ def test_a_stage_of_one_place_is_looked_at_again_in_another():
         pass
 
     halve, both = Plan(before=Halve()).before, Plan(decode=Both()).decode
-    with pytest.raises(TypeError, match=r"Plan\.decode: Halve.* is no DecodePolicy"):
+    with pytest.raises(TypeError, match=r"Plan\.decode: Halve.* is not a DecodePolicy"):
         Plan(decode=halve)
     assert Plan(inside=both).pruners[0].observes == "previous" and Plan(decode=both).decode is both
 
