@@ -1,4 +1,4 @@
-"""Put a method on a model and take it off again. Nothing else in the project touches a model.
+"""Put a method on a model and take it off again.
 
 with dycoke.attach(model, dycoke.build("dycoke", k=0.7)) as run:
     out = model.generate(**inputs)      # the stock call

@@ -25,8 +25,7 @@ _ROOMS = {
     ("dycoke", "dycoke.stages"): "attention",
     ("dycoke", "dycoke.text"): "brief visible bounded_yaml",
     ("dycoke.adapters", "dycoke"): "loader=keywords",
-    ("dycoke.adapters", "dycoke.families"): "base language_model",
-    ("dycoke.adapters", "dycoke.families.llava"): "llava=adapter",
+    ("dycoke.adapters", "dycoke.families"): "base language_model llava",
     ("dycoke.adapters", "dycoke.families.llava_onevision"): "hf_llava_onevision=adapter hf_prompt=prompt shortened",
     ("dycoke.adapters", "dycoke.stages"): "arguments masks decoding=decode inside inside_stage=inside "
     "pooling_head tower",
@@ -91,7 +90,8 @@ BUDGET = {
     "dycoke.methods.pdrop": "decimal_power",
     "dycoke.methods.prumerge": "outlier_tokens spacing_step",
     "dycoke.methods.prunevid": "prunevid_clusters=clusters_of prunevid_bound=most_tokens",
-    "dycoke.methods.sparsevlm": "SPARSEVLM_LISTS=LISTS sparsevlm_shares=shares_of sparsevlm_published=published_shares",
+    "dycoke.methods.sparsevlm": "SPARSEVLM_LISTS=LISTS sparsevlm_shares=shares_of sparsevlm_published=published_shares "
+    "stage_of=left_of",
     "dycoke.methods.visionzip": "dominant_tokens",
 }
 
@@ -116,7 +116,9 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         warnings.warn(_message(module.__name__, self._new), DeprecationWarning, stacklevel=2)
-        sys.modules[module.__name__] = import_module(self._new)
+        found = sys.modules[module.__name__] = import_module(self._new)
+        if hasattr(found, "__path__"):
+            vars(found).setdefault("__getattr__", _modules_of(module.__name__, found))
 
     def get_code(self, name: str) -> CodeType | None:
         """What `python -m` runs. Its warning is one of the command's own, which are the ones that Python shows."""
@@ -157,6 +159,20 @@ def names_of(package: str, module: str) -> Callable[[str], Any]:
                 warnings.warn(_message(f"{package}.{name}", f"{module}.{name}"), DeprecationWarning, stacklevel=2)
                 return getattr(found, name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return handed_on
+
+
+def _modules_of(old: str, package: ModuleType) -> Callable[[str], Any]:
+    """A `__getattr__` for a package with an old name: `from old import name` asks it for modules that are elsewhere."""
+
+    def handed_on(name: str) -> Any:
+        module = f"{old}.{name}"
+        if module not in MOVED:
+            raise AttributeError(f"module {package.__name__!r} has no attribute {name!r}")
+        warnings.warn(_message(module, MOVED[module]), DeprecationWarning, stacklevel=2)
+        setattr(package, name, import_module(MOVED[module]))
+        return getattr(package, name)
 
     return handed_on
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dycoke.registry import STAGES, available, build, entry
+from dycoke.registry import STAGES, available, build_with, entry
 from dycoke.text.brief import LINE, brief, shorten
 from dycoke.types import Method, Plan
 
@@ -49,7 +49,7 @@ class Choice:
         if self.plan is not None:
             return build_plan(self.plan)
         try:
-            return build(self.name, **self.options)
+            return build_with(self.name, self.options)
         except TypeError as error:  # an unknown option, or a value of a wrong type
             raise ValueError(str(error)) from error
 
@@ -148,7 +148,7 @@ def method_of(given: Any) -> tuple[str, dict[str, Any]]:
 def _stage(stage: str, value: Any) -> Any:
     try:
         name, options = method_of(value)
-        part = getattr(build(name, **options).plan(), stage)
+        part = getattr(build_with(name, options).plan(), stage)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{stage}: {error}") from error
     if part is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar, cast
 
@@ -134,6 +134,11 @@ def build(name: str, **options: Any) -> Method:
     A list, which is what YAML has, becomes a tuple: methods are frozen. Raises ValueError for an unknown name or an
     option out of range, TypeError for an unknown option.
     """
+    return build_with(name, options)
+
+
+def build_with(name: str, options: Mapping[str, Any]) -> Method:
+    """The method `name` with options whose names somebody else has chosen, "name" perhaps. Raises as `build` does."""
     row = entry(name)
     unknown = sorted(set(options) - set(row.options))
     if unknown:

@@ -45,7 +45,7 @@ class VisualTokens:
         rows, cols = self.grid
         if rows * cols != self.embeds.shape[1] or min(self.embeds.shape[:2]) < 1:
             raise ValueError(
-                f"embeds {tuple(self.embeds.shape)} do not fit a grid of {rows} x {cols} tokens a frame "
+                f"embeds {tuple(self.embeds.shape)} do not fit a grid of {rows} x {cols} tokens per frame "
                 "(at least one frame and one token are needed)"
             )
 

@@ -35,9 +35,11 @@ def adopted(place: str, stage: Any) -> Any:
     """
     protocol, base = _KINDS[place]
     if isinstance(stage, Adopted):
-        return stage
+        if stage._place == place:
+            return stage
+        stage = stage._stage
     if not isinstance(stage, protocol):
-        raise TypeError(f"Plan.{place}: {stage!r} is no {protocol.__name__}")
+        raise TypeError(f"Plan.{place}: {stage!r} is not a {protocol.__name__}")
     if type(stage) not in _passed[place]:
         _refuse_misspelt(place, stage, protocol, base)
     if isinstance(stage, base):
@@ -85,7 +87,8 @@ class Adopted:
 def _refuse_misspelt(place: str, stage: Any, protocol: type, base: type) -> None:
     """Raise TypeError for a public attribute nobody reads whose name and kind are nearly those of one that is read."""
     read = {name for name in {*dir(base), *dir(protocol)} if not name.startswith("_") and name != "plan"}
-    static = {name: inspect.getattr_static(stage, name) for name in dir(stage) if not name.startswith("_")}
+    # A torch module lists its parts, which are no attributes to who only looks.
+    static = {name: inspect.getattr_static(stage, name, _NOTHING) for name in dir(stage) if not name.startswith("_")}
     defaults = {name: inspect.getattr_static(base, name, _NOTHING) for name in read}
     unsaid = [name for name in read if static.get(name, defaults[name]) is defaults[name]]
     for name in sorted(static.keys() - read - {"plan"}):

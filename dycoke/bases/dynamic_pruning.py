@@ -93,8 +93,8 @@ class DynamicPruning(Decode):
             raise TypeError(f"l={self.layer!r}: expected an integer")
         if self.layer < 1:
             raise ValueError(
-                f"l={self.layer}: expected 1 to the model's last layer, for layer l - 1 is the observer that chooses "
-                "the tokens"
+                f"l={self.layer}: expected 1 to the model's last layer, because layer l - 1 is the observer that "
+                "chooses the tokens"
             )
         check_ratio("p", self.p, below_one=True)
         check_ratio("refresh", self.refresh)

@@ -34,8 +34,10 @@ class State:
     def attributes(self) -> dict[str, Any]:
         """All it holds, by name, names ascending; `keep` may be an attribute of its class."""
         own = self.own
-        slots = (each.name for each in fields(own)) if is_dataclass(own) else ()
-        names = sorted({"keep", *slots, *getattr(own, "__dict__", ())})
+        declared = [each.name for each in fields(own)] if is_dataclass(own) else []
+        for slots in (vars(kind).get("__slots__", ()) for kind in type(own).__mro__):
+            declared += [slots] if isinstance(slots, str) else slots
+        names = sorted({"keep", *declared, *getattr(own, "__dict__", ())} - {"__dict__", "__weakref__"})
         return {name: getattr(own, name) for name in names if hasattr(own, name)}
 
     def tensors(self) -> dict[str, Tensor]:

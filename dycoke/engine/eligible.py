@@ -78,7 +78,7 @@ def of_model(language_model: nn.Module, head: nn.Module | None) -> str:
     from dycoke.engine.prefill import language as language_prefill  # transformers only where it is needed
 
     if not isinstance(language_model, language_prefill.MODELS):
-        return f"{type(language_model).__name__} is no Qwen2 or Llama language model"
+        return f"{type(language_model).__name__} is not a Qwen2 or Llama language model"
     for part, kind in ((head, nn.Linear), (language_model.embed_tokens, nn.Embedding)):
         if type(part) is not kind:
             return f"a {type(part).__name__} where {kind.__name__} is served"

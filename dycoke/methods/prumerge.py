@@ -36,7 +36,7 @@ DEVIATIONS = (
     "compares them over the full width.",
     "Saliency is the mean of the patches that a token pools, so that a frame's sums to about a quarter and neighbours "
     "weigh as much less than before pooling.",
-    "The extra token takes the most salient slot that is not kept, for it has none of its own.",
+    "The extra token takes the most salient slot that is not kept, because it has none of its own.",
     "Where all of a frame is kept nothing is merged, for nothing is lost.",
 )
 

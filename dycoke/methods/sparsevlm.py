@@ -44,7 +44,7 @@ class Stage(KeepMost):
 
     def count(self, visual: int) -> int:
         """Of the `visual` tokens left of a share `before`, so many that the share `share` is left; one at least."""
-        return min(visual, max(1, round(visual * self.share / self.before)))
+        return left_of(self.share, self.before, visual)
 
 
 @register(
@@ -99,6 +99,11 @@ class SparseVLM:
         shares = published_shares(self.budget) if self.budget else shares_of(self.keep)
         stages = zip(self.layers, shares, (1.0, *shares), strict=False)
         return Plan(inside=tuple(Stage(layer + 1, share, before) for layer, share, before in stages))
+
+
+def left_of(share: float, before: float, visual: int) -> int:
+    """Visual tokens that go on of the `visual` left of a share `before`, so that the share `share` is left."""
+    return min(visual, max(1, round(visual * share / before)))
 
 
 def shares_of(keep: float) -> tuple[float, ...]:

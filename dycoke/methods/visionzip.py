@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         "are 54 of 480 tokens.",
         "Follows the video port, because the original works in CLIP before pooling, by its class token in layer 22.",
         "Cosines and means are fp32, whatever the model's precision, because ties would depend on it.",
-        "With everything kept the frames come back in raster order, for there is nothing to sum up.",
+        "With everything kept the frames come back in raster order, because there is nothing to sum up.",
     ),
 )
 @dataclass(frozen=True)

@@ -200,8 +200,8 @@ def _check_attention(language_model: nn.Module) -> str:
         raise ValueError(f"{name} carries a method already; remove it first")
     if not getattr(language_model, "_supports_attention_backend", False):
         raise ValueError(
-            f"{name}: its attention cannot be observed, for it does not go through transformers' attention interface; "
-            "supported: Qwen2 and Llama language models"
+            f"{name}: its attention cannot be observed, because it does not go through transformers' attention "
+            "interface; supported: Qwen2 and Llama language models"
         )
     if base not in BASES:
         raise ValueError(f"attn_implementation={base!r}: {name}'s attention cannot be observed; accepted: {BASES}")

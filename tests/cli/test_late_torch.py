@@ -37,3 +37,22 @@ assert torch is sys.modules["torch"]
 def test_torch_waits_for_its_first_use():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+MODULE_FIRST = """
+import sys
+from dycoke.lab.late_torch import put_off_torch
+
+put_off_torch()
+from torch.cuda import is_available
+import torch
+
+assert sys.modules["torch.cuda"] is torch.cuda and torch.cuda.is_available is is_available
+assert torch.cuda.memory._lazy_init.__globals__ is vars(torch.cuda)
+assert torch.cuda.__spec__.origin == torch.cuda.__file__
+"""
+
+
+def test_a_module_of_torch_is_run_once_where_it_is_the_first_use():
+    done = subprocess.run([sys.executable, "-c", MODULE_FIRST], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -75,6 +75,32 @@ def test_what_a_stranger_leaves_unsaid_is_as_the_base_says():
     assert (decode.padded_keep, decode.dp_cache) == (False, "device")
 
 
+@pytest.mark.parametrize("bases", [(torch.nn.Module,), (torch.nn.Module, Before)])
+def test_a_module_with_parts_of_its_own_is_a_stage(bases):
+    """What dir lists of a torch module is not all there for who looks without calling."""
+
+    class Learned(*bases):
+        needs, positions, raster = frozenset(), "packed", True
+        compress, count = Halve.compress, Halve.count
+
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.scorer, self.bias = torch.nn.Linear(4, 1), torch.nn.Parameter(torch.zeros(1))
+
+    before = Plan(before=Learned()).compressor
+    assert before.scorer.in_features == 4 and (before.count(4, 9), before.min_frames) == (18, 1)
+
+
+def test_a_stage_of_one_place_is_looked_at_again_in_another():
+    class Both(Last, Third):
+        pass
+
+    halve, both = Plan(before=Halve()).before, Plan(decode=Both()).decode
+    with pytest.raises(TypeError, match=r"Plan\.decode: Halve.* is not a DecodePolicy"):
+        Plan(decode=halve)
+    assert Plan(inside=both).pruners[0].observes == "previous" and Plan(decode=both).decode is both
+
+
 def test_what_a_stranger_says_is_read_whenever_it_is_asked():
     class Changing(Third):
         evicts = True
@@ -207,6 +233,23 @@ def test_a_state_follows_its_rows_and_widens():
     held = state.keep
     state.fill(other)
     assert held is state.keep and state.keep.unique().tolist() == [7] and state.scores.tolist() == [0.0, 0.0]
+
+
+def test_slots_of_a_state_follow_its_rows():
+    class Kept(State):
+        __slots__ = ("keep", "unset")
+
+        def __init__(self):
+            self.keep, self.scores = torch.tensor([[1], [2]]), torch.tensor([0.5, 0.25])
+
+    class More(Kept):
+        __slots__ = "chosen"
+
+    state = More()
+    state.chosen = torch.tensor([4, 5])
+    assert set(state.tensors()) == {"keep", "scores", "chosen"} and state.constants() == {}
+    state.select(torch.tensor([1, 1]))
+    assert (state.keep.tolist(), state.scores.tolist(), state.chosen.tolist()) == ([[2], [2]], [0.25, 0.25], [5, 5])
 
 
 @dataclass(slots=True, frozen=True)

@@ -58,6 +58,9 @@ def test_the_file_of_a_plan(tmp_path, content, form):
     [
         ("dycok", "unknown method 'dycok'; available: "),
         ("dycoke,kk=1", "dycoke: unknown option 'kk'; accepts: decode, dp_cache, k, l, "),
+        ("dycoke,name=full", "dycoke: unknown option 'name'; accepts: decode, dp_cache, k, l, "),
+        ({"method": "dycoke", "name": "full"}, "dycoke: unknown option 'name'; accepts: decode, "),
+        ({"before": "vidcom2,name=full"}, "before: vidcom2: unknown option 'name'; accepts: "),
         ("dycoke,k=2", "k=2: expected a number in [0, 1]"),
         ("dycoke,l=x", "l='x': expected an integer"),
         ("dycoke,k", "option 'k': expected name=value"),

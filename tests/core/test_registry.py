@@ -37,7 +37,7 @@ def test_unknown_option_names_the_accepted_ones():
         ("dycoke", {"variant": "fast"}, "variant='fast': expected one of paper, official"),
         ("dycoke", {"positions": "kept"}, "positions='kept': expected one of packed, original"),
         ("dycoke", {"variant": "official", "positions": "original"}, "original positions must ascend"),
-        ("dycoke", {"l": 0}, "l=0: expected 1 to the model's last layer, for layer l - 1 is the observer"),
+        ("dycoke", {"l": 0}, "l=0: expected 1 to the model's last layer, because layer l - 1 is the observer"),
         ("dycoke", {"p": 1.0}, r"p=1\.0: expected a number in \[0, 1\)"),
         ("dycoke", {"p": -0.1}, r"p=-0\.1: expected a number in \[0, 1\)"),
         ("dycoke", {"refresh": 1.1}, r"refresh=1\.1: expected a number in \[0, 1\]"),
@@ -232,5 +232,5 @@ def test_what_a_compressor_needs_and_did_not_get_is_named():
 
 
 def test_plan_checks_its_stages():
-    with pytest.raises(TypeError, match=r"Plan.before: 3 is no Compressor"):
+    with pytest.raises(TypeError, match=r"Plan.before: 3 is not a Compressor"):
         dycoke.Plan(before=3)

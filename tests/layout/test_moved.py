@@ -20,9 +20,17 @@ from dycoke import moved
 from dycoke.moved import MOVED
 
 ROOT = Path(dycoke.__file__).resolve().parents[1]
+# What dycoke.budget had before methods took along what they alone use.
+BUDGET = """
+    check_ratio kept_per_frame windows_count official_count official_windows kept_visual decimal_power
+    SPARSEVLM_LISTS sparsevlm_shares sparsevlm_published stage_of framefusion_ratio from_keep dominant_tokens
+    outlier_tokens spacing_step check_count share_floor share_round share_ceil share_out holitom_ratio
+    holitom_bound prunevid_clusters prunevid_bound anchor_counts llava_video_counts flashvid_per_frame
+"""
 # Those that import lmms-eval, which takes seconds.
 HEAVY = ["manifest", "answering", "llava_model", "onevision", "vid", "hf", "evaluate", "scoring", "samples"]
 PACKAGES = {
+    "dycoke.families.llava": "LlavaAdapter",
     "dycoke.eval.report": "write_report",
     "dycoke.bench.compress": "Setting",
     "dycoke.bench.video": "Setting",
@@ -82,6 +90,23 @@ def test_the_old_name_is_there_in_every_way_to_import():
     assert dycoke.cache is importlib.import_module("dycoke.kv_cache.request")
 
 
+@pytest.mark.parametrize("old", [name for name in MOVED if name.startswith("dycoke.adapters.")])
+def test_a_moved_package_hands_on_its_modules(old):
+    """`from package import module` asks the package, which is another one today, and what is there stays there."""
+    import dycoke.families
+
+    name, names = old.rpartition(".")[2], {}
+    if name not in ("base", "language_model", "llava"):  # packages and modules of its own
+        vars(dycoke.families).pop(name, None)
+    imported("dycoke.adapters")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(f"from dycoke.adapters import {name}", names)
+        imported(old)
+    assert names[name] is importlib.import_module(MOVED[old])
+    assert dycoke.families.llava is importlib.import_module("dycoke.families.llava")
+
+
 def test_the_warning_is_of_the_line_that_imports():
     sys.modules.pop("dycoke.shapes", None)
     with pytest.warns(DeprecationWarning, match=r"dycoke\.shapes has moved to dycoke\.model_shape") as said:
@@ -98,12 +123,19 @@ def test_a_moved_package_has_what_it_had_alone(name):
 
 @pytest.mark.parametrize(("package", "name"), PACKAGES.items())
 def test_a_package_hands_on_the_names_of_the_module_before_it(package, name):
-    module = "command" if package == "dycoke.eval.report" else "run"
+    module = {"dycoke.eval.report": "command", "dycoke.families.llava": "adapter"}.get(package, "run")
     today = importlib.import_module(f"{package}.{module}")
     with pytest.warns(DeprecationWarning, match=f"{package}.{name} has moved to {package}.{module}.{name}; the old"):
         assert getattr(importlib.import_module(package), name) is getattr(today, name)
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nothing'"):
         _ = importlib.import_module(package).nothing
+
+
+@pytest.mark.parametrize("name", BUDGET.split())
+def test_budget_has_what_it_had(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert hasattr(importlib.import_module("dycoke.budget"), name)
 
 
 def test_functions_of_budget_are_where_their_methods_are():

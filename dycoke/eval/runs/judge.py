@@ -65,7 +65,7 @@ def checked(task: str, process_results: Callable[..., Any]) -> Callable[..., Any
         try:
             found = process_results(doc, results, **further)
         except TypeError as error:
-            raise JudgeFailed(f"{task}: an answer was not judged: no reply, or one that is no judgement") from error
+            raise JudgeFailed(f"{task}: an answer was not judged: no reply, or one that is not a judgement") from error
         wrong = fault(task, found)
         if wrong is not None:
             raise JudgeFailed(f"{task}: an answer was not judged: {wrong}")

@@ -107,7 +107,7 @@ def check_added(delta: Tensor, residual: Tensor) -> None:
             f"and {residual.dtype}: expected the same"
         )
     if not delta.is_contiguous():
-        raise ValueError("delta: expected a contiguous tensor, for the sum is written over it")
+        raise ValueError("delta: expected a contiguous tensor, because the sum is written over it")
 
 
 def _has_kernel(hidden: Tensor) -> bool:

@@ -49,4 +49,4 @@ def check_rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> None:
     if len({each.dtype for each in (query, key, cos, sin)}) > 1:
         raise ValueError(f"dtypes {query.dtype}, {key.dtype}, {cos.dtype}, {sin.dtype}: expected one")
     if not (query.is_contiguous() and key.is_contiguous()):
-        raise ValueError("query and key: expected contiguous tensors, for they are turned in place")
+        raise ValueError("query and key: expected contiguous tensors, because they are turned in place")
