@@ -78,16 +78,23 @@ class State:
 def adopted_state(state: Any, batch: int) -> State:
     """A policy's state as a `State`: itself, where it is one, or around an object whose attributes can be set.
 
-    Raises TypeError for any other object, or without a tensor `keep`; ValueError unless `keep` is [batch, W].
+    Raises TypeError for any other object, without a tensor `keep`, or with a value in the place of a method of `State`;
+    ValueError unless `keep` is [batch, W].
     """
     if not isinstance(state, State):
         state = AdoptedState(state)
+    taken = sorted(_OF_STATE.intersection(state.attributes()))
+    if taken and type(state) is not AdoptedState:
+        raise TypeError(f"state {type(state).__name__}: {', '.join(taken)} is a name of dycoke.bases.State; rename it")
     keep = state.attributes().get("keep")
     if not isinstance(keep, torch.Tensor):
         raise TypeError(f"state {type(state.own).__name__}: expected an attribute keep, int64 [B, W]")
     if keep.ndim != 2 or keep.shape[0] != batch:
         raise ValueError(f"state.keep of shape {tuple(keep.shape)}: expected [{batch}, W]")
     return state
+
+
+_OF_STATE = frozenset(name for name in vars(State) if not name.startswith("_"))
 
 
 class AdoptedState(State):

@@ -57,9 +57,7 @@ class Bucket:
         if self.joined is not None:
             self.joined.refresh()
         self.template.refill(request)
-        use = self.template.use
-        use.restart()
-        use.idle = self.template.batch - len(positions)
+        self.template.use.restart(self.template.batch - len(positions))
         self.positions.zero_()
         self.positions[: len(positions)] = positions
 

@@ -34,6 +34,9 @@ class StoreSink:
         """Keys and values [B, H, S, D] of a layer."""
         self._bucket.store(layer, keys, values, self._order)
 
+    def abandon(self) -> None:
+        """Nothing: the steps of a bucket are its own."""
+
     def columns_of(self, layer: int, width: int = 0) -> tuple[Tensor, Tensor]:
         """Raises ValueError: the bucket serves the next request already."""
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,7 @@ class Section:
     index: Tensor | None = None
     origin: Tensor | None = None
     shift: Tensor | None = None
-    rotated: tuple[int, tuple[Tensor, Tensor]] | None = None  # a step, and the rotary tables of its shifted position
+    _rotated: tuple[int, tuple[Tensor, Tensor]] | None = None  # a step, and the rotary tables of its shifted position
 
     @property
     def columns(self) -> int:
@@ -40,6 +41,12 @@ class Section:
         """The section behind this one, whose layers hold these columns of it. Reads the device."""
         origin = index if self.origin is None else self.origin.gather(1, index)
         return Section(real, whole(real), index, origin, shift)
+
+    def shifted_tables(self, step: int, make: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Rotary tables of a step's position in these layers: make(shift), once per step for all of them."""
+        if self._rotated is None or self._rotated[0] != step:
+            self._rotated = step, make(self.shift)
+        return self._rotated[1]
 
     def refill(self, section: Section) -> None:
         """Take over, in place, the values of a section of the same shapes."""

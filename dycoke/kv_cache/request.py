@@ -199,6 +199,10 @@ class DecodeRequest:
         self.stepping = True
         self.tick()
 
+    def abandon(self) -> None:
+        """End a step, if one is under way, without counting what it read: nobody will finish it."""
+        self.stepping = False
+
     def tick(self) -> None:
         """The part of `advance` that happens on the device, and so in every replay of a CUDA graph."""
         for columns in self.shared.values():

@@ -26,6 +26,10 @@ class Sink(Protocol):
         """Take the prompt's keys and values [B, H, S, D] of a layer."""
         ...
 
+    def abandon(self) -> None:
+        """End a step, if one is under way, that nobody will finish."""
+        ...
+
     def columns_of(self, layer: int, width: int = 0) -> tuple[Tensor, Tensor]:
         """Copies of what a layer holds, [B, H, C, D] each. Raises ValueError where they cannot be looked at."""
         ...

@@ -94,8 +94,9 @@ class CacheUse:
         self.steps, self.fetched = torch.zeros(2, dtype=torch.int64, device=device).unbind()
         self.read_below, self.read_from = torch.zeros(2, self.rows, dtype=torch.int64, device=device).unbind()
 
-    def restart(self) -> None:
-        """Set the counters to zero where they are: a CUDA graph that counts writes there."""
+    def restart(self, idle: int) -> None:
+        """Set the counters to zero where they are: a CUDA graph that counts writes there. idle: rows of no prompt."""
+        self.idle = idle
         for counter in (self.steps, self.read_below, self.read_from, self.fetched):
             counter.zero_()
 

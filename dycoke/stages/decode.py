@@ -67,7 +67,7 @@ class DecodeStage:
 
     def _leave(self) -> None:
         for request in self._live:
-            request.stepping = False  # a step that failed would leave it open to steps nobody prepares
+            request.abandon()  # a step that failed would leave it open to steps nobody prepares
         _stages.discard(self)
 
     @property

@@ -222,8 +222,8 @@ class InsideStage:
         section = request.section(number)
         if section.shift is None:
             return kwargs
-        if section.rotated is None or section.rotated[0] != request.steps:
-            positions = kwargs["position_ids"]
-            tables = self._model().rotary_emb(hidden, positions - section.shift.to(positions.device))
-            section.rotated = request.steps, tables
-        return kwargs | {"position_embeddings": section.rotated[1]}
+        positions = kwargs["position_ids"]
+        tables = section.shifted_tables(
+            request.steps, lambda shift: self._model().rotary_emb(hidden, positions - shift.to(positions.device))
+        )
+        return kwargs | {"position_embeddings": tables}

@@ -265,3 +265,14 @@ def test_a_strangers_state_is_changed_as_its_own():
     assert state.own is theirs and theirs.keep.tolist() == [[2], [2]] == state.keep.tolist()
     assert state.counted is theirs.selections and theirs.selections.tolist() == [5, 5]
     assert adopted_state(SimpleNamespace(keep=torch.zeros(2, 1)), 2).counted is None
+
+
+def test_a_value_in_the_place_of_a_method_of_state_is_refused():
+    """It would be called when the rows of a request are filled anew."""
+
+    class Shadowing(State):
+        def __init__(self):
+            self.keep, self.fill = torch.zeros(1, 2, dtype=torch.int64), torch.zeros(1)
+
+    with pytest.raises(TypeError, match=r"state Shadowing: fill is a name of dycoke\.bases\.State; rename it"):
+        adopted_state(Shadowing(), 1)

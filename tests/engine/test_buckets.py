@@ -61,7 +61,7 @@ def test_a_graph_finds_its_tensors_where_they_were(name):
 def tensors(value, where: str = "", seen: set | None = None):
     """Every tensor that can be reached from a bucket by attributes, but for what a step makes anew."""
     seen = set() if seen is None else seen
-    if id(value) in seen or where.endswith(("_listed", "pruned", ".rotated", "_weights")):
+    if id(value) in seen or where.endswith(("_listed", "pruned", "_rotated", "_weights")):
         return
     seen.add(id(value))
     if isinstance(value, torch.Tensor):

@@ -73,7 +73,7 @@ class _Layers:
             request.advance()
             for layer, new in enumerate(token):
                 request.append(layer, *new)
-            request.stepping = False  # nothing was read, so there is nothing to count
+            request.abandon()  # nothing was read, so there is nothing to count
         return request
 
     def steps(self) -> dict[str, Step]:
