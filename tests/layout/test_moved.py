@@ -28,7 +28,19 @@ BUDGET = """
     holitom_bound prunevid_clusters prunevid_bound anchor_counts llava_video_counts flashvid_per_frame
 """
 # Those that import lmms-eval, which takes seconds.
-HEAVY = ["manifest", "answering", "llava_model", "onevision", "vid", "hf", "evaluate", "scoring", "samples"]
+HEAVY = [
+    "manifest",
+    "worker",
+    "lmms_tasks",
+    "answering",
+    "llava_model",
+    "onevision",
+    "vid",
+    "hf",
+    "evaluate",
+    "scoring",
+    "samples",
+]
 PACKAGES = {
     "dycoke.families.llava": "LlavaAdapter",
     "dycoke.eval.report": "write_report",
