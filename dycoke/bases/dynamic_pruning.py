@@ -85,7 +85,8 @@ class DynamicPruning(Decode):
     )
     seed: int = field(default=0, metadata={"help": "seed of decode=random"})
     dp_cache: Literal["device", "host"] = field(
-        default="device", metadata={"help": "where tokens that are not read live: device, or host (pinned memory)"}
+        default="device",
+        metadata={"help": "where keys and values of unread tokens are kept: device, or host (pinned memory)"},
     )
 
     def __post_init__(self) -> None:

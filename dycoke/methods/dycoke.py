@@ -67,7 +67,7 @@ class TemporalMerge(Before):
     source="DyCoke: Dynamic Compression of Tokens for Fast Video Large Language Models, CVPR 2025, section 3",
     paper="https://arxiv.org/abs/2411.15024",
     code="https://github.com/KD-TAO/DyCoke/tree/dd74634",
-    retention="r = 1/4 + 3/4 (1 - K); of those, layers from L read a share 1 - P while decoding",
+    retention="r = 1/4 + 3/4 (1 - K), rounded down per frame; of those, layers from L read 1 - P while decoding",
     official="paper and README: K=.7 L=3 P=.7; evaluation wrapper: K=.7 L=3 P=.8; builder: K=.3 L=3 P=.8; config: L=3 "
     "P=.8",
     deviations=(
