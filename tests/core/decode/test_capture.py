@@ -96,7 +96,7 @@ def tokens(device: str) -> torch.Tensor:
     return torch.randint(64, (STEPS, BATCH), generator=torch.Generator().manual_seed(1)).to(device)
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", mostly_thorough(PLACES, ["device"]))
 @pytest.mark.parametrize("name", mostly_thorough(POLICIES, ["paper"]))
 def test_a_step_traces_whole(monkeypatch, name, place):
     check_traced(dycoke.Plan(decode=on_host(monkeypatch, place, POLICIES[name])))

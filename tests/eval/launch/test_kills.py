@@ -20,7 +20,7 @@ from tests.eval.launch.sweeping import answers, dycoke, metrics, start
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("kills")]
 pytest.importorskip("lmms_eval")
 
-KILLS = int(os.environ.get("DYCOKE_KILLS", "4"))
+KILLS = int(os.environ.get("DYCOKE_KILLS", "2"))
 SEED = int(os.environ.get("DYCOKE_KILLS_SEED", "0")) or random.randrange(1, 10**6)
 MARK = "DYCOKE_TEST_MARK"  # in the environment of a sweep and of all it starts
 EARLY = 6.0  # seconds, in which half of the kills come

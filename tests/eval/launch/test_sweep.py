@@ -114,7 +114,9 @@ def _lines(folder: Path) -> list[list[bytes]]:
     return [file.read_bytes().splitlines() for file in folder.glob("results/*/*/samples*.jsonl")]
 
 
-@pytest.mark.parametrize(("processes", "sign"), [(1, signal.SIGKILL), (2, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("processes", "sign"), [pytest.param(1, signal.SIGKILL, marks=pytest.mark.thorough), (2, signal.SIGINT)]
+)
 def test_a_sweep_that_was_killed_goes_on_to_the_same_answers_and_scores(small, tmp_path, processes, sign):
     arguments = changed(tmp_path, launcher={"cpu": True}, **SMALL), "--processes", processes
     moment = random.randint(1, ASKED // 2)
